@@ -1,0 +1,217 @@
+// Views on the CPU: each image is unpacked once into a padded float tile that stays in cache, and both views sample it.
+#include "views.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <memory>
+
+#include "common.h"
+
+namespace ptgm::views {
+namespace {
+
+// Wide vectors pass between functions that are always inlined: no call has their ABI.
+#pragma GCC diagnostic ignored "-Wpsabi"
+typedef float f4 __attribute__((vector_size(16)));
+typedef float f8 __attribute__((vector_size(32)));
+
+struct Image {
+  const void* data;
+  int64_t stride_c, stride_h, stride_w;
+};
+
+struct Size {
+  int channels, height, width;
+};
+
+// (u - mean) / std as a product and a sum, repeated along a row of channels-last values.
+struct Normalise {
+  std::unique_ptr<float[]> factor, offset;
+
+  Normalise(Size s, const float* mean, const float* std_)
+      : factor(new float[s.width * s.channels]), offset(new float[s.width * s.channels]) {
+    for (int k = 0; k < s.width * s.channels; ++k) {
+      const int c = k % s.channels;
+      factor[k] = 1.0f / std_[c];
+      offset[k] = -mean[c] / std_[c];
+    }
+  }
+};
+
+// One thread's buffers. A colour pixel of the tile has four floats, the last unused, so that two horizontal
+// neighbours are one 32-byte load.
+struct Scratch {
+  int row;
+  std::unique_ptr<float[]> tile, line, weight_x, weight_y;
+  std::unique_ptr<int[]> index;
+
+  explicit Scratch(Size s)
+      : row((s.width + 3) * (s.channels == 1 ? 1 : 4)),
+        tile(new float[static_cast<size_t>(s.height + 3) * row]),
+        line(new float[4 * static_cast<size_t>(s.width) + 8]()),
+        weight_x(new float[s.width]),
+        weight_y(new float[s.width]),
+        index(new int[s.width]) {}
+};
+
+template <class V, class T>
+VIEWS_INLINE V load(const T* p) {
+  V v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+template <class V>
+VIEWS_INLINE void store(float* p, V v) {
+  std::memcpy(p, &v, sizeof(v));
+}
+
+template <class T>
+VIEWS_INLINE void unpack(const Image& image, Size size, Scratch& s) {
+  const T* data = static_cast<const T*>(image.data);
+  const int width = size.width;
+  for (int i = 0; i < size.height; ++i) {
+    float* row = s.tile.get() + static_cast<size_t>(i + 1) * s.row;
+    const T* in = data + i * image.stride_h;
+    if (size.channels == 1) {
+      float* out = row + 1;
+      if (image.stride_w == 1) {
+        for (int j = 0; j < width; ++j) out[j] = unit_of(in[j]);
+      } else {
+        for (int j = 0; j < width; ++j) out[j] = unit_of(in[j * image.stride_w]);
+      }
+      continue;
+    }
+    float* out = row + 4;
+    float* line = s.line.get();
+    if (image.stride_c == 1 && image.stride_w == 3) {
+      for (int k = 0; k < 3 * width; ++k) line[k] = unit_of(in[k]);
+      for (int j = 0; j < width; ++j) store(out + 4 * j, load<f4>(line + 3 * j));
+    } else if (image.stride_w == 1) {
+      for (int c = 0; c < 3; ++c) {
+        const T* plane = in + c * image.stride_c;
+        float* to = line + static_cast<size_t>(c) * width;
+        for (int j = 0; j < width; ++j) to[j] = unit_of(plane[j]);
+      }
+      const float *r = line, *g = line + width, *b = line + 2 * width;
+      for (int j = 0; j < width; ++j) store(out + 4 * j, f4{r[j], g[j], b[j], 0.0f});
+    } else {
+      for (int j = 0; j < width; ++j) {
+        const T* p = in + j * image.stride_w;
+        store(out + 4 * j, f4{unit_of(p[0]), unit_of(p[image.stride_c]), unit_of(p[2 * image.stride_c]), 0.0f});
+      }
+    }
+  }
+}
+
+VIEWS_INLINE void fill_border(Size size, Scratch& s, float fill) {
+  const int pixel = size.channels == 1 ? 1 : 4, height = size.height + 3;
+  float* tile = s.tile.get();
+  std::fill_n(tile, s.row, fill);
+  std::fill_n(tile + static_cast<size_t>(height - 2) * s.row, 2 * static_cast<size_t>(s.row), fill);
+  for (int i = 1; i < height - 2; ++i) {
+    float* row = tile + static_cast<size_t>(i) * s.row;
+    std::fill_n(row, pixel, fill);
+    std::fill_n(row + s.row - 2 * pixel, 2 * pixel, fill);
+  }
+}
+
+VIEWS_INLINE void locate(const Geometry& g, int i, Size size, Scratch& s) {
+  const float y = from_centre(i, size.height);
+  const float base_x = g.bx * y + g.cx, base_y = g.by * y + g.cy;
+  const int pixel = size.channels == 1 ? 1 : 4, row = s.row;
+  int* index = s.index.get();
+  float *weight_x = s.weight_x.get(), *weight_y = s.weight_y.get();
+  for (int j = 0; j < size.width; ++j) {
+    const float x = from_centre(j, size.width);
+    const Tap tx = tap(g.ax * x + base_x, size.width), ty = tap(g.ay * x + base_y, size.height);
+    index[j] = ty.index * row + tx.index * pixel;
+    weight_x[j] = tx.weight;
+    weight_y[j] = ty.weight;
+  }
+}
+
+VIEWS_INLINE void grey_row(const float* m, int width, const Scratch& s, float* out) {
+  const float* tile = s.tile.get();
+  for (int j = 0; j < width; ++j) {
+    const float* top = tile + s.index[j];
+    const float* bottom = top + s.row;
+    const float left = lerp(top[0], bottom[0], s.weight_y[j]), right = lerp(top[1], bottom[1], s.weight_y[j]);
+    out[j] = lerp(left, right, s.weight_x[j]);
+  }
+  const float gain = m[0], lift = m[1];
+  for (int j = 0; j < width; ++j) out[j] = out[j] * gain + lift;
+}
+
+template <bool kMatrix>
+VIEWS_INLINE void colour_row(const float* m, int width, const Scratch& s, float* out) {
+  const float* tile = s.tile.get();
+  const f4 from_r = {m[0], m[4], m[8], 0.0f}, from_g = {m[1], m[5], m[9], 0.0f}, from_b = {m[2], m[6], m[10], 0.0f};
+  const f4 lift = {m[3], m[7], m[11], 0.0f};
+  for (int j = 0; j < width; ++j) {
+    const float* top = tile + s.index[j];
+    const f8 pair = lerp(load<f8>(top), load<f8>(top + s.row), s.weight_y[j]);
+    const f4 left = __builtin_shufflevector(pair, pair, 0, 1, 2, 3);
+    const f4 right = __builtin_shufflevector(pair, pair, 4, 5, 6, 7);
+    f4 u = lerp(left, right, s.weight_x[j]);
+    if (kMatrix) u = from_r * u[0] + (from_g * u[1] + (from_b * u[2] + lift));
+    // The fourth lane is overwritten by the next pixel; `out` has room for it after the last.
+    store(out + 3 * j, u);
+  }
+}
+
+// Clip, posterize, solarize and normalise a row of values; `factor` and `offset` repeat the channels' along the row.
+template <bool kSteps>
+VIEWS_INLINE void finish_row(const Pointwise& p, const float* factor, const float* offset, int values, float* row) {
+  const float levels = p.levels, threshold = p.threshold;
+  for (int k = 0; k < values; ++k) {
+    float u = clip(row[k]);
+    if (kSteps) u = solarize(posterize(u, levels), threshold);
+    row[k] = u * factor[k] + offset[k];
+  }
+}
+
+VIEWS_INLINE int border(float position, int size) {
+  const float up = std::ceil(position);
+  return up > 0.0f ? (up < static_cast<float>(size) ? static_cast<int>(up) : size) : 0;
+}
+
+VIEWS_INLINE bool is_identity(const float* m) {
+  static constexpr float kIdentity[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
+  return std::equal(m, m + 12, kIdentity);
+}
+
+template <class O>
+VIEWS_INLINE void render(const float* row, const Normalise& norm, Size size, Scratch& s, O* out) {
+  const Geometry g = geometry(row);
+  const Pointwise p = pointwise(row);
+  const float* matrix = row + 6;
+  const bool identity = is_identity(matrix), steps = p.levels > 0.0f || p.threshold <= 1.0f;
+  const int c = size.channels, values = size.width * c;
+  const int hole_top = border(p.top, size.height), hole_bottom = border(p.top + p.side, size.height);
+  const int hole_left = c * border(p.left, size.width), hole_right = c * border(p.left + p.side, size.width);
+  const float *factor = norm.factor.get(), *offset = norm.offset.get();
+  float* line = s.line.get();
+  fill_border(size, s, p.fill);
+  for (int i = 0; i < size.height; ++i) {
+    locate(g, i, size, s);
+    if (c == 1)
+      grey_row(matrix, size.width, s, line);
+    else if (identity)
+      colour_row<false>(matrix, size.width, s, line);
+    else
+      colour_row<true>(matrix, size.width, s, line);
+    if (steps)
+      finish_row<true>(p, factor, offset, values, line);
+    else
+      finish_row<false>(p, factor, offset, values, line);
+    if (i >= hole_top && i < hole_bottom) {
+      for (int k = hole_left; k < hole_right; ++k) line[k] = p.fill * factor[k] + offset[k];
+    }
+    store_row(out + static_cast<size_t>(i) * values, line, values);
+  }
+}
+
+}  // namespace
+}  // namespace ptgm::views

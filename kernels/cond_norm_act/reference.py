@@ -1,0 +1,71 @@
+"""The definition in plain PyTorch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LEAKY_SLOPE = 0.2
+ACTIVATIONS = ("none", "relu", "leaky_relu", "silu", "tanh")
+
+
+def cond_norm_act(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    activation: str,
+    upsample: bool,
+    phases: bool,
+    residual: Tensor | None,
+) -> Tensor:
+    """act(x * scale + shift + residual), channels-last, of x's dtype; computes in float32 or float64."""
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    values = interleave_phases(x) if phases else x
+    scale, shift = (s.to(compute).view(-1, s.shape[-1], 1, 1) for s in (scale, shift))
+    values = values.to(compute) * scale + shift
+    if upsample:
+        values = repeat_pixels(values)
+    if residual is not None:
+        fits = residual.shape[2:] == values.shape[2:]
+        values = values + (residual if fits else repeat_pixels(residual)).to(compute)
+    return activate(values, activation).to(x.dtype).contiguous(memory_format=torch.channels_last)
+
+
+def activate(values: Tensor, activation: str) -> Tensor:
+    if activation == "none":
+        return values
+    if activation == "relu":
+        return values.relu()
+    if activation == "leaky_relu":
+        return F.leaky_relu(values, LEAKY_SLOPE)
+    return F.silu(values) if activation == "silu" else values.tanh()
+
+
+def repeat_pixels(x: Tensor) -> Tensor:
+    """Nearest 2x upsampling: [N, C, H, W] -> [N, C, 2H, 2W]."""
+    num, channels, height, width = x.shape
+    repeated = x[:, :, :, None, :, None].expand(num, channels, height, 2, width, 2)
+    return repeated.reshape(num, channels, 2 * height, 2 * width)
+
+
+def interleave_phases(o: Tensor) -> Tensor:
+    """[N, 4C, H+1, W+1] -> [N, C, 2H, 2W] with y[2i+a, 2j+b] = o[group 2a+b][i+a, j+b]."""
+    num, channels, height, width = o.shape[0], o.shape[1] // 4, o.shape[2] - 1, o.shape[3] - 1
+    groups = o.unflatten(1, (2, 2, channels))
+    rows = [
+        torch.stack([groups[:, a, b, :, a : a + height, b : b + width] for b in (0, 1)], dim=-1) for a in (0, 1)
+    ]
+    y = torch.stack(rows, dim=3)
+    return y.reshape(num, channels, 2 * height, 2 * width)
+
+
+def phase_weight(weight: Tensor) -> Tensor:
+    """[O, I, 3, 3] -> [4O, I, 2, 2]: the taps of each output parity, summed."""
+
+    def taps(w: Tensor, dim: int, parity: int) -> Tensor:
+        first, second, third = w.unbind(dim)
+        pair = (first, second + third) if parity == 0 else (first + second, third)
+        return torch.stack(pair, dim)
+
+    return torch.cat([taps(taps(weight, 2, a), 3, b) for a in (0, 1) for b in (0, 1)])

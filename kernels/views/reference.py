@@ -1,0 +1,70 @@
+"""The definition of a view in plain PyTorch: resample once, one colour matrix, pointwise steps, normalise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def view(images: Tensor, packed: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
+    """One view [N, C, H, W] of `dtype`, channels-last, of images [N, C, H, W] with parameters [N, 24].
+
+    Computes in float32, or in float64 if the images are.
+    """
+    compute = torch.float64 if images.dtype == torch.float64 else torch.float32
+    num, channels, height, width = images.shape
+    packed = packed.to(compute)
+    unit = images.to(compute) / 255 if images.dtype == torch.uint8 else (images.to(compute) + 1) / 2
+    fill = ((packed[:, 23] + 1) / 2).view(num, 1, 1, 1)
+    if num == 0:
+        return images.new_empty(images.shape, dtype=dtype).to(memory_format=torch.channels_last)
+
+    values = warp(unit, packed[:, :6], fill)
+    values = recolour(values, packed[:, 6:18]).clamp(0, 1)
+    values = posterize(values, packed[:, 18].view(num, 1, 1, 1))
+    threshold = packed[:, 19].view(num, 1, 1, 1)
+    values = torch.where(values >= threshold, 1 - values, values)
+    values = torch.where(cutout_mask(packed[:, 20:23], height, width), fill, values)
+    shape = (1, channels, 1, 1)
+    mean_, std_ = (torch.tensor(s, dtype=compute, device=images.device).view(shape) for s in (mean, std))
+    return ((values - mean_) / std_).to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def warp(unit: Tensor, affine: Tensor, fill: Tensor) -> Tensor:
+    """Bilinear samples of the image, continued by `fill`, at affine @ (x, y, 1) about the centre."""
+    height, width = unit.shape[-2:]
+    ys = torch.arange(height, dtype=unit.dtype, device=unit.device) - (height - 1) / 2
+    xs = torch.arange(width, dtype=unit.dtype, device=unit.device) - (width - 1) / 2
+    ax, bx, cx, ay, by, cy = (column.view(-1, 1, 1) for column in affine.unbind(1))
+    # Offsets from the centre in pixels, then grid_sample's [-1, 1] from edge to edge.
+    x_in = (ax * xs + bx * ys[:, None] + cx) * (2 / width)
+    y_in = (ay * xs + by * ys[:, None] + cy) * (2 / height)
+    grid = torch.stack([x_in, y_in], dim=-1)
+    # Zero padding of (image - fill) is padding with fill.
+    return F.grid_sample(unit - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
+
+
+def recolour(values: Tensor, colour: Tensor) -> Tensor:
+    """values [N, 3, H, W] times the 3x4 matrix [N, 12], or grey values times a factor plus an offset."""
+    if values.shape[1] == 1:
+        factor, offset = (colour[:, i].view(-1, 1, 1, 1) for i in (0, 1))
+        return values * factor + offset
+    matrix = colour.unflatten(1, (3, 4))
+    return torch.baddbmm(matrix[:, :, 3:], matrix[:, :, :3], values.flatten(2)).view_as(values)
+
+
+def posterize(values: Tensor, levels: Tensor) -> Tensor:
+    """floor(u L) / L, at most (L - 1) / L, where L > 0."""
+    lowered = torch.minimum((values * levels).floor(), levels - 1) / levels.clamp_min(1)
+    return torch.where(levels > 0, lowered, values)
+
+
+def cutout_mask(cutout: Tensor, height: int, width: int) -> Tensor:
+    """[N, 1, H, W], true inside the square (top, left, side)."""
+    top, left, side = (c.view(-1, 1, 1, 1) for c in cutout.unbind(1))
+    ys = torch.arange(height, dtype=cutout.dtype, device=cutout.device).view(-1, 1)
+    xs = torch.arange(width, dtype=cutout.dtype, device=cutout.device)
+    return (ys >= top) & (ys < top + side) & (xs >= left) & (xs < left + side)

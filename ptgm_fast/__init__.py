@@ -1,0 +1,3 @@
+"""Transfer learning from a frozen conditional generator and a frozen source classifier."""
+
+__version__ = "0.1.0"

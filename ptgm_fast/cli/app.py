@@ -1,0 +1,118 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="ptgm-fast",
+    help="Train a target classifier from a frozen conditional generator and a frozen source classifier.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # Plain help: importing rich for it would cost more than everything else in --help.
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG.toml", help="Run description; without one, the bundled letters -> digits.")
+]
+OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder; must be new or empty.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random number (default: the config's).")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. p_ssl.weight=0.3; may be repeated."),
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        from ptgm_fast import __version__
+
+        typer.echo(f"ptgm-fast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train a target classifier from a frozen conditional generator and a frozen source classifier."""
+
+
+@app.command()
+def train(
+    config: ConfigArgument = None,
+    out: OutOption = None,
+    seed: SeedOption = None,
+    settings: SetOption = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Print time and images/s per stage and phase.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out (default: the newest).")] = False,
+) -> None:
+    """Run the stages of a config: pseudo pre-training, then P-SSL, then evaluation."""
+    from ptgm_fast.cli.train import run
+
+    run(config, out, seed, settings or [], profile, resume)
+
+
+@app.command()
+def compare(
+    config: ConfigArgument = None,
+    out: OutOption = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="N|A,B,...", help="A number of seeds (0 .. N-1), or the seeds themselves.")
+    ] = "3",
+    methods: Annotated[
+        str | None,
+        typer.Option("--methods", metavar="A,B,...", help="Rows, e.g. scratch,pp,pp+p-ssl,pp+uda (default: all main ones)."),
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Run every method on the same data, network, budget and seeds; say whether the pseudo data helped."""
+    from ptgm_fast.cli.compare import run
+
+    run(config, out, seeds, methods, settings or [])
+
+
+@app.command()
+def synthesize(
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Number of images.")],
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; must be new or empty.")],
+    config: ConfigArgument = None,
+    conditioned: Annotated[
+        bool, typer.Option("--conditioned", help="Condition on the target images instead of uniform source labels.")
+    ] = False,
+    seed: SeedOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Write labelled pseudo images as an image folder with a manifest."""
+    from ptgm_fast.cli.synthesize import run
+
+    run(config, count, out, conditioned, seed, settings or [])
+
+
+@app.command()
+def source(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Description of the source pair to train.")],
+    out: OutOption = None,
+    seed: SeedOption = None,
+    settings: SetOption = None,
+) -> None:
+    """Train a source pair - a conditional generator and a classifier - from labelled images of your own."""
+    from ptgm_fast.cli.source import run
+
+    run(config, out, seed, settings or [])
+
+
+@app.command()
+def doctor() -> None:
+    """Say which device, implementations and extras are present, and what is missing."""
+    from ptgm_fast.cli.doctor import run
+
+    run()

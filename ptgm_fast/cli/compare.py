@@ -1,0 +1,83 @@
+"""`ptgm-fast compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from ptgm_fast.cli.ui import StageProgress, console, percent
+from ptgm_fast.config import load_config
+from ptgm_fast.config.run import accepted_methods
+from ptgm_fast.errors import UserError
+from ptgm_fast.runs.compare import DEFAULT_METHODS, Row, compare
+from ptgm_fast.runs.folder import next_free
+from ptgm_fast.training.context import Context
+
+
+def run(config_path: Path | None, out: Path | None, seeds: str, methods: str | None, settings: list[str]) -> None:
+    config = load_config(config_path, settings)
+    chosen = _methods(methods) if methods else list(DEFAULT_METHODS)
+    numbers = _seeds(seeds)
+    out = out or next_free(Path("runs"), f"{config.task}-compare")
+    console.print(f"{config.task}: {len(chosen)} methods x {len(numbers)} seeds; folder {out}")
+    with StageProgress(interval=30.0) as progress:
+
+        def on_row(row: Row) -> None:
+            progress.restart()
+            console.print(
+                f"seed {row.seed}  {row.method:<16} test {percent(row.test_accuracy)}  "
+                f"validation {percent(row.val_accuracy)}  {row.seconds:.0f} s"
+            )
+
+        report = compare(config, chosen, numbers, out, context=Context(on_step=progress.update), on_row=on_row)
+    console.print(table(report))
+    console.print(report["verdict"])
+    console.print(f"in {out}: compare.json, compare.png, config.toml")
+
+
+def table(report: Mapping[str, Any]) -> Table:
+    """One row a method: accuracy over seeds, calibration error, seconds, images synthesised."""
+    result = Table(title=f"{report['task']}, seeds {', '.join(map(str, report['seeds']))}", title_justify="left")
+    result.add_column("method")
+    for name in ("test accuracy, %", "ECE", "seconds", "images synthesised"):
+        result.add_column(name, justify="right")
+    for name, row in report["methods"].items():
+        result.add_row(
+            name,
+            f"{100 * row['mean']:.2f} ± {100 * row['std']:.2f}",
+            f"{row['ece']:.3f}",
+            f"{row['seconds']:.1f}",
+            f"{row['images_synthesised']:,}",
+        )
+    return result
+
+
+def _seeds(text: str) -> list[int]:
+    """"3" is 0, 1, 2; "4,5,6" are those; "7," is the seed 7 alone."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise UserError(f"--seeds takes a number of seeds (3) or the seeds themselves (4,5,6), got {text!r}")
+    numbers = [int(part) for part in parts]
+    if "," not in text:
+        if numbers[0] < 1:
+            raise UserError("--seeds must be at least 1")
+        return list(range(numbers[0]))
+    if len(set(numbers)) < len(numbers):
+        raise UserError(f"--seeds {text!r} names a seed twice")
+    return numbers
+
+
+def _methods(text: str) -> list[str]:
+    from ptgm_fast.models.build import nearest
+
+    names = [part.strip() for part in text.split(",") if part.strip()]
+    for name in names:
+        if name not in accepted_methods():
+            hint = nearest(name, accepted_methods())
+            raise UserError(f"unknown method {name!r}{hint}; accepted: {', '.join(accepted_methods())}")
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--methods {text!r} is empty or names a method twice")
+    return names

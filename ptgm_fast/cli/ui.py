@@ -1,0 +1,98 @@
+"""What commands print: progress as bars on a terminal and plain lines elsewhere, tables, a clean stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+console = Console(highlight=False)
+
+
+class StageProgress:
+    """Progress of named stages with their rate and time left.
+
+    On a terminal one bar a stage; elsewhere (a log file, CI) a plain line at most every `interval` seconds.
+    """
+
+    def __init__(self, unit: str = "step", interval: float = 10.0) -> None:
+        self.unit = unit
+        self.interval = interval
+        self._bars = (
+            Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]:.0f} " + unit + "s/s"),
+                TimeRemainingColumn(compact=True),
+                console=console,
+                transient=False,
+            )
+            if console.is_terminal
+            else None
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        self._printed = 0.0
+
+    def __enter__(self) -> Self:
+        if self._bars:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars:
+            self._bars.stop()
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` units of a stage are finished."""
+        now = time.monotonic()
+        began, first = self._started.setdefault(stage, (now, done - 1))
+        rate = (done - first) / max(now - began, 1e-3) if now > began else 0.0
+        if self._bars:
+            if stage not in self._tasks:
+                self._tasks[stage] = self._bars.add_task(stage, total=total, rate=0.0)
+            self._bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
+        elif done == total or now - self._printed >= self.interval:
+            self._printed = now
+            left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
+            console.print(f"{stage}: {done}/{total} {self.unit}s, {rate:.1f} {self.unit}s/s{left}")
+
+    def restart(self) -> None:
+        """Forget the stages seen: the same names follow again, of another run."""
+        if self._bars:
+            for task in self._tasks.values():
+                self._bars.remove_task(task)
+        self._tasks.clear()
+        self._started.clear()
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[list[bool]]:
+    """A flag list that is non-empty after Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once."""
+    asked: list[bool] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        asked.append(True)
+        console.print("finishing this step and saving ... (Ctrl-C again stops at once)")
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"

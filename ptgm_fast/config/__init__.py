@@ -1,0 +1,6 @@
+"""The typed description of a run: TOML in, validated, echoed back into the run folder."""
+
+from ptgm_fast.config.files import config_to_toml, load_config, load_source_config
+from ptgm_fast.config.run import METHODS, RunConfig, with_method
+
+__all__ = ["METHODS", "RunConfig", "config_to_toml", "load_config", "load_source_config", "with_method"]

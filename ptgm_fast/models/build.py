@@ -1,0 +1,138 @@
+"""Networks by name: the project's own small ones, timm's, torchvision's, or anybody's factory."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ptgm_fast.errors import MissingExtraError, UserError
+from ptgm_fast.models.small import SMALL_NETWORKS
+
+NETWORKS = {
+    "ptgm:NAME": f"the project's own small networks: {', '.join(SMALL_NETWORKS)}",
+    "timm:NAME": "any classifier of timm",
+    "torchvision:NAME": "any classifier of torchvision.models",
+    "package.module:factory": "a function of yours, called with num_classes, channels and image_size where it accepts them",
+}
+
+
+def build(name: str, *, num_classes: int, channels: int, image_size: int) -> nn.Module:
+    """A freshly initialised classifier: images [N, channels, image_size, image_size] -> logits [N, num_classes].
+
+    name: see `NETWORKS`. The initialisation draws from torch's global generator: seed it around the call.
+    Raises UserError for an unknown name or a factory that fails; MissingExtraError names the extra to install.
+    """
+    scheme, _, rest = name.partition(":")
+    if not rest:
+        accepted = "\n".join(f"  {form:<24} {what}" for form, what in NETWORKS.items())
+        raise UserError(f"unknown network {name!r}. Accepted:\n{accepted}")
+    if scheme == "ptgm":
+        return _own(rest)(num_classes=num_classes, channels=channels, image_size=image_size)
+    if scheme == "timm":
+        return _timm(rest, num_classes, channels, image_size)
+    if scheme == "torchvision":
+        return _torchvision(rest, num_classes, channels)
+    return _factory(name, num_classes, channels, image_size)
+
+
+def _own(name: str) -> Callable[..., nn.Module]:
+    if name not in SMALL_NETWORKS:
+        raise UserError(f"unknown network 'ptgm:{name}'{nearest(name, list(SMALL_NETWORKS))}; accepted: {', '.join(SMALL_NETWORKS)}")
+    return SMALL_NETWORKS[name]
+
+
+def nearest(name: str, accepted: list[str]) -> str:
+    """A "(did you mean ...?)" for the nearest accepted name, or nothing."""
+    close = difflib.get_close_matches(name, accepted, n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def _timm(name: str, num_classes: int, channels: int, image_size: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise MissingExtraError(f"the network timm:{name}", "timm", "timm") from error
+    if not timm.is_model(name):
+        raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
+    arguments: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": channels}
+    # Only some families (transformers) take img_size; the others work at any size and reject the argument.
+    for extra in ({"img_size": image_size}, {}):
+        try:
+            return timm.create_model(name, **arguments, **extra)
+        except TypeError as error:
+            failure = error
+        except (ValueError, AssertionError, RuntimeError) as error:
+            raise UserError(f"timm:{name} cannot be built for {image_size}x{image_size} images ({error})") from error
+    raise UserError(f"timm:{name} cannot be built ({failure})")
+
+
+def _torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise MissingExtraError(f"the network torchvision:{name}", "torchvision", "torchvision") from error
+    accepted = models.list_models(module=models)
+    if name not in accepted:
+        raise UserError(f"torchvision has no classifier {name!r}{nearest(name, accepted)}")
+    module = models.get_model(name, weights=None, num_classes=num_classes)
+    if channels != 3:
+        _replace_first_convolution(module, channels)
+    return module
+
+
+def _replace_first_convolution(module: nn.Module, channels: int) -> None:
+    """torchvision's networks have no option for the input channels: swap the stem's first convolution."""
+    for path, child in module.named_modules():
+        if isinstance(child, nn.Conv2d):
+            parent_path, _, attribute = path.rpartition(".")
+            fresh = nn.Conv2d(
+                channels,
+                child.out_channels,
+                child.kernel_size,  # type: ignore[arg-type]
+                child.stride,  # type: ignore[arg-type]
+                child.padding,  # type: ignore[arg-type]
+                bias=child.bias is not None,
+            )
+            setattr(module.get_submodule(parent_path), attribute, fresh)
+            return
+
+
+def _factory(name: str, num_classes: int, channels: int, image_size: int) -> nn.Module:
+    module_name, _, attribute = name.partition(":")
+    try:
+        module = _import(module_name)
+    except ImportError as error:
+        raise UserError(f"network {name!r}: module {module_name!r} cannot be imported ({error})") from error
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise UserError(f"network {name!r}: module {module_name!r} has no function or class {attribute!r}")
+    offered = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
+    parameters = inspect.signature(factory).parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if "num_classes" not in parameters and not takes_any:
+        raise UserError(f"network {name!r} must accept num_classes (and may accept channels and image_size)")
+    network = factory(**{key: value for key, value in offered.items() if takes_any or key in parameters})
+    if not isinstance(network, nn.Module):
+        raise UserError(f"network {name!r} returned a {type(network).__name__}, expected a torch.nn.Module")
+    return network
+
+
+def _import(module_name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0]:
+            raise
+    # A console script does not have the working directory on its path, where a user's own module lies.
+    sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(module_name)
+    finally:
+        sys.path.pop()

@@ -1,0 +1,103 @@
+"""Weights in and out: safetensors, or `torch.load(weights_only=True)`; nothing a file brings is executed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ptgm_fast.errors import UserError
+
+
+def save_weights(state: nn.Module | Mapping[str, Tensor], path: Path | str, metadata: dict[str, str] | None = None) -> None:
+    """Write a module's state (or a state dict) as safetensors: to a temporary name, flushed, then renamed.
+
+    A full disk or a kill leaves an earlier file of that name whole. Raises OSError on a failed write.
+    """
+    from safetensors.torch import save
+
+    tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    write_atomically(Path(path), data)
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write bytes so that `path` holds either what it held or all of `data`, even after a kill or a full disk."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_state(path: Path | str, *, what: str = "weights") -> dict[str, Tensor]:
+    """A flat dict of tensors from a .safetensors file or a `weights_only` PyTorch file.
+
+    Raises UserError if the file is missing, damaged, holds code, or is not a dict of tensors.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"{what}: file {str(path)!r} does not exist")
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{what}: {str(path)!r} is a pickle that holds more than tensors and was not loaded "
+            "(loading it could run code). Save it again as safetensors or as a plain state dict"
+        ) from error
+    except Exception as error:  # the readers raise several unrelated types for damaged files
+        raise UserError(f"{what}: {str(path)!r} is damaged or of another format ({error})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"{what}: {str(path)!r} does not hold a state dict (names to tensors)")
+    return state
+
+
+def load_weights(module: nn.Module, path: Path | str, *, what: str = "weights") -> None:
+    """Load a file into a module, strictly. Raises UserError naming the tensors that do not fit."""
+    load_state(module, read_state(path, what=what), where=f"{what}: {str(path)!r}")
+
+
+def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
+    """Load a state dict strictly; the UserError lists missing, unexpected and misshapen tensors."""
+    own = module.state_dict()
+    problems = []
+    for title, names in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys())):
+        if names:
+            problems.append(f"{title}: {_listed(sorted(names))}")
+    shapes = [
+        f"{name} {list(state[name].shape)} (expected {list(own[name].shape)})"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if shapes:
+        problems.append(f"of another shape: {_listed(sorted(shapes))}")
+    if problems:
+        raise UserError(f"{where} does not fit the architecture {type(module).__name__}.\n" + "\n".join(problems))
+    module.load_state_dict(dict(state))
+
+
+def _listed(names: list[str], most: int = 6) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def sha256(path: Path | str) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

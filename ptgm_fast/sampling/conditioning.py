@@ -1,0 +1,42 @@
+"""Pseudo conditional sampling (PCS): target images to the conditions their pseudo samples are made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ptgm_fast.sampling.source import SourceModels
+
+
+@dataclass(frozen=True)
+class ConditioningTable:
+    """What the generator is asked for, one row a target image; computed once, as C_s and the images never change.
+
+    soft_labels q = softmax(C_s(x) / tau), float32 [N, K_s], rows sum to 1.
+    """
+
+    soft_labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.soft_labels)
+
+
+def conditioning_table(
+    source: SourceModels, images: Tensor, *, temperature: float = 1.0, top_k: int | None = None, batch_size: int = 500
+) -> ConditioningTable:
+    """The soft source labels of target images (Yamaguchi et al., arXiv:2204.12833, pseudo conditional sampling).
+
+    images uint8 [N, C, H, W]. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
+    most probable classes of each image and renormalises. Raises ValueError for values out of range.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, got {top_k}")
+    logits = torch.cat([source.classify(batch) for batch in images.split(batch_size)]).float() / temperature
+    if top_k is not None and top_k < logits.shape[1]:
+        least = logits.topk(top_k, dim=1).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    return ConditioningTable(logits.softmax(1))

@@ -1,0 +1,62 @@
+"""The frozen source pair as the stages use it: addressed latents, images, logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ptgm_fast import kernels
+from ptgm_fast.generators import ConditionKind, Generator
+
+
+class SourceModels:
+    """A frozen generator G_s and a frozen source classifier C_s over the same K_s classes, on one device.
+
+    The generator is on `device` already, as `generators.load` returns it; its images lie in [-1, 1]. The classifier sees ((x + 1) / 2 - mean) / std of them, with the
+    normalisation it was trained with. Neither takes a gradient.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        classifier: nn.Module,
+        *,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.5,),
+        truncation: float | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.device = torch.device(device)
+        self.generator = generator
+        self.classifier = classifier.to(self.device).requires_grad_(False).eval()
+        self.truncation = truncation
+        self.mean = torch.tensor(tuple(mean), device=self.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(tuple(std), device=self.device).view(1, -1, 1, 1)
+
+    @property
+    def num_classes(self) -> int:
+        return self.generator.card.num_classes
+
+    def latents(self, count: int, *, seed: int, start: int) -> Tensor:
+        """Latents of the samples start .. start + count - 1, float32 [count, latent_dim]."""
+        return kernels.latents(
+            count,
+            self.generator.card.latent_dim,
+            seed=seed,
+            start=start,
+            truncation=self.truncation,
+            device=self.device,
+        )
+
+    @torch.no_grad()
+    def generate(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1]; the condition and its kind as `Generator.generate` takes them."""
+        return self.generator.generate(latents, condition, kind=kind)
+
+    @torch.no_grad()
+    def classify(self, images: Tensor) -> Tensor:
+        """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1]."""
+        unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
+        return self.classifier((unit.to(self.device) - self.mean) / self.std)

@@ -1,0 +1,1 @@
+"""Stages (pseudo pre-training, supervised, P-SSL), their losses, evaluation and checkpoints."""

@@ -1,0 +1,47 @@
+"""What a stage is handed by its caller: spans to time its phases, a place for metrics, a wish to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Spans(Protocol):
+    """Times named, nested phases; `profiling` implements it, this floor only calls it."""
+
+    def __call__(self, name: str) -> AbstractContextManager[None]: ...
+
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
+
+
+def no_spans(name: str) -> AbstractContextManager[None]:
+    """Spans that measure nothing and cost one function call."""
+    return _NOTHING
+
+
+def _ignore(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+    return None
+
+
+@dataclass
+class Context:
+    """spans: see `Spans`. on_metrics(stage, step, steps, metrics) is called every `log_every` steps and after
+    each validation; on_step(stage, step, steps) after each step. stop() is asked after each step: when true,
+    the stage saves a checkpoint and raises `Interrupted`."""
+
+    spans: Spans = no_spans
+    on_metrics: Callable[[str, int, int, Mapping[str, float]], None] = _ignore
+    on_step: Callable[[str, int, int], None] = field(default=lambda stage, step, steps: None)
+    stop: Callable[[], bool] = field(default=lambda: False)
+
+
+class Interrupted(Exception):
+    """The user asked to stop; the last completed step is in the checkpoint."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        super().__init__(f"stopped in stage {stage!r} after step {step}")
+        self.stage = stage
+        self.step = step

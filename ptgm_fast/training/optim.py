@@ -1,0 +1,78 @@
+"""Optimisers, learning rates as functions of the step, and the exponential moving average of weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ptgm_fast.training.options import OptimizerOptions
+
+
+def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW; biases and norm parameters (one dimension) are not decayed."""
+    decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if options.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=True)
+    return torch.optim.AdamW(groups, lr=options.lr, betas=(options.momentum, 0.999))
+
+
+def learning_rate(options: OptimizerOptions, step: int, steps: int) -> float:
+    """The learning rate of step 0 <= step < steps: no state, so a resume needs only the step.
+
+    cosine: lr (1 + cos(pi s)) / 2 with s = step / steps (Loshchilov and Hutter, arXiv:1608.03983, eq. 5).
+    one-cycle: from lr / 25 up to lr over the first 30 % and down to lr / 1e4, both along half a cosine
+    (Smith and Topin, arXiv:1708.07120; the shape of torch's OneCycleLR).
+    """
+    if options.schedule == "constant":
+        return options.lr
+    if options.schedule == "cosine":
+        return options.lr * (1 + math.cos(math.pi * step / steps)) / 2
+    peak = 0.3 * steps
+    if step < peak:
+        return _half_cosine(options.lr / 25, options.lr, step / peak)
+    return _half_cosine(options.lr, options.lr / 1e4, (step - peak) / max(1.0, steps - 1 - peak))
+
+
+def _half_cosine(start: float, end: float, fraction: float) -> float:
+    return end + (start - end) * (1 + math.cos(math.pi * min(1.0, fraction))) / 2
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+class ExponentialMovingAverage:
+    """A copy of a module whose floating tensors follow it: a <- d a + (1 - d) w, d = min(decay, (1 + t) / (10 + t)).
+
+    The warm-up of d (t counts the updates) lets short stages forget their random start. Batch-norm
+    statistics follow like weights; counters are copied. The copy is in eval mode and takes no gradient.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.num_updates = 0
+        self.module = copy.deepcopy(module).requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
+        self.num_updates += 1
+        averages: list[Tensor] = []
+        values: list[Tensor] = []
+        for average, value in zip(_tensors(self.module), _tensors(module), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                values.append(value)
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]

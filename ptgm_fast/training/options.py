@@ -1,0 +1,128 @@
+"""What the stages can be told: each option with its range, checked when it is read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+from ptgm_fast.kernels.views import ViewSpec, view_preset
+
+PSSL_METHODS = (
+    "uda",
+    "fixmatch",
+    "pseudo-label",
+    "soft-pseudo-label",
+    "consistency",
+    "entropy",
+    "source-head",
+)
+DISTILLATIONS = ("none", "logit-matching", "soft-target")
+
+
+class Options(BaseModel):
+    """Frozen; unknown keys are errors; values are checked against their ranges."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+def _to_view_spec(value: Any) -> Any:
+    """A preset's name or a table of `ViewSpec` fields."""
+    if isinstance(value, str):
+        return view_preset(value)
+    if isinstance(value, dict):
+        fields = set(ViewSpec.__dataclass_fields__)
+        unknown = sorted(set(value) - fields)
+        if unknown:
+            raise ValueError(f"unknown view setting {unknown[0]!r}; accepted: {', '.join(sorted(fields))}")
+        return ViewSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+    return value
+
+
+def _view_spec_to_table(spec: ViewSpec) -> dict[str, Any]:
+    """Only what differs from the no-op view, as a table for TOML."""
+    plain = ViewSpec()
+    changed = {k: getattr(spec, k) for k in ViewSpec.__dataclass_fields__ if getattr(spec, k) != getattr(plain, k)}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
+
+
+View = Annotated[
+    ViewSpec,
+    BeforeValidator(_to_view_spec),
+    PlainSerializer(_view_spec_to_table, return_type=dict[str, Any]),
+]
+
+
+class OptimizerOptions(Options):
+    """SGD with Nesterov momentum or AdamW, and the learning rate's schedule over the stage's steps."""
+
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd uses Nesterov momentum")
+    lr: float = Field(0.05, gt=0, description="highest learning rate of the schedule")
+    momentum: float = Field(0.9, gt=0, lt=1, description="momentum of sgd, beta1 of adamw")
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
+    gradient_clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 leaves gradients alone")
+
+
+class StageOptions(OptimizerOptions):
+    """What every stage has: a budget, an optimiser, an exponential moving average (EMA)."""
+
+    steps: int = Field(400, ge=1, description="optimiser steps")
+    batch_size: int = Field(64, ge=2, description="images a step (labelled ones in a target stage)")
+    ema_decay: float = Field(0.0, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off")
+    log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
+    checkpoint_every: int = Field(100, ge=0, description="steps between checkpoints; 0 saves at the stage's end only")
+
+
+class PPOptions(StageOptions):
+    """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
+
+    views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
+
+
+class TargetOptions(StageOptions):
+    """The target budget: shared by the supervised and the P-SSL stage, so that methods compare fairly."""
+
+    views: View = Field(default="weak", description="view of each labelled target image")  # type: ignore[assignment]
+    validate_every: int = Field(50, ge=0, description="steps between validations; 0 validates at the end only")
+
+
+class DistillationOptions(Options):
+    """Distillation of the source classifier on the labelled target images, through a source head.
+
+    logit-matching: mean squared error of the logits. soft-target: T^2 KL(softmax(C_s / T) || softmax(side / T))
+    (Hinton et al. 2015, arXiv:1503.02531).
+    """
+
+    logit_matching_weight: float = Field(0.1, gt=0)
+    soft_target_weight: float = Field(1.0, gt=0)
+    temperature: float = Field(4.0, gt=0, description="T of soft-target")
+
+
+class SupervisedOptions(Options):
+    """Cross-entropy on the labelled target data, optionally with distillation."""
+
+    distillation: Literal["none", "logit-matching", "soft-target"] = "none"
+
+
+class PSSLOptions(Options):
+    """Stage 2, pseudo semi-supervised learning on samples conditioned on the target images (PCS)."""
+
+    method: Literal[
+        "uda", "fixmatch", "pseudo-label", "soft-pseudo-label", "consistency", "entropy", "source-head"
+    ] = "source-head"
+    weight: float = Field(1.0, ge=0, description="lambda, the weight of the loss on the pseudo samples")
+    ramp_steps: int = Field(0, ge=0, description="steps over which lambda rises from 0")
+    batch_size: int = Field(64, ge=2, description="pseudo samples a step")
+    temperature: float = Field(0.4, gt=0, description="sharpening T of uda's weak prediction")
+    threshold: float = Field(0.8, ge=0, le=1, description="least confidence of uda, fixmatch and pseudo-label")
+    pcs_temperature: float = Field(1.0, gt=0, description="tau of the soft source label softmax(C_s(x) / tau)")
+    pcs_top_k: int = Field(0, ge=0, description="keep the k most probable source classes; 0 keeps all")
+    batch_norm: Literal["concat", "split", "target-only"] = Field(
+        "concat",
+        description="statistics of labelled and pseudo images: together, apart, or running ones for pseudo images",
+    )
+    teacher: Literal["self", "ema"] = Field("self", description="who predicts the weak view")
+    distillation: Literal["none", "logit-matching", "soft-target"] = "soft-target"
+    weak_views: View = Field(default="weak")  # type: ignore[assignment]
+    strong_views: View = Field(default="strong")  # type: ignore[assignment]

@@ -1,0 +1,68 @@
+"""Stage 1, pseudo pre-training (PP): cross-entropy on generated images of uniform source labels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptgm_fast import kernels
+from ptgm_fast.models import TargetNetwork
+from ptgm_fast.training.context import Context
+from ptgm_fast.training.options import PPOptions
+from ptgm_fast.sampling import SourceModels
+from ptgm_fast.training.stage import Stage
+
+
+class PseudoPreTraining(Stage):
+    """minimise CE(f(x), y), y ~ Uniform{0..K_s-1}, z ~ N(0, I), x = view(G_s(z, y)), on the head ``source``.
+
+    Yamaguchi et al., arXiv:2204.12833, pseudo pre-training. The head stays on the network for the target
+    stage, which may use it (source-head loss, distillation) or not.
+    """
+
+    name = "pp"
+
+    def __init__(
+        self,
+        network: TargetNetwork,
+        source: SourceModels,
+        options: PPOptions,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        seed: int,
+        context: Context,
+    ) -> None:
+        super().__init__(network, options, seed=seed, context=context)
+        self.source = source
+        self.views = options.views
+        self.mean, self.std = mean, std
+        self.images_per_step = options.batch_size
+        self.images_synthesised_per_step = options.batch_size
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        spans, count = self.context.spans, self.options.batch_size
+        start = step * count
+        with spans("latents"):
+            labels = kernels.class_labels(
+                count, self.source.num_classes, seed=self.seed_of("labels"), start=start, device=self.device
+            )
+            latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
+        with spans("generator"):
+            images = self.source.generate(latents, labels, "class")
+        with spans("views"):
+            inputs, _ = kernels.views(
+                images, self.views, None, seed=self.seed_of("views"), start=start, mean=self.mean, std=self.std
+            )
+        with spans("forward"):
+            logits = self.network.heads["source"](self.network.features(inputs))
+        with spans("loss"):
+            loss = F.cross_entropy(logits, labels)
+            accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        return {"loss": loss, "accuracy": accuracy}
+
+    @torch.no_grad()
+    def validate(self, network: TargetNetwork) -> float | None:
+        # Pseudo pre-training has no target to validate on: the last weights are kept.
+        return None

@@ -1,0 +1,222 @@
+"""The loop every stage runs: steps, schedule, average, validation, checkpoints, a clean stop."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ptgm_fast.errors import UserError
+from ptgm_fast.models import TargetNetwork
+from ptgm_fast.sampling import derive_seed
+from ptgm_fast.training.checkpoint import CheckpointFile
+from ptgm_fast.training.context import Context, Interrupted
+from ptgm_fast.training.optim import (
+    ExponentialMovingAverage,
+    build_optimizer,
+    learning_rate,
+    set_learning_rate,
+)
+from ptgm_fast.training.options import StageOptions
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage did. images_trained counts images through the target network's training forward;
+    images_per_second is that count over `seconds`. best_step is the step of the weights that were kept."""
+
+    stage: str
+    steps: int
+    seconds: float
+    images_per_second: float
+    images_synthesised: int
+    best_step: int
+    validation_accuracy: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {k: v for k, v in vars(self).items() if k != "stage"}
+
+
+class Stage(ABC):
+    """A stage trains `network` in place. Subclasses say what a step's losses are and how to validate.
+
+    Everything random is addressed by (seed, stage, step), so a checkpoint holds no generator state and a
+    resumed stage continues bit for bit.
+    """
+
+    name: str
+    images_per_step: int
+    images_synthesised_per_step: int
+    validate_every: int = 0
+
+    def __init__(self, network: TargetNetwork, options: StageOptions, *, seed: int, context: Context) -> None:
+        self.network = network
+        self.options = options
+        self.seed = seed
+        self.context = context
+        self.device = next(network.parameters()).device
+
+    @abstractmethod
+    def losses(self, step: int) -> dict[str, Tensor]:
+        """The loss terms of a step as scalars; the entry ``loss`` is minimised, the others are only logged."""
+
+    def validate(self, network: TargetNetwork) -> float | None:
+        """Validation accuracy by which the best weights are chosen, or None: the last weights are kept."""
+        return None
+
+    def seed_of(self, purpose: str) -> int:
+        return derive_seed(self.seed, f"{self.name}/{purpose}")
+
+    def run(self, checkpoint: CheckpointFile | None = None, resume: Mapping[str, Any] | None = None) -> StageResult:
+        """Train from step 0, or from the state `resume`; leaves the best (else the last) weights in `network`.
+
+        Raises UserError when the loss is not finite (the last good checkpoint stays) and Interrupted when
+        the context asks to stop.
+        """
+        options, spans = self.options, self.context.spans
+        self.optimizer = build_optimizer(self.network, options)
+        self.ema = ExponentialMovingAverage(self.network, options.ema_decay) if options.ema_decay else None
+        self._best: tuple[float, int, dict[str, Tensor]] | None = None
+        self._validated_at = -1
+        self._seconds = 0.0
+        first = self._restore(resume) if resume else 0
+        last_log: dict[str, Tensor] = {}
+        # The step at which the loss first was not finite, kept on the device: no synchronisation a step.
+        bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
+        self.network.train()
+        started = time.perf_counter()
+        with torch.random.fork_rng():
+            for step in range(first, options.steps):
+                # Dropout and the like draw from torch's generator: addressed by the step as all else is.
+                torch.manual_seed(self.seed_of(f"step {step}"))
+                set_learning_rate(self.optimizer, learning_rate(options, step, options.steps))
+                terms = self.losses(step)
+                loss = terms["loss"]
+                self._descend(loss)
+                finite = torch.isfinite(loss.detach())
+                bad_step = torch.where((bad_step < 0) & ~finite, step, bad_step)
+                last_log = {k: v.detach() for k, v in terms.items()}
+                done = step + 1
+                self.context.on_step(self.name, done, options.steps)
+                save = done < options.steps and options.checkpoint_every and done % options.checkpoint_every == 0
+                stop = self.context.stop()
+                if done % options.log_every == 0 or done == options.steps or save or stop:
+                    self._check_finite(int(bad_step), checkpoint)
+                    if done % options.log_every == 0 or done == options.steps:
+                        self._log(done, last_log, self._seconds + time.perf_counter() - started)
+                if self.validate_every and done % self.validate_every == 0:
+                    self._validate(done)
+                if checkpoint and (save or stop):
+                    with spans("checkpoint"):
+                        checkpoint.save(self._state(done, self._seconds + time.perf_counter() - started))
+                if stop and done < options.steps:
+                    raise Interrupted(self.name, done)
+        if self._validated_at != options.steps:
+            self._validate(options.steps)
+        self._seconds += time.perf_counter() - started
+        return self._finish()
+
+    def _descend(self, loss: Tensor) -> None:
+        spans = self.context.spans
+        with spans("backward"):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+        with spans("optimiser"):
+            if self.options.gradient_clip:
+                torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
+            self.optimizer.step()
+            if self.ema:
+                self.ema.update(self.network)
+
+    def _check_finite(self, bad_step: int, checkpoint: CheckpointFile | None) -> None:
+        if bad_step < 0:
+            return
+        kept = (
+            f"The last good checkpoint is {str(checkpoint.path)!r}."
+            if checkpoint and checkpoint.exists()
+            else "No checkpoint had been written yet."
+        )
+        raise UserError(
+            f"the loss of stage {self.name!r} was not finite at step {bad_step + 1} of {self.options.steps}. {kept}\n"
+            f"Lower its learning rate (now {self.options.lr:g}), set gradient_clip = 1.0, or check the data for constant images"
+        )
+
+    def _log(self, step: int, terms: Mapping[str, Tensor], seconds: float) -> None:
+        metrics = {name: float(value) for name, value in terms.items()}
+        metrics["lr"] = self.optimizer.param_groups[0]["lr"]
+        metrics["images_per_second"] = step * self.images_per_step / seconds
+        self.context.on_metrics(self.name, step, self.options.steps, metrics)
+
+    def _validate(self, step: int) -> None:
+        evaluated = self.ema.module if self.ema else self.network
+        with self.context.spans("evaluation"):
+            accuracy = self.validate(evaluated)
+        self._validated_at = step
+        if accuracy is None:
+            return
+        self.context.on_metrics(self.name, step, self.options.steps, {"validation_accuracy": accuracy})
+        # Ties go to the later weights: they have seen more data.
+        if self._best is None or accuracy >= self._best[0]:
+            self._best = (accuracy, step, _copy(evaluated.state_dict()))
+
+    def _finish(self) -> StageResult:
+        steps = self.options.steps
+        accuracy: float | None = None
+        best_step = steps
+        if self._best is not None:
+            accuracy, best_step, state = self._best
+            self.network.load_state_dict(state)
+        elif self.ema:
+            self.network.load_state_dict(self.ema.module.state_dict())
+        return StageResult(
+            stage=self.name,
+            steps=steps,
+            seconds=self._seconds,
+            images_per_second=steps * self.images_per_step / max(self._seconds, 1e-9),
+            images_synthesised=steps * self.images_synthesised_per_step,
+            best_step=best_step,
+            validation_accuracy=accuracy,
+        )
+
+    def _state(self, step: int, seconds: float) -> dict[str, Any]:
+        best = None
+        if self._best is not None:
+            best = {"accuracy": self._best[0], "step": self._best[1], "network": self._best[2]}
+        return {
+            "stage": self.name,
+            "step": step,
+            "seconds": seconds,
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": {"updates": self.ema.num_updates, "network": self.ema.module.state_dict()} if self.ema else None,
+            "best": best,
+            "validated_at": self._validated_at,
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> int:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.ema and state["ema"]:
+            self.ema.module.load_state_dict(state["ema"]["network"])
+            self.ema.num_updates = state["ema"]["updates"]
+        if state["best"]:
+            self._best = (state["best"]["accuracy"], state["best"]["step"], state["best"]["network"])
+        self._validated_at = state["validated_at"]
+        self._seconds = state["seconds"]
+        return int(state["step"])
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in state.items()}
+
+
+def ramp(step: int, ramp_steps: int) -> float:
+    """A weight's linear rise to 1: (step + 1) / ramp_steps, at most 1; 1 throughout for ramp_steps = 0."""
+    return min(1.0, (step + 1) / ramp_steps) if ramp_steps else 1.0
+
+

@@ -1,0 +1,216 @@
+"""The stages on labelled target data: supervised training, and stage 2, pseudo semi-supervised learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptgm_fast import kernels
+from ptgm_fast.data import ImageSet
+from ptgm_fast.models import TargetNetwork
+from ptgm_fast.sampling import AddressedOrder, SourceModels, conditioning_table, derive_seed
+from ptgm_fast.training.batchnorm import joint_features
+from ptgm_fast.training.context import Context
+from ptgm_fast.training.distillation import distillation_loss
+from ptgm_fast.training.evaluation import evaluate
+from ptgm_fast.training.options import DistillationOptions, PSSLOptions, TargetOptions
+from ptgm_fast.training.stage import Stage, ramp
+from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
+
+
+@dataclass(frozen=True)
+class TargetData:
+    """The target task as the stages see it. mean, std: normalisation of [0, 1] images, one value a channel."""
+
+    train: ImageSet
+    validation: ImageSet
+    test: ImageSet
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def normaliser(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+        """A function from uint8 images to the target network's input, without any augmentation."""
+        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
+
+        def normalise(images: Tensor) -> Tensor:
+            return (images.to(device).float() / 255 - mean) / std
+
+        return normalise
+
+
+class SupervisedStage(Stage):
+    """minimise CE(f(x_t), y_t) + distillation of C_s on x_t (none, logit-matching, soft-target)."""
+
+    name = "supervised"
+    images_synthesised_per_step = 0
+
+    def __init__(
+        self,
+        network: TargetNetwork,
+        data: TargetData,
+        source: SourceModels,
+        options: TargetOptions,
+        *,
+        distillation: str,
+        distillation_options: DistillationOptions,
+        seed: int,
+        context: Context,
+    ) -> None:
+        super().__init__(network, options, seed=seed, context=context)
+        self.data = data
+        self.source = source
+        self.target_options = options
+        self.distillation = distillation
+        self.distillation_options = distillation_options
+        self.images_per_step = options.batch_size
+        self.validate_every = options.validate_every
+        self.images = data.train.images.to(self.device)
+        self.labels = data.train.labels.to(self.device)
+        # The order and the views of labelled images do not depend on the method: rows of a comparison share them.
+        self.order = AddressedOrder(len(self.labels), seed=seed, purpose="target/order")
+        self._views_seed = derive_seed(seed, "target/views")
+        self._mean = torch.tensor(data.mean, device=self.device).view(1, -1, 1, 1)
+        self._std = torch.tensor(data.std, device=self.device).view(1, -1, 1, 1)
+
+    def labelled_batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """Normalised views [B, C, H, W] and labels [B] of a step."""
+        count = self.options.batch_size
+        index = self.order.indices(step * count, count).to(self.device)
+        with self.context.spans("views"):
+            views, _ = kernels.views(
+                self.images[index],
+                self.target_options.views,
+                None,
+                seed=self._views_seed,
+                start=step * count,
+                mean=self.data.mean,
+                std=self.data.std,
+            )
+        return views, self.labels[index]
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        views, labels = self.labelled_batch(step)
+        with self.context.spans("forward"):
+            features = self.network.features(views)
+        return self.labelled_losses(features, views, labels)
+
+    def labelled_losses(self, features: Tensor, views: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy and, if asked for, distillation; ``loss`` is their sum."""
+        with self.context.spans("loss"):
+            terms = {"cross_entropy": F.cross_entropy(self.network.heads["target"](features), labels)}
+        terms["loss"] = terms["cross_entropy"]
+        if self.distillation != "none":
+            with self.context.spans("classifier"):
+                source_logits = self.source.classify(views * (2 * self._std) + (2 * self._mean - 1))
+            with self.context.spans("loss"):
+                terms["distillation"] = distillation_loss(
+                    self.network.heads["source"](features),
+                    source_logits,
+                    self.distillation,
+                    self.distillation_options,
+                )
+                terms["loss"] = terms["loss"] + terms["distillation"]
+        return terms
+
+    def validate(self, network: TargetNetwork) -> float | None:
+        validation = self.data.validation
+        if len(validation) == 0:
+            return None
+        return evaluate(network, self.data.normaliser(self.device), validation.images, validation.labels).accuracy
+
+
+class PseudoSemiSupervised(SupervisedStage):
+    """minimise CE(f(x_t), y_t) + distillation + lambda L_u(f, x'), x' = G_s(z, softmax(C_s(x_t) / tau)).
+
+    Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning; the menu of L_u is `PSSLOptions.method`.
+    """
+
+    name = "p-ssl"
+
+    def __init__(
+        self,
+        network: TargetNetwork,
+        data: TargetData,
+        source: SourceModels,
+        options: TargetOptions,
+        pssl: PSSLOptions,
+        *,
+        distillation_options: DistillationOptions,
+        seed: int,
+        context: Context,
+    ) -> None:
+        super().__init__(
+            network,
+            data,
+            source,
+            options,
+            distillation=pssl.distillation,
+            distillation_options=distillation_options,
+            seed=seed,
+            context=context,
+        )
+        self.pssl = pssl
+        self.images_per_step = options.batch_size + pssl.batch_size
+        self.images_synthesised_per_step = pssl.batch_size
+        self.pseudo_order = AddressedOrder(len(self.labels), seed=seed, purpose="p-ssl/order")
+        with context.spans("classifier"):
+            self.table = conditioning_table(
+                source, self.images, temperature=pssl.pcs_temperature, top_k=pssl.pcs_top_k or None
+            )
+
+    def losses(self, step: int) -> dict[str, Tensor]:
+        spans, pssl = self.context.spans, self.pssl
+        views, labels = self.labelled_batch(step)
+        soft_labels, weak, strong = self.pseudo_batch(step)
+        two_views = pssl.method in TWO_VIEWS
+        weak_logits = self.teacher_logits(weak) if two_views else None
+        student_views = strong if two_views else weak
+        with spans("forward"):
+            features, pseudo_features = joint_features(self.network, views, student_views, pssl.batch_norm)
+        terms = self.labelled_losses(features, views, labels)
+        with spans("loss"):
+            head = self.network.heads["source" if pssl.method == "source-head" else "target"]
+            unlabelled, counted = unlabelled_loss(pssl, head(pseudo_features), weak_logits, soft_labels)
+            terms["unlabelled"] = unlabelled
+            terms["mask_rate"] = counted
+            terms["loss"] = terms["loss"] + pssl.weight * ramp(step, pssl.ramp_steps) * unlabelled
+        return terms
+
+    def pseudo_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Soft labels [M, K_s] and the weak and strong views of a step's pseudo samples."""
+        spans, pssl = self.context.spans, self.pssl
+        count, start = pssl.batch_size, step * pssl.batch_size
+        provenance = self.pseudo_order.indices(start, count).to(self.device)
+        soft_labels = self.table.soft_labels[provenance]
+        with spans("latents"):
+            latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
+        with spans("generator"):
+            images = self.source.generate(latents, soft_labels, "soft-label")
+        with spans("views"):
+            weak, strong = kernels.views(
+                images,
+                pssl.weak_views,
+                pssl.strong_views if pssl.method in TWO_VIEWS else None,
+                seed=self.seed_of("views"),
+                start=start,
+                mean=self.data.mean,
+                std=self.data.std,
+            )
+        return soft_labels, weak, strong
+
+    @torch.no_grad()
+    def teacher_logits(self, weak: Tensor) -> Tensor:
+        """The weak view's prediction [M, K_t] in eval mode, by the network itself or by its average."""
+        if self.pssl.teacher == "ema" and self.ema:
+            with self.context.spans("forward"):
+                return self.ema.module(weak)
+        self.network.eval()
+        with self.context.spans("forward"):
+            logits = self.network(weak)
+        self.network.train()
+        return logits

