@@ -213,5 +213,45 @@ VIEWS_INLINE void render(const float* row, const Normalise& norm, Size size, Scr
   }
 }
 
+template <class T, class O>
+struct Batch {
+  const T* images;
+  int64_t stride_n, stride_c, stride_h, stride_w;
+  int64_t num;
+  Size size;
+  const float *weak, *strong;
+  O *weak_out, *strong_out;
+};
+
+template <class T, class O>
+VIEWS_INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scratch& s) {
+  const int64_t values = static_cast<int64_t>(b.size.channels) * b.size.height * b.size.width;
+  unpack<T>({b.images + n * b.stride_n, b.stride_c, b.stride_h, b.stride_w}, b.size, s);
+  render(b.weak + n * kNumParameters, norm, b.size, s, b.weak_out + n * values);
+  if (b.strong) render(b.strong + n * kNumParameters, norm, b.size, s, b.strong_out + n * values);
+}
+
+template <class T, class O>
+void sample_portable(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scratch& s) {
+  sample(b, n, norm, s);
+}
+
+template <class T, class O>
+TARGET_AVX2 void sample_avx2(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scratch& s) {
+  sample(b, n, norm, s);
+}
+
+template <class T, class O>
+void run(const Batch<T, O>& b, const float* mean, const float* std_, int threads) {
+  const auto one = has_avx2() ? sample_avx2<T, O> : sample_portable<T, O>;
+  const Normalise norm(b.size, mean, std_);
+#pragma omp parallel num_threads(threads)
+  {
+    Scratch scratch(b.size);
+#pragma omp for schedule(static)
+    for (int64_t n = 0; n < b.num; ++n) one(b, n, norm, scratch);
+  }
+}
+
 }  // namespace
 }  // namespace ptgm::views

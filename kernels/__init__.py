@@ -3,3 +3,25 @@
 if __name__ == "kernels":
     # The repository root is on sys.path and shadows Hugging Face's package of that name.
     raise ImportError("this folder is installed as ptgm_fast.kernels; import it by that name")
+
+from .class_mix import class_mix
+from .consistency import consistency
+from .latents import class_labels, latents, uniforms
+from .pseudo_label import PseudoLabel, pseudo_label
+from .views import ViewParameters, ViewSpec, apply_views, view_parameters, view_preset, views
+
+__all__ = [
+    "PseudoLabel",
+    "ViewParameters",
+    "ViewSpec",
+    "apply_views",
+    "class_labels",
+    "class_mix",
+    "consistency",
+    "latents",
+    "pseudo_label",
+    "uniforms",
+    "view_parameters",
+    "view_preset",
+    "views",
+]

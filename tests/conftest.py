@@ -41,7 +41,9 @@ def write_pair(folder: Path, *, channels: int = 1, seed: int = 0) -> Path:
         classifier=ClassifierCard(architecture="ptgm:cnn-small"),
     )
     save_weights(generators.ConditionalBatchNormGenerator(card), folder / "generator.safetensors")
-    classifier = models.build("ptgm:cnn-small", num_classes=NUM_SOURCE_CLASSES, channels=channels, image_size=8)
+    classifier = models.build(
+        "ptgm:cnn-small", num_classes=NUM_SOURCE_CLASSES, channels=channels, image_size=8
+    )
     save_weights(classifier, folder / "classifier.safetensors")
     files = {
         name: FileCard(sha256=sha256(folder / name), bytes=(folder / name).stat().st_size)

@@ -46,9 +46,13 @@ def imported_rooms(source: str, module: str, is_package: bool = False) -> set[st
         elif isinstance(node, ast.ImportFrom):
             base = node.module or ""
             if node.level:
-                parents = module.split(".")[: None if is_package and node.level == 1 else -node.level + is_package]
+                parents = module.split(".")[
+                    : None if is_package and node.level == 1 else -node.level + is_package
+                ]
                 base = ".".join([*parents, base] if base else parents)
-            names = [f"{base}.{alias.name}" for alias in node.names] if base == "ptgm_fast" else [base]
+            names = (
+                [f"{base}.{alias.name}" for alias in node.names] if base == "ptgm_fast" else [base]
+            )
         found |= {name.split(".")[1] for name in names if name.startswith("ptgm_fast.")}
     return found & set(LEVEL)
 
@@ -66,17 +70,26 @@ def test_imports_only_go_down(file: Path) -> None:
     if room in ("__init__", "__main__"):
         return
     assert room in LEVEL, f"{file} is in a room without a floor; add {room!r} to FLOORS"
-    imported = imported_rooms(file.read_text(), module_name(file), file.name == "__init__.py") - {room}
+    imported = imported_rooms(file.read_text(), module_name(file), file.name == "__init__.py") - {
+        room
+    }
     upward = {name for name in imported if LEVEL[name] <= LEVEL[room]}
     assert not upward, f"{room} must not import {sorted(upward)}"
 
 
 def test_the_rule_catches_an_upward_import() -> None:
-    assert imported_rooms("from ptgm_fast import config, kernels", "ptgm_fast.data.x") == {"config", "kernels"}
+    assert imported_rooms("from ptgm_fast import config, kernels", "ptgm_fast.data.x") == {
+        "config",
+        "kernels",
+    }
     assert imported_rooms("def f():\n    import ptgm_fast.cli.app", "ptgm_fast.data.x") == {"cli"}
     assert imported_rooms("from ..config import run", "ptgm_fast.data.x") == {"config"}
-    assert imported_rooms("from ..training import pp", "ptgm_fast.kernels", is_package=True) == {"training"}
-    assert imported_rooms("from . import reference", "ptgm_fast.kernels.views", is_package=True) == {"kernels"}
+    assert imported_rooms("from ..training import pp", "ptgm_fast.kernels", is_package=True) == {
+        "training"
+    }
+    assert imported_rooms(
+        "from . import reference", "ptgm_fast.kernels.views", is_package=True
+    ) == {"kernels"}
 
 
 def test_importing_is_cold() -> None:
@@ -85,11 +98,15 @@ def test_importing_is_cold() -> None:
         "import sys, ptgm_fast, ptgm_fast.cli.app; "
         "print([m for m in ('torch', 'triton', 'numpy', 'pydantic', 'rich', 'ptgm_fast._C') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == "[]"
 
 
 def test_kernels_refuse_to_be_imported_by_their_folder_name() -> None:
-    result = subprocess.run([sys.executable, "-c", "import kernels"], cwd=ROOT, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", "import kernels"], cwd=ROOT, capture_output=True, text=True
+    )
     assert result.returncode != 0
     assert "ptgm_fast.kernels" in result.stderr

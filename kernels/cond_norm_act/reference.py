@@ -1,4 +1,4 @@
-"""The definition in plain PyTorch."""
+"""The definition of cond_norm_act in plain PyTorch, and the weight of a phase convolution."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def cond_norm_act(
     x: Tensor,
     scale: Tensor,
     shift: Tensor,
+    residual: Tensor | None,
     activation: str,
     upsample: bool,
     phases: bool,
-    residual: Tensor | None,
 ) -> Tensor:
     """act(x * scale + shift + residual), channels-last, of x's dtype; computes in float32 or float64."""
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
@@ -54,14 +54,25 @@ def interleave_phases(o: Tensor) -> Tensor:
     num, channels, height, width = o.shape[0], o.shape[1] // 4, o.shape[2] - 1, o.shape[3] - 1
     groups = o.unflatten(1, (2, 2, channels))
     rows = [
-        torch.stack([groups[:, a, b, :, a : a + height, b : b + width] for b in (0, 1)], dim=-1) for a in (0, 1)
+        torch.stack([groups[:, a, b, :, a : a + height, b : b + width] for b in (0, 1)], dim=-1)
+        for a in (0, 1)
     ]
     y = torch.stack(rows, dim=3)
     return y.reshape(num, channels, 2 * height, 2 * width)
 
 
 def phase_weight(weight: Tensor) -> Tensor:
-    """[O, I, 3, 3] -> [4O, I, 2, 2]: the taps of each output parity, summed."""
+    """The 2x2 weight of a phase convolution: [O, I, 3, 3] -> [4O, I, 2, 2].
+
+    Nearest 2x upsampling followed by a 3x3 convolution (padding 1) reads, for an output of row parity a and column
+    parity b, only a 2x2 block of the small image. So it equals one 2x2 convolution (padding 1) of the small image with
+    this weight, whose channel group 2a + b holds the outputs of parity (a, b), shifted by (a, b):
+    y[2i+a, 2j+b] = o[group 2a+b][i+a, j+b] (`cond_norm_act` with ``phases=True`` puts them in place). Parity 0 sums the
+    rows {0} and {1, 2} of the weight, parity 1 the rows {0, 1} and {2}; columns alike. A bias is that of the 3x3
+    convolution, repeated four times or put into the shift. Differentiable. Raises ValueError unless 3x3.
+    """
+    if weight.ndim != 4 or tuple(weight.shape[2:]) != (3, 3):
+        raise ValueError(f"weight must be [O, I, 3, 3], got {tuple(weight.shape)}")
 
     def taps(w: Tensor, dim: int, parity: int) -> Tensor:
         first, second, third = w.unbind(dim)

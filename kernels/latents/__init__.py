@@ -22,8 +22,10 @@ def _address(num: int, seed: int, start: int | Tensor) -> tuple[int, Tensor | No
                 f"a tensor start must hold one int64, got {start.dtype} of shape {tuple(start.shape)}; pass an int or torch.tensor(row)"
             )
         return 0, start.reshape(())
-    if not 0 <= start or start + num > MAX_ROW:
-        raise ValueError(f"rows start .. start + num must lie in [0, 2**63), got start={start}, num={num}")
+    if not start >= 0 or start + num > MAX_ROW:
+        raise ValueError(
+            f"rows start .. start + num must lie in [0, 2**63), got start={start}, num={num}"
+        )
     return start, None
 
 
@@ -54,7 +56,9 @@ def latents(
 ) -> Tensor:
     """Latent vectors [num, dim] of a generator; row i depends only on (seed, start + i)."""
     start, counter = _address(num, seed, start)
-    return reference.latents(num, dim, seed, start, counter, truncation, dtype, torch.device(device))
+    return reference.latents(
+        num, dim, seed, start, counter, truncation, dtype, torch.device(device)
+    )
 
 
 def class_labels(

@@ -25,14 +25,25 @@ STREAM_UNIFORMS, STREAM_LATENTS, STREAM_LABELS = 0, 1, 2
 # The standard normal's inverse CDF as a function of x = |2u - 1| (centre) and q = 1 - x (tail): minimax rational fits,
 # relative error 1e-7 each, 6e-7 with the rounding of float32. Lowest degree first.
 CENTRE_LIMIT = 0.959  # x up to here is the centre; a normal truncated at 2 needs only x <= erf(sqrt 2) = 0.9545
-CENTRE_SHIFT = 0.92  # the centre's variable is 0.92 - x^2: no cancellation where the function is steep
+CENTRE_SHIFT = (
+    0.92  # the centre's variable is 0.92 - x^2: no cancellation where the function is steep
+)
 CENTRE_P = (2.1322834, 30.930613, 112.216805, 94.98511, 8.783196)
 CENTRE_Q = (1.0, 16.54876, 74.1179, 90.929695, 20.18481)
 TAIL_SHIFT = 1.8  # the tail's variable is sqrt(-log q) - 1.8
 TAIL_P = (2.062461, 3.1591282, 1.5455067, 0.22729474)
 TAIL_Q = (1.0, 0.81302637, 0.1603977)
 # log(1 + f) / f for f in [sqrt(1/2) - 1, sqrt(2) - 1], error 1.7e-7.
-LOG_P = (0.99999994, -0.50000364, 0.3333506, -0.24969909, 0.19900171, -0.17250851, 0.1622254, -0.10106774)
+LOG_P = (
+    0.99999994,
+    -0.50000364,
+    0.3333506,
+    -0.24969909,
+    0.19900171,
+    -0.17250851,
+    0.1622254,
+    -0.10106774,
+)
 LOG_2 = math.log(2)
 SQRT_HALF_BITS = 0x3F3504F3
 
@@ -124,7 +135,13 @@ def _rows(num: int, start: int, counter: Tensor | None, device: torch.device) ->
 
 
 def uniforms(
-    num: int, dim: int, seed: int, start: int, counter: Tensor | None, dtype: torch.dtype, device: torch.device
+    num: int,
+    dim: int,
+    seed: int,
+    start: int,
+    counter: Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """(word >> 8) / 2^24, [num, dim] in [0, 1)."""
     words = random_words(_rows(num, start, counter, device), dim, seed=seed, stream=STREAM_UNIFORMS)

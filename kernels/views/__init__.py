@@ -7,9 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from . import reference
-from .draws import uniforms
-from .parameters import NUM_DRAWS, ViewParameters, draw, ranges
+from . import library
+from .parameters import NUM_DRAWS, ViewParameters, draw_numbers, ranges
 from .spec import CHOOSABLE, PRESETS, ViewSpec, view_preset
 
 __all__ = [
@@ -24,6 +23,8 @@ __all__ = [
 ]
 
 Statistic = float | tuple[float, ...]
+IMAGE_DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16, torch.float64)
+OUTPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def views(
@@ -32,43 +33,80 @@ def views(
     strong: ViewSpec | None = None,
     *,
     seed: int,
-    start: int = 0,
+    start: int | Tensor = 0,
     index: Tensor | None = None,
     mean: Statistic = 0.5,
     std: Statistic = 0.5,
     dtype: torch.dtype = torch.float32,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """One or two random views of each image."""
+    """One or two random views of each image, normalised for a classifier.
+
+    With u the image on [0, 1] (``images / 255`` for uint8, ``(images + 1) / 2`` for floats in [-1, 1]):
+    view = (cutout(solarize(posterize(clip(colour(warp(u)))))) - mean) / std, the steps as in `ViewSpec`, each with the
+    sample's own parameters. Sample i is number ``start + i`` of the seed, or ``index[i]`` if `index`, int64 [N], is
+    given: its views depend only on (seed, number, spec, image), not on the batch; the weak view does not depend on
+    whether a strong one is asked for.
+
+    images [N, C, H, W], C 1 or 3, uint8 or floating (float64 in the reference only), of any strides; mean and std on
+    [0, 1] values, a number or one a channel; 0.5 and 0.5 give outputs in [-1, 1]. Returns (weak, strong or None),
+    [N, C, H, W] of `dtype`, channels-last. A gradient flows to floating images; the backward pass is the reference's.
+    Raises ValueError for shapes, dtypes or statistics that do not fit.
+    """
+    _check(images, dtype)
     num, channels, height, width = images.shape
-    options = {"seed": seed, "start": start, "index": index, "device": images.device}
-    size = {"channels": channels, "height": height, "width": width}
-    first = view_parameters(weak, num, view="weak", **size, **options)  # type: ignore[arg-type]
-    second = None
-    if strong is not None:
-        second = view_parameters(strong, num, view="strong", **size, **options)  # type: ignore[arg-type]
-    return apply_views(images, first, second, mean=mean, std=std, dtype=dtype, impl=impl)
+    needed = NUM_DRAWS if strong is None else 2 * NUM_DRAWS
+    numbers = draw_numbers(
+        num, needed, seed=seed, start=start, index=index, device=images.device, impl=impl
+    )
+    packed = [
+        library.view_parameters(
+            numbers[:, NUM_DRAWS * i :], ranges(spec, channels), channels, height, width, impl
+        )
+        for i, spec in enumerate((weak, strong))
+        if spec is not None
+    ]
+    return _apply(images, packed[0], packed[1] if strong else None, mean, std, dtype, impl)
 
 
 def view_parameters(
     spec: ViewSpec,
     num: int,
     *,
-    seed: int,
-    start: int = 0,
-    index: Tensor | None = None,
     channels: int,
     height: int,
     width: int,
+    seed: int,
+    start: int | Tensor = 0,
+    index: Tensor | None = None,
     view: Literal["weak", "strong"] = "weak",
-    device: torch.device | str | None = None,
+    device: torch.device | str = "cpu",
+    impl: str | None = None,
 ) -> ViewParameters:
-    """The parameters `views` draws."""
-    if index is None:
-        index = torch.arange(start, start + num, device=device)
+    """The parameters that `views` draws for `num` images of this size as their weak (or strong) view.
+
+    Raises ValueError unless channels is 1 or 3, the sizes are positive and view is "weak" or "strong".
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    if height < 1 or width < 1:
+        raise ValueError(f"height and width must be at least 1, got {height} and {width}")
+    if view not in ("weak", "strong"):
+        raise ValueError(f"view must be 'weak' or 'strong', got {view!r}")
     first = 0 if view == "weak" else NUM_DRAWS
-    numbers = uniforms(index, first + NUM_DRAWS, seed)[:, first:]
-    return ViewParameters(draw(numbers, ranges(spec, channels), channels, height, width), channels)
+    numbers = draw_numbers(
+        num,
+        first + NUM_DRAWS,
+        seed=seed,
+        start=start,
+        index=index,
+        device=torch.device(device),
+        impl=impl,
+    )
+    packed = library.view_parameters(
+        numbers[:, first:], ranges(spec, channels), channels, height, width, impl
+    )
+    return ViewParameters(packed, channels)
 
 
 def apply_views(
@@ -81,9 +119,56 @@ def apply_views(
     dtype: torch.dtype = torch.float32,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """Views with given parameters."""
-    channels = images.shape[1]
-    mean_, std_ = (tuple(s) if isinstance(s, tuple | list) else (float(s),) * channels for s in (mean, std))
-    first = reference.view(images, weak.packed, mean_, std_, dtype)
-    second = None if strong is None else reference.view(images, strong.packed, mean_, std_, dtype)
-    return first, second
+    """`views` with given parameters (`view_parameters` or `ViewParameters.compose`), one row an image.
+
+    Raises ValueError for parameters of another number of images, channels or device, and as `views`.
+    """
+    _check(images, dtype)
+    for name, given in (("weak", weak), ("strong", strong)):
+        if given is None:
+            continue
+        if given.channels != images.shape[1] or len(given) != len(images):
+            raise ValueError(
+                f"{name} parameters are for {len(given)} images of {given.channels} channels, "
+                f"the images are {len(images)} of {images.shape[1]}"
+            )
+        if given.packed.device != images.device:
+            raise ValueError(
+                f"{name} parameters are on {given.packed.device}, the images on {images.device}"
+            )
+    return _apply(images, weak.packed, strong.packed if strong else None, mean, std, dtype, impl)
+
+
+def _apply(
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Statistic,
+    std: Statistic,
+    dtype: torch.dtype,
+    impl: str | None,
+) -> tuple[Tensor, Tensor | None]:
+    means, stds = _statistic("mean", mean, images.shape[1]), _statistic("std", std, images.shape[1])
+    if min(stds) <= 0:
+        raise ValueError(f"std must be positive, got {std}")
+    first, second = library.views(images, weak, strong, means, stds, dtype, impl)
+    return first, None if strong is None else second
+
+
+def _statistic(name: str, value: Statistic, channels: int) -> list[float]:
+    if isinstance(value, int | float):
+        return [float(value)] * channels
+    if len(value) != channels:
+        raise ValueError(f"{name} must be a number or one a channel ({channels}), got {value}")
+    return [float(v) for v in value]
+
+
+def _check(images: Tensor, dtype: torch.dtype) -> None:
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
+        raise ValueError(
+            f"images must be [N, C, H, W] with C 1 or 3 and H, W >= 1, got shape {tuple(images.shape)}"
+        )
+    if images.dtype not in IMAGE_DTYPES:
+        raise ValueError(f"images must be uint8 or floating-point in [-1, 1], got {images.dtype}")
+    if dtype not in OUTPUT_DTYPES:
+        raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..latents import uniforms
+from ..latents.reference import STREAM_UNIFORMS, random_words
 from .spec import CHOOSABLE, ViewSpec
 
 NUM_PARAMETERS = 24
@@ -116,10 +118,17 @@ class ViewParameters:
 
         packed = torch.zeros(num, NUM_PARAMETERS, dtype=torch.float64, device=device)
         packed[:, 0:6] = _inverse_affine(
-            column(flip), column(translate_x), column(translate_y), column(rotate), column(scale), column(shear)
+            column(flip),
+            column(translate_x),
+            column(translate_y),
+            column(rotate),
+            column(scale),
+            column(shear),
         )
         if channels == 3:
-            packed[:, 6:18] = _colour(column(brightness), column(contrast), column(saturation), column(hue))
+            packed[:, 6:18] = _colour(
+                column(brightness), column(contrast), column(saturation), column(hue)
+            )
         else:
             packed[:, 6] = column(contrast) * column(brightness)
             packed[:, 7] = 0.5 - 0.5 * column(contrast)
@@ -130,14 +139,18 @@ class ViewParameters:
         return cls(packed.float(), channels)
 
 
-def _inverse_affine(flip: Tensor, tx: Tensor, ty: Tensor, rotate: Tensor, scale: Tensor, shear: Tensor) -> Tensor:
+def _inverse_affine(
+    flip: Tensor, tx: Tensor, ty: Tensor, rotate: Tensor, scale: Tensor, shear: Tensor
+) -> Tensor:
     """[N, 6]: the inverse of flip, then rotation @ shear x scale, then shift (torchvision's order)."""
     angle, tan = torch.deg2rad(rotate), torch.deg2rad(shear).tan()
     cos, sin = angle.cos(), angle.sin()
     a, b = (cos - sin * tan) / scale, (sin + cos * tan) / scale
     c, d = -sin / scale, cos / scale
     mirror = 1.0 - 2.0 * flip
-    return torch.stack([mirror * a, mirror * b, -mirror * (a * tx + b * ty), c, d, -(c * tx + d * ty)], dim=1)
+    return torch.stack(
+        [mirror * a, mirror * b, -mirror * (a * tx + b * ty), c, d, -(c * tx + d * ty)], dim=1
+    )
 
 
 def _colour(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
@@ -188,22 +201,67 @@ def ranges(spec: ViewSpec, channels: int) -> list[float]:
     ]
 
 
-def draw(uniforms: Tensor, spec_ranges: list[float], channels: int, height: int, width: int) -> Tensor:
-    """Packed parameters [N, 24] from uniform numbers [N, 24] float32 in [0, 1) and a spec's `ranges`.
+def draw_numbers(
+    num: int,
+    dim: int,
+    *,
+    seed: int,
+    start: int | Tensor,
+    index: Tensor | None,
+    device: torch.device,
+    impl: str | None,
+) -> Tensor:
+    """Uniform numbers float32 [N, dim] of samples start .. start + num - 1, or of those in `index`.
+
+    Raises ValueError if both are given, or if index is not int64 [N].
+    """
+    if index is None:
+        return uniforms(num, dim, seed=seed, start=start, device=device, impl=impl)
+    if isinstance(start, Tensor) or start != 0:
+        raise ValueError("start and index both say which samples these are: give one of them")
+    if index.dtype != torch.int64 or tuple(index.shape) != (num,):
+        raise ValueError(
+            f"index must be int64 of shape [{num}], got {index.dtype} of shape {tuple(index.shape)}"
+        )
+    words = random_words(index.to(device), dim, seed=seed, stream=STREAM_UNIFORMS)
+    return (words >> 8).float() * 2.0**-24
+
+
+def draw(
+    numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int
+) -> Tensor:
+    """Packed parameters [N, 24] from uniform numbers [N, >= 24] float32 in [0, 1) and a spec's `ranges`.
 
     What decides (flip, bits, cutout, the choice of operations) is computed in float32 so that every implementation
     decides alike; the rest in float64 and rounded once.
     """
-    flip, shift, rotate, low, high, shear, bright, contrast, saturate, hue, bits, solarize, cut, fill = spec_ranges[:14]
+    (
+        flip,
+        shift,
+        rotate,
+        low,
+        high,
+        shear,
+        bright,
+        contrast,
+        saturate,
+        hue,
+        bits,
+        solarize,
+        cut,
+        fill,
+    ) = spec_ranges[:14]
     num_ops, candidates = int(spec_ranges[14]), spec_ranges[15:]
-    num = len(uniforms)
-    u = uniforms[:, :NUM_DRAWS].float()
+    num = len(numbers)
+    u = numbers[:, :NUM_DRAWS].float()
     chosen = torch.ones(num, len(CHOOSABLE), dtype=torch.bool, device=u.device)
     if num_ops:
         keys = torch.where(torch.tensor(candidates, device=u.device) > 0, u[:, 14:], -1.0)
         chosen = keys.argsort(dim=1, descending=True, stable=True).argsort(dim=1) < num_ops
 
-    def between(draw: int, lowest: float, highest: float, operation: str, identity: float) -> Tensor:
+    def between(
+        draw: int, lowest: float, highest: float, operation: str, identity: float
+    ) -> Tensor:
         value = lowest + (highest - lowest) * u[:, draw].double()
         return torch.where(chosen[:, CHOOSABLE.index(operation)], value, identity)
 
@@ -228,7 +286,9 @@ def draw(uniforms: Tensor, spec_ranges: list[float], channels: int, height: int,
         saturation=factor(8, saturate, "saturation"),
         hue=between(9, -hue, hue, "hue", 0.0),
         posterize=torch.where(chosen[:, CHOOSABLE.index("posterize")], fewest, 8.0),
-        solarize=between(11, 1.0 - solarize, 1.0, "solarize", SOLARIZE_OFF) if solarize else SOLARIZE_OFF,
+        solarize=between(11, 1.0 - solarize, 1.0, "solarize", SOLARIZE_OFF)
+        if solarize
+        else SOLARIZE_OFF,
         cutout_top=centre_y - side // 2,
         cutout_left=centre_x - side // 2,
         cutout_side=side,

@@ -8,8 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .parameters import draw as view_parameters
 
-def view(images: Tensor, packed: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype) -> Tensor:
+__all__ = ["view", "view_parameters", "views"]
+
+
+def views(
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Both views; the second is empty without strong parameters."""
+    first = view(images, weak, mean, std, dtype)
+    return first, first.new_empty(0) if strong is None else view(images, strong, mean, std, dtype)
+
+
+def view(
+    images: Tensor, packed: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+) -> Tensor:
     """One view [N, C, H, W] of `dtype`, channels-last, of images [N, C, H, W] with parameters [N, 24].
 
     Computes in float32, or in float64 if the images are.
@@ -29,7 +48,9 @@ def view(images: Tensor, packed: Tensor, mean: Sequence[float], std: Sequence[fl
     values = torch.where(values >= threshold, 1 - values, values)
     values = torch.where(cutout_mask(packed[:, 20:23], height, width), fill, values)
     shape = (1, channels, 1, 1)
-    mean_, std_ = (torch.tensor(s, dtype=compute, device=images.device).view(shape) for s in (mean, std))
+    mean_, std_ = (
+        torch.tensor(s, dtype=compute, device=images.device).view(shape) for s in (mean, std)
+    )
     return ((values - mean_) / std_).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
@@ -44,7 +65,10 @@ def warp(unit: Tensor, affine: Tensor, fill: Tensor) -> Tensor:
     y_in = (ay * xs + by * ys[:, None] + cy) * (2 / height)
     grid = torch.stack([x_in, y_in], dim=-1)
     # Zero padding of (image - fill) is padding with fill.
-    return F.grid_sample(unit - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + fill
+    return (
+        F.grid_sample(unit - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        + fill
+    )
 
 
 def recolour(values: Tensor, colour: Tensor) -> Tensor:

@@ -97,7 +97,9 @@ class ViewSpec:
             accepted = int if name in _INTEGERS else (int, float)
             ok = isinstance(value, accepted) and not isinstance(value, bool)
             if not ok or not low <= value <= high:
-                raise ValueError(f"{name} ({meaning}) must be {kind} in [{low}, {high}], got {value!r}")
+                raise ValueError(
+                    f"{name} ({meaning}) must be {kind} in [{low}, {high}], got {value!r}"
+                )
         scale = self.scale
         valid = isinstance(scale, tuple) and len(scale) == 2 and all(_is_number(s) for s in scale)
         if not valid or not 0.05 <= scale[0] <= scale[1] <= 20.0:
@@ -135,7 +137,13 @@ PRESETS: dict[str, ViewSpec] = {
     "none": ViewSpec(),
     "weak": ViewSpec(translate=0.05, rotate=10.0, scale=(0.9, 1.1), shear=10.0),
     "strong": ViewSpec(
-        translate=0.1, rotate=25.0, scale=(0.75, 1.3), shear=20.0, brightness=0.3, contrast=0.3, cutout=0.3
+        translate=0.1,
+        rotate=25.0,
+        scale=(0.75, 1.3),
+        shear=20.0,
+        brightness=0.3,
+        contrast=0.3,
+        cutout=0.3,
     ),
     "flip-shift": ViewSpec(flip=0.5, translate=0.125),
     "rand-augment": ViewSpec(

@@ -19,13 +19,25 @@ app = typer.Typer(
 )
 
 ConfigArgument = Annotated[
-    Path | None, typer.Argument(metavar="CONFIG.toml", help="Run description; without one, the bundled letters -> digits.")
+    Path | None,
+    typer.Argument(
+        metavar="CONFIG.toml", help="Run description; without one, the bundled letters -> digits."
+    ),
 ]
-OutOption = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Output folder; must be new or empty.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed of every random number (default: the config's).")]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Output folder; must be new or empty.")
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, help="Seed of every random number (default: the config's)."),
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, e.g. p_ssl.weight=0.3; may be repeated."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting, e.g. p_ssl.weight=0.3; may be repeated.",
+    ),
 ]
 
 
@@ -40,7 +52,10 @@ def _version(value: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Train a target classifier from a frozen conditional generator and a frozen source classifier."""
@@ -52,8 +67,12 @@ def train(
     out: OutOption = None,
     seed: SeedOption = None,
     settings: SetOption = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Print time and images/s per stage and phase.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out (default: the newest).")] = False,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Print time and images/s per stage and phase.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out (default: the newest).")
+    ] = False,
 ) -> None:
     """Run the stages of a config: pseudo pre-training, then P-SSL, then evaluation."""
     from ptgm_fast.cli.train import run
@@ -66,11 +85,20 @@ def compare(
     config: ConfigArgument = None,
     out: OutOption = None,
     seeds: Annotated[
-        str, typer.Option("--seeds", metavar="N|A,B,...", help="A number of seeds (0 .. N-1), or the seeds themselves.")
+        str,
+        typer.Option(
+            "--seeds",
+            metavar="N|A,B,...",
+            help="A number of seeds (0 .. N-1), or the seeds themselves.",
+        ),
     ] = "3",
     methods: Annotated[
         str | None,
-        typer.Option("--methods", metavar="A,B,...", help="Rows, e.g. scratch,pp,pp+p-ssl,pp+uda (default: all main ones)."),
+        typer.Option(
+            "--methods",
+            metavar="A,B,...",
+            help="Rows, e.g. scratch,pp,pp+p-ssl,pp+uda (default: all main ones).",
+        ),
     ] = None,
     settings: SetOption = None,
 ) -> None:
@@ -83,10 +111,15 @@ def compare(
 @app.command()
 def synthesize(
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Number of images.")],
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Output folder; must be new or empty.")],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Output folder; must be new or empty.")
+    ],
     config: ConfigArgument = None,
     conditioned: Annotated[
-        bool, typer.Option("--conditioned", help="Condition on the target images instead of uniform source labels.")
+        bool,
+        typer.Option(
+            "--conditioned", help="Condition on the target images instead of uniform source labels."
+        ),
     ] = False,
     seed: SeedOption = None,
     settings: SetOption = None,
@@ -99,7 +132,9 @@ def synthesize(
 
 @app.command()
 def source(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="Description of the source pair to train.")],
+    config: Annotated[
+        Path, typer.Argument(metavar="CONFIG.toml", help="Description of the source pair to train.")
+    ],
     out: OutOption = None,
     seed: SeedOption = None,
     settings: SetOption = None,

@@ -17,7 +17,9 @@ from ptgm_fast.runs.folder import next_free
 from ptgm_fast.training.context import Context
 
 
-def run(config_path: Path | None, out: Path | None, seeds: str, methods: str | None, settings: list[str]) -> None:
+def run(
+    config_path: Path | None, out: Path | None, seeds: str, methods: str | None, settings: list[str]
+) -> None:
     config = load_config(config_path, settings)
     chosen = _methods(methods) if methods else list(DEFAULT_METHODS)
     numbers = _seeds(seeds)
@@ -32,7 +34,9 @@ def run(config_path: Path | None, out: Path | None, seeds: str, methods: str | N
                 f"validation {percent(row.val_accuracy)}  {row.seconds:.0f} s"
             )
 
-        report = compare(config, chosen, numbers, out, context=Context(on_step=progress.update), on_row=on_row)
+        report = compare(
+            config, chosen, numbers, out, context=Context(on_step=progress.update), on_row=on_row
+        )
     console.print(table(report))
     console.print(report["verdict"])
     console.print(f"in {out}: compare.json, compare.png, config.toml")
@@ -40,7 +44,10 @@ def run(config_path: Path | None, out: Path | None, seeds: str, methods: str | N
 
 def table(report: Mapping[str, Any]) -> Table:
     """One row a method: accuracy over seeds, calibration error, seconds, images synthesised."""
-    result = Table(title=f"{report['task']}, seeds {', '.join(map(str, report['seeds']))}", title_justify="left")
+    result = Table(
+        title=f"{report['task']}, seeds {', '.join(map(str, report['seeds']))}",
+        title_justify="left",
+    )
     result.add_column("method")
     for name in ("test accuracy, %", "ECE", "seconds", "images synthesised"):
         result.add_column(name, justify="right")
@@ -56,10 +63,12 @@ def table(report: Mapping[str, Any]) -> Table:
 
 
 def _seeds(text: str) -> list[int]:
-    """"3" is 0, 1, 2; "4,5,6" are those; "7," is the seed 7 alone."""
+    """ "3" is 0, 1, 2; "4,5,6" are those; "7," is the seed 7 alone."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() for part in parts):
-        raise UserError(f"--seeds takes a number of seeds (3) or the seeds themselves (4,5,6), got {text!r}")
+        raise UserError(
+            f"--seeds takes a number of seeds (3) or the seeds themselves (4,5,6), got {text!r}"
+        )
     numbers = [int(part) for part in parts]
     if "," not in text:
         if numbers[0] < 1:
@@ -77,7 +86,9 @@ def _methods(text: str) -> list[str]:
     for name in names:
         if name not in accepted_methods():
             hint = nearest(name, accepted_methods())
-            raise UserError(f"unknown method {name!r}{hint}; accepted: {', '.join(accepted_methods())}")
+            raise UserError(
+                f"unknown method {name!r}{hint}; accepted: {', '.join(accepted_methods())}"
+            )
     if not names or len(set(names)) < len(names):
         raise UserError(f"--methods {text!r} is empty or names a method twice")
     return names

@@ -7,7 +7,11 @@ from rich.table import Table
 from ptgm_fast.cli.ui import console
 from ptgm_fast.runs.doctor import examine
 
-MARKS = {"ok": "[green]ok[/green]", "missing": "[yellow]missing[/yellow]", "broken": "[red]broken[/red]"}
+MARKS = {
+    "ok": "[green]ok[/green]",
+    "missing": "[yellow]missing[/yellow]",
+    "broken": "[red]broken[/red]",
+}
 
 
 def run() -> None:

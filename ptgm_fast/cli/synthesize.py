@@ -10,7 +10,12 @@ from ptgm_fast.runs.synthesize import synthesize
 
 
 def run(
-    config_path: Path | None, count: int, out: Path, conditioned: bool, seed: int | None, settings: list[str]
+    config_path: Path | None,
+    count: int,
+    out: Path,
+    conditioned: bool,
+    seed: int | None,
+    settings: list[str],
 ) -> None:
     config = load_config(config_path, settings, seed)
     with StageProgress(unit="image") as progress:

@@ -22,7 +22,12 @@ RUNS = Path("runs")
 
 
 def run(
-    config_path: Path | None, out: Path | None, seed: int | None, settings: list[str], profile: bool, resume: bool
+    config_path: Path | None,
+    out: Path | None,
+    seed: int | None,
+    settings: list[str],
+    profile: bool,
+    resume: bool,
 ) -> None:
     if resume:
         config, out = _resumed(config_path, out, seed, settings)
@@ -30,7 +35,9 @@ def run(
         config = load_config(config_path, settings, seed)
         out = out or next_free(RUNS, f"{config.task}-seed{config.seed}")
     spans = SpanRecorder(choose_device(config.device)) if profile else None
-    console.print(f"{config.task}: {' -> '.join(config.stages)} on {choose_device(config.device)}, seed {config.seed}; folder {out}")
+    console.print(
+        f"{config.task}: {' -> '.join(config.stages)} on {choose_device(config.device)}, seed {config.seed}; folder {out}"
+    )
     with StageProgress() as progress, stop_on_signal() as asked:
         context = Context(
             spans=spans or no_spans,
@@ -56,7 +63,9 @@ def _resumed(
         out = newest(RUNS, f"{asked.task}-seed{asked.seed}")
     saved = out / "config.toml"
     if not saved.is_file():
-        raise UserError(f"{str(out)!r} holds no run to resume (no config.toml); start one without --resume")
+        raise UserError(
+            f"{str(out)!r} holds no run to resume (no config.toml); start one without --resume"
+        )
     config = load_config(saved)
     if config_path or settings or seed is not None:
         asked = load_config(config_path or saved, settings, seed)
@@ -110,4 +119,6 @@ def _report(summary: Mapping[str, Any], out: Path) -> None:
         f"(validation {percent(target['val_accuracy'])}, expected calibration error {target['ece']:.3f}), "
         f"trained on {target['train_images']:,} labelled images"
     )
-    console.print(f"in {out}: summary.json, model.safetensors, samples.png, curves.png, metrics.jsonl, config.toml")
+    console.print(
+        f"in {out}: summary.json, model.safetensors, samples.png, curves.png, metrics.jsonl, config.toml"
+    )

@@ -17,12 +17,16 @@ from ptgm_fast.training.source import SourceOptions
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def load_config(path: Path | None = None, overrides: list[str] | None = None, seed: int | None = None) -> RunConfig:
+def load_config(
+    path: Path | None = None, overrides: list[str] | None = None, seed: int | None = None
+) -> RunConfig:
     """The run config of a TOML file (the bundled task without one), changed by `key=value` overrides and a seed."""
     return _load(RunConfig, path, overrides or [], {} if seed is None else {"seed": seed})
 
 
-def load_source_config(path: Path | None, overrides: list[str] | None = None, seed: int | None = None) -> SourceOptions:
+def load_source_config(
+    path: Path | None, overrides: list[str] | None = None, seed: int | None = None
+) -> SourceOptions:
     """The config of a source pair's training, likewise."""
     return _load(SourceOptions, path, overrides or [], {} if seed is None else {"seed": seed})
 
@@ -32,7 +36,9 @@ def config_to_toml(config: BaseModel) -> str:
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
-def _load(model: type[Model], path: Path | None, overrides: list[str], extra: dict[str, Any]) -> Model:
+def _load(
+    model: type[Model], path: Path | None, overrides: list[str], extra: dict[str, Any]
+) -> Model:
     values = _read(path) if path else {}
     for override in overrides:
         _apply(values, override)
@@ -40,7 +46,9 @@ def _load(model: type[Model], path: Path | None, overrides: list[str], extra: di
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(_explain(error, model, str(path) if path else "the settings given")) from None
+        raise UserError(
+            _explain(error, model, str(path) if path else "the settings given")
+        ) from None
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -81,7 +89,10 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         else:
             given = "" if problem["type"] == "missing" else f" (given: {problem['input']!r})"
             message = problem["msg"].removeprefix("Value error, ")
-            name = ".".join(p for p in place if p in _all_keys(model) or not _is_union_tag(p)) or "config"
+            name = (
+                ".".join(p for p in place if p in _all_keys(model) or not _is_union_tag(p))
+                or "config"
+            )
             line = f"  {name}: {message}{given if isinstance(problem['input'], str | int | float) else ''}"
             if line not in lines:
                 lines.append(line)
@@ -90,7 +101,9 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
 
 def _is_union_tag(part: str) -> bool:
     """pydantic adds the tried member of a union to the place ("int", "literal['all']"): no name of ours."""
-    return part in ("int", "float", "str") or part.startswith(("literal[", "function-", "constrained"))
+    return part in ("int", "float", "str") or part.startswith(
+        ("literal[", "function-", "constrained")
+    )
 
 
 def _accepted_keys(model: type[BaseModel], place: tuple[str, ...]) -> str:

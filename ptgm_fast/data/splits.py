@@ -39,11 +39,17 @@ def split_per_class(
     parts: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
     for label, name in enumerate(class_names):
         members = np.flatnonzero(labels.numpy() == label)
-        order = np.random.Generator(np.random.Philox(key=np.array([seed, label], dtype=np.uint64))).permutation(members)
+        order = np.random.Generator(
+            np.random.Philox(key=np.array([seed, label], dtype=np.uint64))
+        ).permutation(members)
         num_test = max(0, len(order) - validation - (train or 0)) if test is None else test
         num_train = max(0, len(order) - validation - num_test) if train is None else train
         asked = num_train + validation + num_test
-        if asked > len(order) or (train is None and num_train == 0) or (test is None and num_test == 0):
+        if (
+            asked > len(order)
+            or (train is None and num_train == 0)
+            or (test is None and num_test == 0)
+        ):
             raise UserError(
                 f"class {name!r} has {len(order)} images, but {_wanted(train)} for training, {validation} for validation and "
                 f"{_wanted(test)} for test are asked; lower data.labels_per_class, data.validation_per_class or data.test_per_class"

@@ -44,7 +44,9 @@ def build(name: str, *, num_classes: int, channels: int, image_size: int) -> nn.
 
 def _own(name: str) -> Callable[..., nn.Module]:
     if name not in SMALL_NETWORKS:
-        raise UserError(f"unknown network 'ptgm:{name}'{nearest(name, list(SMALL_NETWORKS))}; accepted: {', '.join(SMALL_NETWORKS)}")
+        raise UserError(
+            f"unknown network 'ptgm:{name}'{nearest(name, list(SMALL_NETWORKS))}; accepted: {', '.join(SMALL_NETWORKS)}"
+        )
     return SMALL_NETWORKS[name]
 
 
@@ -61,7 +63,11 @@ def _timm(name: str, num_classes: int, channels: int, image_size: int) -> nn.Mod
         raise MissingExtraError(f"the network timm:{name}", "timm", "timm") from error
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
-    arguments: dict[str, Any] = {"pretrained": False, "num_classes": num_classes, "in_chans": channels}
+    arguments: dict[str, Any] = {
+        "pretrained": False,
+        "num_classes": num_classes,
+        "in_chans": channels,
+    }
     # Only some families (transformers) take img_size; the others work at any size and reject the argument.
     for extra in ({"img_size": image_size}, {}):
         try:
@@ -69,7 +75,9 @@ def _timm(name: str, num_classes: int, channels: int, image_size: int) -> nn.Mod
         except TypeError as error:
             failure = error
         except (ValueError, AssertionError, RuntimeError) as error:
-            raise UserError(f"timm:{name} cannot be built for {image_size}x{image_size} images ({error})") from error
+            raise UserError(
+                f"timm:{name} cannot be built for {image_size}x{image_size} images ({error})"
+            ) from error
     raise UserError(f"timm:{name} cannot be built ({failure})")
 
 
@@ -77,7 +85,9 @@ def _torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
     try:
         from torchvision import models
     except ImportError as error:
-        raise MissingExtraError(f"the network torchvision:{name}", "torchvision", "torchvision") from error
+        raise MissingExtraError(
+            f"the network torchvision:{name}", "torchvision", "torchvision"
+        ) from error
     accepted = models.list_models(module=models)
     if name not in accepted:
         raise UserError(f"torchvision has no classifier {name!r}{nearest(name, accepted)}")
@@ -109,18 +119,28 @@ def _factory(name: str, num_classes: int, channels: int, image_size: int) -> nn.
     try:
         module = _import(module_name)
     except ImportError as error:
-        raise UserError(f"network {name!r}: module {module_name!r} cannot be imported ({error})") from error
+        raise UserError(
+            f"network {name!r}: module {module_name!r} cannot be imported ({error})"
+        ) from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
-        raise UserError(f"network {name!r}: module {module_name!r} has no function or class {attribute!r}")
+        raise UserError(
+            f"network {name!r}: module {module_name!r} has no function or class {attribute!r}"
+        )
     offered = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
     parameters = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if "num_classes" not in parameters and not takes_any:
-        raise UserError(f"network {name!r} must accept num_classes (and may accept channels and image_size)")
-    network = factory(**{key: value for key, value in offered.items() if takes_any or key in parameters})
+        raise UserError(
+            f"network {name!r} must accept num_classes (and may accept channels and image_size)"
+        )
+    network = factory(
+        **{key: value for key, value in offered.items() if takes_any or key in parameters}
+    )
     if not isinstance(network, nn.Module):
-        raise UserError(f"network {name!r} returned a {type(network).__name__}, expected a torch.nn.Module")
+        raise UserError(
+            f"network {name!r} returned a {type(network).__name__}, expected a torch.nn.Module"
+        )
     return network
 
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 class SmallCNN(nn.Sequential):
     """Three 3x3 convolutions with batch norm (two of stride 2) and a linear head on the flattened map."""
 
-    def __init__(self, *, num_classes: int, channels: int, image_size: int, width: int = 24) -> None:
+    def __init__(
+        self, *, num_classes: int, channels: int, image_size: int, width: int = 24
+    ) -> None:
         widths = (width, width * 8 // 3, width * 4)
         side = (image_size + 3) // 4
         super().__init__(
@@ -54,7 +56,9 @@ class ResidualBlock(nn.Module):
 class SmallResNet(nn.Module):
     """A stem of stride 2 and three residual blocks, global average pooling, a linear head."""
 
-    def __init__(self, *, num_classes: int, channels: int, image_size: int, width: int = 16) -> None:
+    def __init__(
+        self, *, num_classes: int, channels: int, image_size: int, width: int = 16
+    ) -> None:
         super().__init__()
         del image_size  # works at any size; accepted so that every own network is built alike
         self.stem = nn.Sequential(*_conv_norm_act(channels, width, stride=2))

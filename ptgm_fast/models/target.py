@@ -55,7 +55,9 @@ class TargetNetwork(nn.Module):
     def load_exported(self, state: Mapping[str, Tensor]) -> None:
         """The inverse of `export_state`; the head ``target`` must exist with the right number of classes."""
         prefix = f"{self.head_path}."
-        self.heads["target"].load_state_dict({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        self.heads["target"].load_state_dict(
+            {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
+        )
         self.network.load_state_dict({k: v for k, v in state.items() if not k.startswith(prefix)})
 
 
@@ -72,7 +74,9 @@ def _find_head(network: nn.Module, num_classes: int, name: str) -> tuple[str, nn
         )
     path, head = found[-1]
     if not path:
-        raise UserError(f"{name} is a bare Linear layer; a target network needs a feature extractor before its head")
+        raise UserError(
+            f"{name} is a bare Linear layer; a target network needs a feature extractor before its head"
+        )
     return path, head
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import pickle
 from collections.abc import Mapping
@@ -14,7 +15,11 @@ from torch import Tensor, nn
 from ptgm_fast.errors import UserError
 
 
-def save_weights(state: nn.Module | Mapping[str, Tensor], path: Path | str, metadata: dict[str, str] | None = None) -> None:
+def save_weights(
+    state: nn.Module | Mapping[str, Tensor],
+    path: Path | str,
+    metadata: dict[str, str] | None = None,
+) -> None:
     """Write a module's state (or a state dict) as safetensors: to a temporary name, flushed, then renamed.
 
     A full disk or a kill leaves an earlier file of that name whole. Raises OSError on a failed write.
@@ -22,7 +27,9 @@ def save_weights(state: nn.Module | Mapping[str, Tensor], path: Path | str, meta
     from safetensors.torch import save
 
     tensors = state.state_dict() if isinstance(state, nn.Module) else state
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    # One entry: safetensors writes several in an order that differs from call to call, and the bytes with it.
+    header = {"ptgm_fast": json.dumps(metadata, sort_keys=True)} if metadata else None
+    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
     write_atomically(Path(path), data)
 
 
@@ -60,7 +67,9 @@ def read_state(path: Path | str, *, what: str = "weights") -> dict[str, Tensor]:
             "(loading it could run code). Save it again as safetensors or as a plain state dict"
         ) from error
     except Exception as error:  # the readers raise several unrelated types for damaged files
-        raise UserError(f"{what}: {str(path)!r} is damaged or of another format ({error})") from error
+        raise UserError(
+            f"{what}: {str(path)!r} is damaged or of another format ({error})"
+        ) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
@@ -77,7 +86,10 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str) ->
     """Load a state dict strictly; the UserError lists missing, unexpected and misshapen tensors."""
     own = module.state_dict()
     problems = []
-    for title, names in (("missing", own.keys() - state.keys()), ("unexpected", state.keys() - own.keys())):
+    for title, names in (
+        ("missing", own.keys() - state.keys()),
+        ("unexpected", state.keys() - own.keys()),
+    ):
         if names:
             problems.append(f"{title}: {_listed(sorted(names))}")
     shapes = [
@@ -88,7 +100,10 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str) ->
     if shapes:
         problems.append(f"of another shape: {_listed(sorted(shapes))}")
     if problems:
-        raise UserError(f"{where} does not fit the architecture {type(module).__name__}.\n" + "\n".join(problems))
+        raise UserError(
+            f"{where} does not fit the architecture {type(module).__name__}.\n"
+            + "\n".join(problems)
+        )
     module.load_state_dict(dict(state))
 
 

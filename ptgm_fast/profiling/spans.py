@@ -41,7 +41,11 @@ class SpanRecorder:
 
     def phases(self, stage: str) -> dict[str, float]:
         """Seconds of each direct child of a top-level span, in order of first use; ``other`` is what none covers."""
-        phases = {path[1]: seconds for path, seconds in self.seconds.items() if len(path) == 2 and path[0] == stage}
+        phases = {
+            path[1]: seconds
+            for path, seconds in self.seconds.items()
+            if len(path) == 2 and path[0] == stage
+        }
         total = self.seconds.get((stage,), 0.0)
         phases["other"] = max(0.0, total - sum(phases.values()))
         return phases

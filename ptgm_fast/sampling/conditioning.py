@@ -24,7 +24,12 @@ class ConditioningTable:
 
 
 def conditioning_table(
-    source: SourceModels, images: Tensor, *, temperature: float = 1.0, top_k: int | None = None, batch_size: int = 500
+    source: SourceModels,
+    images: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    batch_size: int = 500,
 ) -> ConditioningTable:
     """The soft source labels of target images (Yamaguchi et al., arXiv:2204.12833, pseudo conditional sampling).
 
@@ -35,7 +40,10 @@ def conditioning_table(
         raise ValueError(f"temperature must be positive, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    logits = torch.cat([source.classify(batch) for batch in images.split(batch_size)]).float() / temperature
+    logits = (
+        torch.cat([source.classify(batch) for batch in images.split(batch_size)]).float()
+        / temperature
+    )
     if top_k is not None and top_k < logits.shape[1]:
         least = logits.topk(top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))

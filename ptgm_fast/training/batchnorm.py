@@ -12,7 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ptgm_fast.models import TargetNetwork
 
 
-def joint_features(network: TargetNetwork, labelled: Tensor, pseudo: Tensor, policy: str) -> tuple[Tensor, Tensor]:
+def joint_features(
+    network: TargetNetwork, labelled: Tensor, pseudo: Tensor, policy: str
+) -> tuple[Tensor, Tensor]:
     """Features of the labelled and of the pseudo images under a batch-norm policy.
 
     concat: one forward of both; batch and running statistics mix them.
@@ -31,7 +33,11 @@ def joint_features(network: TargetNetwork, labelled: Tensor, pseudo: Tensor, pol
 @contextmanager
 def frozen_statistics(module: nn.Module, *, use_running: bool) -> Iterator[None]:
     """Within the block batch norm leaves its running statistics alone, and uses them if `use_running`."""
-    layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    layers = [
+        m
+        for m in module.modules()
+        if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
+    ]
     for layer in layers:
         if use_running:
             layer.eval()

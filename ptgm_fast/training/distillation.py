@@ -8,7 +8,9 @@ from torch import Tensor
 from ptgm_fast.training.options import DistillationOptions
 
 
-def distillation_loss(side_logits: Tensor, source_logits: Tensor, method: str, options: DistillationOptions) -> Tensor:
+def distillation_loss(
+    side_logits: Tensor, source_logits: Tensor, method: str, options: DistillationOptions
+) -> Tensor:
     """The weighted loss that pulls a side head towards the source classifier; a scalar.
 
     side_logits, source_logits [N, K_s]; the source logits take no gradient.

@@ -20,7 +20,9 @@ class Evaluation:
 
 
 @torch.no_grad()
-def evaluate(network: nn.Module, prepare: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> Evaluation:
+def evaluate(
+    network: nn.Module, prepare: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
+) -> Evaluation:
     """Top-1 accuracy and expected calibration error of `network` in eval mode.
 
     images uint8 [N, C, H, W]; prepare makes a batch of them the network's input. The network's mode is restored.
@@ -32,10 +34,14 @@ def evaluate(network: nn.Module, prepare: Callable[[Tensor], Tensor], images: Te
     probabilities = torch.cat(batches)
     labels = labels.cpu()
     accuracy = (probabilities.argmax(1) == labels).double().mean().item()
-    return Evaluation(accuracy, expected_calibration_error(probabilities, labels), probabilities, labels)
+    return Evaluation(
+        accuracy, expected_calibration_error(probabilities, labels), probabilities, labels
+    )
 
 
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, *, num_bins: int = 15) -> float:
+def expected_calibration_error(
+    probabilities: Tensor, labels: Tensor, *, num_bins: int = 15
+) -> float:
     """ECE = sum over bins b of (n_b / N) |accuracy_b - confidence_b|, in [0, 1].
 
     probabilities [N, K], labels int64 [N]. Equal-width bins ((b-1)/B, b/B] of the top probability

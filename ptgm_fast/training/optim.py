@@ -15,7 +15,10 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
     """SGD with Nesterov momentum, or AdamW; biases and norm parameters (one dimension) are not decayed."""
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": decayed, "weight_decay": options.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, nesterov=True)
     return torch.optim.AdamW(groups, lr=options.lr, betas=(options.momentum, 0.999))

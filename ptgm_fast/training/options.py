@@ -34,15 +34,24 @@ def _to_view_spec(value: Any) -> Any:
         fields = set(ViewSpec.__dataclass_fields__)
         unknown = sorted(set(value) - fields)
         if unknown:
-            raise ValueError(f"unknown view setting {unknown[0]!r}; accepted: {', '.join(sorted(fields))}")
-        return ViewSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in value.items()})
+            raise ValueError(
+                f"unknown view setting {unknown[0]!r}; accepted: {', '.join(sorted(fields))}"
+            )
+        arguments: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+        }
+        return ViewSpec(**arguments)
     return value
 
 
 def _view_spec_to_table(spec: ViewSpec) -> dict[str, Any]:
     """Only what differs from the no-op view, as a table for TOML."""
     plain = ViewSpec()
-    changed = {k: getattr(spec, k) for k in ViewSpec.__dataclass_fields__ if getattr(spec, k) != getattr(plain, k)}
+    changed = {
+        k: getattr(spec, k)
+        for k in ViewSpec.__dataclass_fields__
+        if getattr(spec, k) != getattr(plain, k)
+    }
     return {k: list(v) if isinstance(v, tuple) else v for k, v in changed.items()}
 
 
@@ -61,7 +70,9 @@ class OptimizerOptions(Options):
     momentum: float = Field(0.9, gt=0, lt=1, description="momentum of sgd, beta1 of adamw")
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
-    gradient_clip: float = Field(0.0, ge=0, description="largest gradient norm; 0 leaves gradients alone")
+    gradient_clip: float = Field(
+        0.0, ge=0, description="largest gradient norm; 0 leaves gradients alone"
+    )
 
 
 class StageOptions(OptimizerOptions):
@@ -69,9 +80,13 @@ class StageOptions(OptimizerOptions):
 
     steps: int = Field(400, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=2, description="images a step (labelled ones in a target stage)")
-    ema_decay: float = Field(0.0, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off")
+    ema_decay: float = Field(
+        0.0, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off"
+    )
     log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
-    checkpoint_every: int = Field(100, ge=0, description="steps between checkpoints; 0 saves at the stage's end only")
+    checkpoint_every: int = Field(
+        100, ge=0, description="steps between checkpoints; 0 saves at the stage's end only"
+    )
 
 
 class PPOptions(StageOptions):
@@ -84,7 +99,9 @@ class TargetOptions(StageOptions):
     """The target budget: shared by the supervised and the P-SSL stage, so that methods compare fairly."""
 
     views: View = Field(default="weak", description="view of each labelled target image")  # type: ignore[assignment]
-    validate_every: int = Field(50, ge=0, description="steps between validations; 0 validates at the end only")
+    validate_every: int = Field(
+        50, ge=0, description="steps between validations; 0 validates at the end only"
+    )
 
 
 class DistillationOptions(Options):
@@ -109,15 +126,33 @@ class PSSLOptions(Options):
     """Stage 2, pseudo semi-supervised learning on samples conditioned on the target images (PCS)."""
 
     method: Literal[
-        "uda", "fixmatch", "pseudo-label", "soft-pseudo-label", "consistency", "entropy", "source-head"
+        "uda",
+        "fixmatch",
+        "pseudo-label",
+        "soft-pseudo-label",
+        "consistency",
+        "entropy",
+        "source-head",
     ] = "source-head"
-    weight: float = Field(1.0, ge=0, description="lambda, the weight of the loss on the pseudo samples")
+    weight: float = Field(
+        1.0, ge=0, description="lambda, the weight of the loss on the pseudo samples"
+    )
     ramp_steps: int = Field(0, ge=0, description="steps over which lambda rises from 0")
     batch_size: int = Field(64, ge=2, description="pseudo samples a step")
     temperature: float = Field(0.4, gt=0, description="sharpening T of uda's weak prediction")
-    threshold: float = Field(0.8, ge=0, le=1, description="least confidence of uda, fixmatch and pseudo-label")
-    pcs_temperature: float = Field(1.0, gt=0, description="tau of the soft source label softmax(C_s(x) / tau)")
-    pcs_top_k: int = Field(0, ge=0, description="keep the k most probable source classes; 0 keeps all")
+    threshold: float = Field(
+        0.8, ge=0, le=1, description="least confidence of uda, fixmatch and pseudo-label"
+    )
+    pcs_temperature: float = Field(
+        1.0, gt=0, description="tau of the soft source label softmax(C_s(x) / tau)"
+    )
+    pcs_top_k: int = Field(
+        0, ge=0, description="keep the k most probable source classes; 0 keeps all"
+    )
+    source_label: Literal["condition", "classifier"] = Field(
+        "condition",
+        description="what source-head learns of a pseudo sample: the soft label it was made for, or C_s's of its view",
+    )
     batch_norm: Literal["concat", "split", "target-only"] = Field(
         "concat",
         description="statistics of labelled and pseudo images: together, apart, or running ones for pseudo images",

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ptgm_fast import kernels
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.options import PPOptions
-from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.stage import Stage
 
 
@@ -46,14 +46,24 @@ class PseudoPreTraining(Stage):
         start = step * count
         with spans("latents"):
             labels = kernels.class_labels(
-                count, self.source.num_classes, seed=self.seed_of("labels"), start=start, device=self.device
+                count,
+                self.source.num_classes,
+                seed=self.seed_of("labels"),
+                start=start,
+                device=self.device,
             )
             latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
         with spans("generator"):
             images = self.source.generate(latents, labels, "class")
         with spans("views"):
             inputs, _ = kernels.views(
-                images, self.views, None, seed=self.seed_of("views"), start=start, mean=self.mean, std=self.std
+                images,
+                self.views,
+                None,
+                seed=self.seed_of("views"),
+                start=start,
+                mean=self.mean,
+                std=self.std,
             )
         with spans("forward"):
             logits = self.network.heads["source"](self.network.features(inputs))

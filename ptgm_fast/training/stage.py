@@ -54,7 +54,9 @@ class Stage(ABC):
     images_synthesised_per_step: int
     validate_every: int = 0
 
-    def __init__(self, network: TargetNetwork, options: StageOptions, *, seed: int, context: Context) -> None:
+    def __init__(
+        self, network: TargetNetwork, options: StageOptions, *, seed: int, context: Context
+    ) -> None:
         self.network = network
         self.options = options
         self.seed = seed
@@ -72,7 +74,9 @@ class Stage(ABC):
     def seed_of(self, purpose: str) -> int:
         return derive_seed(self.seed, f"{self.name}/{purpose}")
 
-    def run(self, checkpoint: CheckpointFile | None = None, resume: Mapping[str, Any] | None = None) -> StageResult:
+    def run(
+        self, checkpoint: CheckpointFile | None = None, resume: Mapping[str, Any] | None = None
+    ) -> StageResult:
         """Train from step 0, or from the state `resume`; leaves the best (else the last) weights in `network`.
 
         Raises UserError when the loss is not finite (the last good checkpoint stays) and Interrupted when
@@ -80,7 +84,9 @@ class Stage(ABC):
         """
         options, spans = self.options, self.context.spans
         self.optimizer = build_optimizer(self.network, options)
-        self.ema = ExponentialMovingAverage(self.network, options.ema_decay) if options.ema_decay else None
+        self.ema = (
+            ExponentialMovingAverage(self.network, options.ema_decay) if options.ema_decay else None
+        )
         self._best: tuple[float, int, dict[str, Tensor]] | None = None
         self._validated_at = -1
         self._seconds = 0.0
@@ -103,7 +109,11 @@ class Stage(ABC):
                 last_log = {k: v.detach() for k, v in terms.items()}
                 done = step + 1
                 self.context.on_step(self.name, done, options.steps)
-                save = done < options.steps and options.checkpoint_every and done % options.checkpoint_every == 0
+                save = (
+                    done < options.steps
+                    and options.checkpoint_every
+                    and done % options.checkpoint_every == 0
+                )
                 stop = self.context.stop()
                 if done % options.log_every == 0 or done == options.steps or save or stop:
                     self._check_finite(int(bad_step), checkpoint)
@@ -113,7 +123,9 @@ class Stage(ABC):
                     self._validate(done)
                 if checkpoint and (save or stop):
                     with spans("checkpoint"):
-                        checkpoint.save(self._state(done, self._seconds + time.perf_counter() - started))
+                        checkpoint.save(
+                            self._state(done, self._seconds + time.perf_counter() - started)
+                        )
                 if stop and done < options.steps:
                     raise Interrupted(self.name, done)
         if self._validated_at != options.steps:
@@ -128,7 +140,9 @@ class Stage(ABC):
             loss.backward()
         with spans("optimiser"):
             if self.options.gradient_clip:
-                torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.options.gradient_clip)
+                torch.nn.utils.clip_grad_norm_(
+                    self.network.parameters(), self.options.gradient_clip
+                )
             self.optimizer.step()
             if self.ema:
                 self.ema.update(self.network)
@@ -154,12 +168,15 @@ class Stage(ABC):
 
     def _validate(self, step: int) -> None:
         evaluated = self.ema.module if self.ema else self.network
+        assert isinstance(evaluated, TargetNetwork)
         with self.context.spans("evaluation"):
             accuracy = self.validate(evaluated)
         self._validated_at = step
         if accuracy is None:
             return
-        self.context.on_metrics(self.name, step, self.options.steps, {"validation_accuracy": accuracy})
+        self.context.on_metrics(
+            self.name, step, self.options.steps, {"validation_accuracy": accuracy}
+        )
         # Ties go to the later weights: they have seen more data.
         if self._best is None or accuracy >= self._best[0]:
             self._best = (accuracy, step, _copy(evaluated.state_dict()))
@@ -193,7 +210,9 @@ class Stage(ABC):
             "seconds": seconds,
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": {"updates": self.ema.num_updates, "network": self.ema.module.state_dict()} if self.ema else None,
+            "ema": {"updates": self.ema.num_updates, "network": self.ema.module.state_dict()}
+            if self.ema
+            else None,
             "best": best,
             "validated_at": self._validated_at,
         }
@@ -205,7 +224,11 @@ class Stage(ABC):
             self.ema.module.load_state_dict(state["ema"]["network"])
             self.ema.num_updates = state["ema"]["updates"]
         if state["best"]:
-            self._best = (state["best"]["accuracy"], state["best"]["step"], state["best"]["network"])
+            self._best = (
+                state["best"]["accuracy"],
+                state["best"]["step"],
+                state["best"]["network"],
+            )
         self._validated_at = state["validated_at"]
         self._seconds = state["seconds"]
         return int(state["step"])
@@ -218,5 +241,3 @@ def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def ramp(step: int, ramp_steps: int) -> float:
     """A weight's linear rise to 1: (step + 1) / ramp_steps, at most 1; 1 throughout for ramp_steps = 0."""
     return min(1.0, (step + 1) / ramp_steps) if ramp_steps else 1.0
-
-

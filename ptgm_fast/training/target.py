@@ -102,11 +102,12 @@ class SupervisedStage(Stage):
     def labelled_losses(self, features: Tensor, views: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and, if asked for, distillation; ``loss`` is their sum."""
         with self.context.spans("loss"):
-            terms = {"cross_entropy": F.cross_entropy(self.network.heads["target"](features), labels)}
+            terms = {
+                "cross_entropy": F.cross_entropy(self.network.heads["target"](features), labels)
+            }
         terms["loss"] = terms["cross_entropy"]
         if self.distillation != "none":
-            with self.context.spans("classifier"):
-                source_logits = self.source.classify(views * (2 * self._std) + (2 * self._mean - 1))
+            source_logits = self.source_logits(views)
             with self.context.spans("loss"):
                 terms["distillation"] = distillation_loss(
                     self.network.heads["source"](features),
@@ -117,11 +118,18 @@ class SupervisedStage(Stage):
                 terms["loss"] = terms["loss"] + terms["distillation"]
         return terms
 
+    def source_logits(self, views: Tensor) -> Tensor:
+        """C_s's logits [N, K_s] of normalised views: the normalisation is undone first, C_s has its own."""
+        with self.context.spans("classifier"):
+            return self.source.classify(views * (2 * self._std) + (2 * self._mean - 1))
+
     def validate(self, network: TargetNetwork) -> float | None:
         validation = self.data.validation
         if len(validation) == 0:
             return None
-        return evaluate(network, self.data.normaliser(self.device), validation.images, validation.labels).accuracy
+        return evaluate(
+            network, self.data.normaliser(self.device), validation.images, validation.labels
+        ).accuracy
 
 
 class PseudoSemiSupervised(SupervisedStage):
@@ -167,22 +175,27 @@ class PseudoSemiSupervised(SupervisedStage):
         spans, pssl = self.context.spans, self.pssl
         views, labels = self.labelled_batch(step)
         soft_labels, weak, strong = self.pseudo_batch(step)
-        two_views = pssl.method in TWO_VIEWS
-        weak_logits = self.teacher_logits(weak) if two_views else None
-        student_views = strong if two_views else weak
+        weak_logits = None if strong is None else self.teacher_logits(weak)
+        student_views = weak if strong is None else strong
+        if pssl.method == "source-head" and pssl.source_label == "classifier":
+            soft_labels = self.source_logits(weak).softmax(1)
         with spans("forward"):
-            features, pseudo_features = joint_features(self.network, views, student_views, pssl.batch_norm)
+            features, pseudo_features = joint_features(
+                self.network, views, student_views, pssl.batch_norm
+            )
         terms = self.labelled_losses(features, views, labels)
         with spans("loss"):
             head = self.network.heads["source" if pssl.method == "source-head" else "target"]
-            unlabelled, counted = unlabelled_loss(pssl, head(pseudo_features), weak_logits, soft_labels)
+            unlabelled, counted = unlabelled_loss(
+                pssl, head(pseudo_features), weak_logits, soft_labels
+            )
             terms["unlabelled"] = unlabelled
             terms["mask_rate"] = counted
             terms["loss"] = terms["loss"] + pssl.weight * ramp(step, pssl.ramp_steps) * unlabelled
         return terms
 
-    def pseudo_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Soft labels [M, K_s] and the weak and strong views of a step's pseudo samples."""
+    def pseudo_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Soft labels [M, K_s], the weak view and, for `TWO_VIEWS`, the strong view of a step's pseudo samples."""
         spans, pssl = self.context.spans, self.pssl
         count, start = pssl.batch_size, step * pssl.batch_size
         provenance = self.pseudo_order.indices(start, count).to(self.device)

@@ -38,7 +38,9 @@ def unlabelled_loss(
             temperature=options.temperature if method == "uda" else 1.0,
             threshold=options.threshold if thresholded else 0.0,
         ).mean()
-        confidence = kernels.pseudo_label(weak_logits, threshold=options.threshold if thresholded else 0.0)
+        confidence = kernels.pseudo_label(
+            weak_logits, threshold=options.threshold if thresholded else 0.0
+        )
         return loss, confidence.mask.float().mean()
     everything = torch.ones((), device=student_logits.device)
     if method == "source-head":
@@ -48,4 +50,6 @@ def unlabelled_loss(
         return -(log_p.exp() * log_p).sum(1).mean(), everything
     pseudo = kernels.pseudo_label(student_logits.detach(), threshold=options.threshold)
     mask = pseudo.mask.float()
-    return (F.cross_entropy(student_logits, pseudo.labels, reduction="none") * mask).mean(), mask.mean()
+    return (
+        F.cross_entropy(student_logits, pseudo.labels, reduction="none") * mask
+    ).mean(), mask.mean()

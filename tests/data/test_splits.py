@@ -22,7 +22,10 @@ def test_parts_are_disjoint_and_balanced(train: int, validation: int, test: int,
 
 
 def test_same_seed_same_split_and_other_seed_another() -> None:
-    draw = {seed: split_per_class(LABELS, NAMES, train=5, validation=5, test=5, seed=seed) for seed in (1, 2)}
+    draw = {
+        seed: split_per_class(LABELS, NAMES, train=5, validation=5, test=5, seed=seed)
+        for seed in (1, 2)
+    }
     again = split_per_class(LABELS, NAMES, train=5, validation=5, test=5, seed=1)
     assert torch.equal(draw[1].train, again.train)
     assert not torch.equal(draw[1].train, draw[2].train)
@@ -30,7 +33,8 @@ def test_same_seed_same_split_and_other_seed_another() -> None:
 
 def test_test_images_do_not_depend_on_the_number_of_labels() -> None:
     few, many = (
-        split_per_class(LABELS, NAMES, train=train, validation=5, test=10, seed=3) for train in (2, 20)
+        split_per_class(LABELS, NAMES, train=train, validation=5, test=10, seed=3)
+        for train in (2, 20)
     )
     assert torch.equal(few.test, many.test)
     assert torch.equal(few.validation, many.validation)

@@ -15,7 +15,9 @@ def test_derived_seeds_are_fixed_for_good() -> None:
 
 
 @given(st.integers(1, 30), st.integers(0, 100), st.lists(st.integers(0, 40), max_size=6))
-def test_an_order_is_the_same_however_it_is_split(num_items: int, start: int, counts: list[int]) -> None:
+def test_an_order_is_the_same_however_it_is_split(
+    num_items: int, start: int, counts: list[int]
+) -> None:
     order = AddressedOrder(num_items, seed=1, purpose="p")
     whole = AddressedOrder(num_items, seed=1, purpose="p").indices(start, sum(counts))
     parts, position = [], start
@@ -29,7 +31,9 @@ def test_an_order_is_the_same_however_it_is_split(num_items: int, start: int, co
 def test_every_item_once_an_epoch(num_items: int, seed: int) -> None:
     order = AddressedOrder(num_items, seed=seed, purpose="p")
     for epoch in (0, 1, 7):
-        assert sorted(order.indices(epoch * num_items, num_items).tolist()) == list(range(num_items))
+        assert sorted(order.indices(epoch * num_items, num_items).tolist()) == list(
+            range(num_items)
+        )
 
 
 def test_seeded_leaves_the_callers_stream_alone() -> None:

@@ -51,4 +51,6 @@ def test_gradients_flow_through_both(policy: str) -> None:
     for which in (0, 1):
         module.zero_grad()
         joint_features(module, LABELLED, PSEUDO, policy)[which].square().sum().backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in module.network.parameters())
+        assert all(
+            p.grad is not None and p.grad.abs().sum() > 0 for p in module.network.parameters()
+        )

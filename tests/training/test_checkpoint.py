@@ -20,7 +20,9 @@ def test_round_trip_with_what_is_carried(tmp_path: Path) -> None:
     assert torch.equal(state["network"]["w"], torch.arange(3.0))
 
 
-def test_a_full_disk_keeps_the_earlier_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_earlier_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = CheckpointFile(tmp_path / "checkpoint.pt")
     file.save({"step": 1})
 

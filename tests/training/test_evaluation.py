@@ -16,7 +16,9 @@ def ece_by_loop(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 1
     for b in range(num_bins):
         inside = (confidence > b / num_bins) & (confidence <= (b + 1) / num_bins)
         if inside.any():
-            total += inside.mean() * abs((predicted == labels)[inside].mean() - confidence[inside].mean())
+            total += inside.mean() * abs(
+                (predicted == labels)[inside].mean() - confidence[inside].mean()
+            )
     return total
 
 
@@ -45,4 +47,6 @@ def test_accuracy_agrees_with_scikit_learn() -> None:
     result = evaluate(network, lambda batch: batch.float() / 255, images, labels)
     assert network.training
     assert result.probabilities.shape == (1203, 5)
-    assert result.accuracy == pytest.approx(metrics.accuracy_score(labels, result.probabilities.argmax(1)))
+    assert result.accuracy == pytest.approx(
+        metrics.accuracy_score(labels, result.probabilities.argmax(1))
+    )

@@ -15,7 +15,9 @@ def test_cosine_agrees_with_torch() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=50)
     for step in range(50):
-        assert learning_rate(options, step, 50) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        assert learning_rate(options, step, 50) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=1e-9
+        )
         optimizer.step()
         theirs.step()
 
@@ -26,7 +28,9 @@ def test_one_cycle_agrees_with_torch() -> None:
     theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=1000)
     for step in range(1000):
         # torch turns at step 0.3 n - 1, ours at 0.3 n: one step's difference in phase.
-        assert learning_rate(options, step, 1000) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-3)
+        assert learning_rate(options, step, 1000) == pytest.approx(
+            optimizer.param_groups[0]["lr"], abs=1e-3
+        )
         optimizer.step()
         theirs.step()
 
@@ -42,7 +46,9 @@ def test_rates_of_short_stages_are_positive_and_bounded(schedule: str, steps: in
 def test_biases_and_norms_are_not_decayed() -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
     for name in ("sgd", "adamw"):
-        groups = build_optimizer(module, OptimizerOptions(optimizer=name, weight_decay=0.5)).param_groups  # type: ignore[arg-type]
+        groups = build_optimizer(
+            module, OptimizerOptions(optimizer=name, weight_decay=0.5)
+        ).param_groups  # type: ignore[arg-type]
         assert [p.ndim > 1 for p in groups[0]["params"]] == [True, True]
         assert groups[0]["weight_decay"] == 0.5
         assert groups[1]["weight_decay"] == 0.0

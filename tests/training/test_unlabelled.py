@@ -24,7 +24,8 @@ def expected(method: str, temperature: float, threshold: float) -> torch.Tensor:
     confident = (q.max(1).values >= threshold).float()
     own = (p.max(1).values >= threshold).float()
     return {
-        "uda": confident * F.kl_div(p.log(), (WEAK / temperature).softmax(1), reduction="none").sum(1),
+        "uda": confident
+        * F.kl_div(p.log(), (WEAK / temperature).softmax(1), reduction="none").sum(1),
         "fixmatch": confident * -p.log().gather(1, q.argmax(1, keepdim=True))[:, 0],
         "soft-pseudo-label": F.kl_div(p.log(), q, reduction="none").sum(1),
         "consistency": (q - p).square().mean(1),
@@ -34,12 +35,22 @@ def expected(method: str, temperature: float, threshold: float) -> torch.Tensor:
     }[method].mean()
 
 
-METHODS = ["uda", "fixmatch", "soft-pseudo-label", "consistency", "pseudo-label", "entropy", "source-head"]
+METHODS = [
+    "uda",
+    "fixmatch",
+    "soft-pseudo-label",
+    "consistency",
+    "pseudo-label",
+    "entropy",
+    "source-head",
+]
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(("temperature", "threshold"), [(0.4, 0.8), (1.0, 0.0), (2.0, 0.95)])
-def test_losses_and_gradients_are_their_formulas(method: str, temperature: float, threshold: float) -> None:
+def test_losses_and_gradients_are_their_formulas(
+    method: str, temperature: float, threshold: float
+) -> None:
     ours, _ = loss_of(method, temperature=temperature, threshold=threshold)
     theirs = expected(method, temperature, threshold)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-7)
@@ -50,7 +61,9 @@ def test_losses_and_gradients_are_their_formulas(method: str, temperature: float
 
 def test_mask_rate_is_the_share_of_confident_samples() -> None:
     _, rate = loss_of("uda", threshold=0.8)
-    assert rate.item() == pytest.approx((WEAK.softmax(1).max(1).values >= 0.8).float().mean().item())
+    assert rate.item() == pytest.approx(
+        (WEAK.softmax(1).max(1).values >= 0.8).float().mean().item()
+    )
     _, rate = loss_of("consistency")
     assert rate.item() == 1.0
 
@@ -58,10 +71,14 @@ def test_mask_rate_is_the_share_of_confident_samples() -> None:
 def test_distillation_is_its_formula() -> None:
     side = torch.randn(6, 5, requires_grad=True)
     source = torch.randn(6, 5, requires_grad=True)
-    options = DistillationOptions(temperature=4.0, soft_target_weight=0.5, logit_matching_weight=2.0)
+    options = DistillationOptions(
+        temperature=4.0, soft_target_weight=0.5, logit_matching_weight=2.0
+    )
     soft = distillation_loss(side, source, "soft-target", options)
     p, q = (source / 4).softmax(1), (side / 4).softmax(1)
-    assert soft.item() == pytest.approx((0.5 * 16 * (p * (p / q).log()).sum(1).mean()).item(), rel=1e-5)
+    assert soft.item() == pytest.approx(
+        (0.5 * 16 * (p * (p / q).log()).sum(1).mean()).item(), rel=1e-5
+    )
     match = distillation_loss(side, source, "logit-matching", options)
     assert match.item() == pytest.approx((2.0 * (side - source).square().mean()).item(), rel=1e-5)
     assert torch.autograd.grad(soft, [side, source], allow_unused=True)[1] is None

@@ -1,0 +1,82 @@
+"""Conditional normalisation folded to scale and shift, activation, upsampling, phases and residual in one pass."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from . import library
+from .reference import ACTIVATIONS, phase_weight
+
+__all__ = ["ACTIVATIONS", "cond_norm_act", "phase_weight"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def cond_norm_act(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    *,
+    activation: str = "relu",
+    upsample: bool = False,
+    phases: bool = False,
+    residual: Tensor | None = None,
+    impl: str | None = None,
+) -> Tensor:
+    """y = act(U(x * scale + shift) + residual), channels-last, of x's dtype.
+
+    x [N, C, H, W], channels-last for speed; scale and shift [N, C], or [C] for all samples. A normalisation with
+    known statistics is such a scale and shift: gain / sqrt(var + eps) and bias - mean * gain / sqrt(var + eps).
+
+    activation: one of ``none``, ``relu``, ``leaky_relu`` (slope 0.2), ``silu``, ``tanh``.
+    upsample: U repeats each pixel to 2x2 (nearest); y is [N, C, 2H, 2W].
+    phases: x is the [N, 4C, H+1, W+1] output of a phase convolution (`phase_weight`); U is the interleave
+    y[2i+a, 2j+b] = x[group 2a+b][i+a, j+b], so y is [N, C, 2H, 2W] for scale and shift of C channels.
+    residual: added before the activation, in y's size, or in half of y's size and then repeated to 2x2.
+
+    float32, bfloat16, float16 (float64 in the reference only); computes in float32. Gradients flow to x, scale, shift
+    and residual; the backward pass is the reference's. Raises ValueError on sizes or names that do not fit.
+    """
+    _check(x, scale, shift, activation, upsample, phases, residual)
+    return library.cond_norm_act(x, scale, shift, residual, activation, upsample, phases, impl)
+
+
+def _check(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    activation: str,
+    upsample: bool,
+    phases: bool,
+    residual: Tensor | None,
+) -> None:
+    if x.ndim != 4 or x.dtype not in DTYPES:
+        raise ValueError(
+            f"x must be a floating-point [N, C, H, W], got {x.dtype} of shape {tuple(x.shape)}"
+        )
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; accepted: {', '.join(ACTIVATIONS)}")
+    num, channels, height, width = x.shape
+    if phases:
+        if upsample:
+            raise ValueError("phases already doubles the size of the image: leave upsample off")
+        if channels % 4 or height < 1 or width < 1:
+            raise ValueError(
+                f"with phases x must be [N, 4C, H+1, W+1], the output of a phase convolution; got {tuple(x.shape)}"
+            )
+        channels, height, width = channels // 4, 2 * height - 2, 2 * width - 2
+    elif upsample:
+        height, width = 2 * height, 2 * width
+    for name, value in (("scale", scale), ("shift", shift)):
+        if tuple(value.shape) not in ((num, channels), (channels,)):
+            raise ValueError(
+                f"{name} must be [N, C] = [{num}, {channels}] or [C] = [{channels}], got {tuple(value.shape)}"
+            )
+    if residual is not None:
+        full, half = (num, channels, height, width), (num, channels, height // 2, width // 2)
+        fits_half = height % 2 == 0 and width % 2 == 0 and tuple(residual.shape) == half
+        if tuple(residual.shape) != full and not fits_half:
+            raise ValueError(
+                f"residual must be of y's shape {full} or of half of it {half}, got {tuple(residual.shape)}"
+            )

@@ -1,0 +1,116 @@
+"""cond_norm_act on a GPU: a program takes a tile of pixels x channels of one sample, reads it once and writes it once."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+PLAIN, UPSAMPLE, PHASES = 0, 1, 2
+RESIDUAL_NONE, RESIDUAL_FULL, RESIDUAL_HALF = 0, 1, 2
+
+
+@triton.jit
+def _activate(v, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
+    # The comparisons keep NaN, as PyTorch's activations do.
+    if ACTIVATION == "relu":
+        v = tl.where(v < 0.0, 0.0, v)
+    elif ACTIVATION == "leaky_relu":
+        v = tl.where(v < 0.0, v * SLOPE, v)
+    elif ACTIVATION == "silu":
+        v = v * tl.sigmoid(v)
+    elif ACTIVATION == "tanh":
+        # Below 0.625 the series of Cephes' tanhf: 2 sigmoid(2v) - 1 cancels there.
+        z = v * v
+        s = -5.70498872745e-3
+        s = s * z + 2.06390887954e-2
+        s = s * z - 5.37397155531e-2
+        s = s * z + 1.33314422036e-1
+        s = s * z - 3.33332819422e-1
+        v = tl.where(z < 0.390625, v + v * z * s, 2.0 * tl.sigmoid(2.0 * v) - 1.0)
+    return v
+
+
+@triton.jit
+def cond_norm_act_kernel(
+    x,
+    scale,
+    shift,
+    residual,
+    out,
+    channels,
+    height,
+    width,
+    x_stride_n,
+    x_stride_h,
+    x_stride_w,
+    residual_stride_n,
+    residual_stride_h,
+    residual_stride_w,
+    affine_stride,
+    MODE: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    SLOPE: tl.constexpr,
+    BLOCK_PIXELS: tl.constexpr,
+    BLOCK_CHANNELS: tl.constexpr,
+):
+    """Grid (pixel blocks, channel blocks, samples). `height`, `width` are x's, except for phases: the output's.
+
+    MODE 0 plain, 1 nearest 2x upsampling, 2 phases; RESIDUAL 0 none, 1 of the output's size, 2 of half of it.
+    """
+    sample = tl.program_id(2).to(tl.int64)
+    pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
+    channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)[None, :]
+    inside = (pixel < height * width) & (channel < channels)
+    i, j = (pixel // width).to(tl.int64), (pixel % width).to(tl.int64)
+
+    x_in = x + sample * x_stride_n + channel
+    if MODE == 2:
+        group = (2 * (i & 1) + (j & 1)) * channels
+        x_in += ((i >> 1) + (i & 1)) * x_stride_h + ((j >> 1) + (j & 1)) * x_stride_w + group
+    else:
+        x_in += i * x_stride_h + j * x_stride_w
+    in_channels = channel < channels
+    gain = tl.load(scale + sample * affine_stride + channel, mask=in_channels, other=0.0).to(
+        tl.float32
+    )
+    bias = tl.load(shift + sample * affine_stride + channel, mask=in_channels, other=0.0).to(
+        tl.float32
+    )
+    v = tl.load(x_in, mask=inside, other=0.0).to(tl.float32) * gain + bias
+
+    r = residual + sample * residual_stride_n + channel
+    if MODE == 1:
+        out_row = 2 * width.to(tl.int64) * channels
+        target = (
+            out
+            + sample * (4 * height * width) * channels
+            + 2 * i * out_row
+            + 2 * j * channels
+            + channel
+        )
+        if RESIDUAL == 2:
+            r_in = r + i * residual_stride_h + j * residual_stride_w
+            v += tl.load(r_in, mask=inside, other=0.0).to(tl.float32)
+        for a in tl.static_range(2):
+            for b in tl.static_range(2):
+                y = v
+                if RESIDUAL == 1:
+                    r_in = r + (2 * i + a) * residual_stride_h + (2 * j + b) * residual_stride_w
+                    y += tl.load(r_in, mask=inside, other=0.0).to(tl.float32)
+                y = _activate(y, ACTIVATION, SLOPE)
+                tl.store(
+                    target + a * out_row + b * channels, y.to(out.dtype.element_ty), mask=inside
+                )
+    else:
+        if RESIDUAL == 1:
+            v += tl.load(
+                r + i * residual_stride_h + j * residual_stride_w, mask=inside, other=0.0
+            ).to(tl.float32)
+        elif RESIDUAL == 2:
+            r_in = r + (i >> 1) * residual_stride_h + (j >> 1) * residual_stride_w
+            v += tl.load(r_in, mask=inside, other=0.0).to(tl.float32)
+        target = (
+            out + sample * (height * width) * channels + pixel.to(tl.int64) * channels + channel
+        )
+        tl.store(target, _activate(v, ACTIVATION, SLOPE).to(out.dtype.element_ty), mask=inside)

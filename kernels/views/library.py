@@ -1,0 +1,167 @@
+"""The torch.library side of the views: schemas, fake kernels and autograd. Implementations are chosen inside the op."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+
+_LIBRARY = torch.library.Library("ptgm_fast", "FRAGMENT")
+_LIBRARY.define(
+    "views(Tensor images, Tensor weak, Tensor? strong, float[] mean, float[] std, ScalarType dtype, str impl)"
+    " -> (Tensor, Tensor)"
+)
+_LIBRARY.define(
+    "views_backward(Tensor? weak_grad, Tensor? strong_grad, Tensor images, Tensor weak, Tensor? strong,"
+    " float[] mean, float[] std, ScalarType dtype) -> Tensor"
+)
+_LIBRARY.define(
+    "view_parameters(Tensor numbers, float[] ranges, int channels, int height, int width, str impl) -> Tensor"
+)
+
+
+def views(
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    impl: str | None,
+) -> tuple[Tensor, Tensor]:
+    """Both views with packed parameters [N, 24]; the second is empty without strong ones."""
+    return torch.ops.ptgm_fast.views(images, weak, strong, mean, std, dtype, impl or "")
+
+
+def view_parameters(
+    numbers: Tensor,
+    spec_ranges: list[float],
+    channels: int,
+    height: int,
+    width: int,
+    impl: str | None,
+) -> Tensor:
+    """Packed parameters [N, 24] of uniform numbers [N, >= 24] and a spec's ranges."""
+    return torch.ops.ptgm_fast.view_parameters(
+        numbers, spec_ranges, channels, height, width, impl or ""
+    )
+
+
+def _views(
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    chosen = dispatch.select("views", images.device, impl or None)
+    if torch.float64 in (images.dtype, dtype) and chosen != "reference":
+        if impl:
+            raise ValueError(
+                f"views: implementation {impl!r} computes in float32; float64 needs 'reference'"
+            )
+        chosen = "reference"
+    return dispatch.implementation("views", chosen).views(images, weak, strong, mean, std, dtype)
+
+
+def _views_fake(
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    first = torch.empty(
+        images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last
+    )
+    return first, images.new_empty(0, dtype=dtype) if strong is None else torch.empty_like(first)
+
+
+def _view_parameters(
+    numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int, impl: str
+) -> Tensor:
+    chosen = dispatch.select("views", numbers.device, impl or None)
+    return dispatch.implementation("views", chosen).view_parameters(
+        numbers, spec_ranges, channels, height, width
+    )
+
+
+def _view_parameters_fake(
+    numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int, impl: str
+) -> Tensor:
+    from .parameters import NUM_PARAMETERS
+
+    return numbers.new_empty((numbers.shape[0], NUM_PARAMETERS), dtype=torch.float32)
+
+
+def _views_backward(
+    weak_grad: Tensor | None,
+    strong_grad: Tensor | None,
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    reference: Any = dispatch.implementation("views", "reference")
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        total = leaf.new_zeros(())
+        for grad, packed in ((weak_grad, weak), (strong_grad, strong)):
+            if grad is not None and packed is not None:
+                total = total + (reference.view(leaf, packed, mean, std, dtype) * grad).sum()
+        return (
+            torch.autograd.grad(total, leaf)[0] if total.requires_grad else torch.zeros_like(images)
+        )
+
+
+def _views_backward_fake(
+    weak_grad: Tensor | None,
+    strong_grad: Tensor | None,
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    return torch.empty_like(images)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    images, weak, strong, ctx.mean, ctx.std, ctx.dtype, _ = inputs
+    ctx.save_for_backward(images, weak, strong)
+
+
+def _backward(
+    ctx: Any, weak_grad: Tensor | None, strong_grad: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    grad = None
+    if ctx.needs_input_grad[0]:
+        images, weak, strong = ctx.saved_tensors
+        grads = (weak_grad, strong_grad if strong is not None else None)
+        grad = torch.ops.ptgm_fast.views_backward(
+            *grads, images, weak, strong, ctx.mean, ctx.std, ctx.dtype
+        )
+    return grad, None, None, None, None, None, None
+
+
+for _key in ("CPU", "CUDA"):
+    _LIBRARY.impl("views", _views, _key)
+    _LIBRARY.impl("views_backward", _views_backward, _key)
+    _LIBRARY.impl("view_parameters", _view_parameters, _key)
+torch.library.register_fake("ptgm_fast::views", _views_fake, lib=_LIBRARY)
+torch.library.register_fake("ptgm_fast::views_backward", _views_backward_fake, lib=_LIBRARY)
+torch.library.register_fake("ptgm_fast::view_parameters", _view_parameters_fake, lib=_LIBRARY)
+torch.library.register_autograd(
+    "ptgm_fast::views", _backward, setup_context=_setup_context, lib=_LIBRARY
+)

@@ -1,0 +1,189 @@
+"""Views on a GPU: one program makes a block of pixels of both views of a sample, so that the image is read once."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Pixels a program makes: small enough that 12 gathered values a pixel stay in registers.
+BLOCK = 256
+
+
+@triton.jit
+def _unit(value, IS_BYTE: tl.constexpr):
+    if IS_BYTE:
+        return value.to(tl.float32) / 255.0
+    return (value.to(tl.float32) + 1.0) * 0.5
+
+
+@triton.jit
+def _sample(
+    plane, base, dx, dy, in_left, in_right, in_top, in_bottom, fx, fy, fill, IS_BYTE: tl.constexpr
+):
+    # Bilinear over the image continued by fill.
+    a = tl.load(plane + base, mask=in_left & in_top, other=0)
+    b = tl.load(plane + base + dx, mask=in_right & in_top, other=0)
+    c = tl.load(plane + base + dy, mask=in_left & in_bottom, other=0)
+    d = tl.load(plane + base + dx + dy, mask=in_right & in_bottom, other=0)
+    a = tl.where(in_left & in_top, _unit(a, IS_BYTE), fill)
+    b = tl.where(in_right & in_top, _unit(b, IS_BYTE), fill)
+    c = tl.where(in_left & in_bottom, _unit(c, IS_BYTE), fill)
+    d = tl.where(in_right & in_bottom, _unit(d, IS_BYTE), fill)
+    top = a + fx * (b - a)
+    bottom = c + fx * (d - c)
+    return top + fy * (bottom - top)
+
+
+@triton.jit
+def _finish(u, levels, threshold, hole, fill, mean, std):
+    # NaN passes through: a diverged generator must not look like a valid image.
+    u = tl.where(u < 0.0, 0.0, u)
+    u = tl.where(u > 1.0, 1.0, u)
+    lowered = tl.floor(u * levels)
+    lowered = tl.where(lowered > levels - 1.0, levels - 1.0, lowered) / tl.maximum(levels, 1.0)
+    u = tl.where(levels > 0.0, lowered, u)
+    u = tl.where(u >= threshold, 1.0 - u, u)
+    u = tl.where(hole, fill, u)
+    return (u - mean) / std
+
+
+@triton.jit
+def _one_view(
+    image,
+    row,
+    statistics,
+    out,
+    pixel,
+    height,
+    width,
+    stride_c,
+    stride_h,
+    stride_w,
+    CHANNELS: tl.constexpr,
+    IS_BYTE: tl.constexpr,
+):
+    inside = pixel < height * width
+    i, j = pixel // width, pixel % width
+    y, x = i.to(tl.float32) - 0.5 * (height - 1), j.to(tl.float32) - 0.5 * (width - 1)
+    x_in = tl.load(row) * x + tl.load(row + 1) * y + tl.load(row + 2) + 0.5 * (width - 1)
+    y_in = tl.load(row + 3) * x + tl.load(row + 4) * y + tl.load(row + 5) + 0.5 * (height - 1)
+    # Beyond one pixel outside everything is fill, so positions may be moved there; NaN goes there too.
+    x_in = tl.minimum(tl.maximum(x_in, -1.0), width.to(tl.float32))
+    y_in = tl.minimum(tl.maximum(y_in, -1.0), height.to(tl.float32))
+    left, top = tl.floor(x_in), tl.floor(y_in)
+    fx, fy = x_in - left, y_in - top
+    jl, it = left.to(tl.int32), top.to(tl.int32)
+    in_left, in_right = inside & (jl >= 0) & (jl < width), inside & (jl + 1 < width)
+    in_top, in_bottom = (it >= 0) & (it < height), it + 1 < height
+    base = it.to(tl.int64) * stride_h + jl.to(tl.int64) * stride_w
+
+    fill = (tl.load(row + 23) + 1.0) * 0.5
+    levels, threshold = tl.load(row + 18), tl.load(row + 19)
+    hole_top, hole_left, side = tl.load(row + 20), tl.load(row + 21), tl.load(row + 22)
+    hole = (i >= hole_top) & (i < hole_top + side) & (j >= hole_left) & (j < hole_left + side)
+
+    r = _sample(
+        image, base, stride_w, stride_h, in_left, in_right, in_top, in_bottom, fx, fy, fill, IS_BYTE
+    )
+    if CHANNELS == 1:
+        u = r * tl.load(row + 6) + tl.load(row + 7)
+        value = _finish(
+            u, levels, threshold, hole, fill, tl.load(statistics), tl.load(statistics + 1)
+        )
+        tl.store(out + pixel, value.to(out.dtype.element_ty), mask=inside)
+    else:
+        g = _sample(
+            image + stride_c,
+            base,
+            stride_w,
+            stride_h,
+            in_left,
+            in_right,
+            in_top,
+            in_bottom,
+            fx,
+            fy,
+            fill,
+            IS_BYTE,
+        )
+        b = _sample(
+            image + 2 * stride_c,
+            base,
+            stride_w,
+            stride_h,
+            in_left,
+            in_right,
+            in_top,
+            in_bottom,
+            fx,
+            fy,
+            fill,
+            IS_BYTE,
+        )
+        for c in tl.static_range(3):
+            matrix = row + 6 + 4 * c
+            u = (
+                tl.load(matrix) * r
+                + tl.load(matrix + 1) * g
+                + tl.load(matrix + 2) * b
+                + tl.load(matrix + 3)
+            )
+            mean, std = tl.load(statistics + c), tl.load(statistics + 3 + c)
+            value = _finish(u, levels, threshold, hole, fill, mean, std)
+            tl.store(out + 3 * pixel + c, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def views_kernel(
+    images,
+    weak,
+    strong,
+    statistics,
+    weak_out,
+    strong_out,
+    height,
+    width,
+    stride_n,
+    stride_c,
+    stride_h,
+    stride_w,
+    CHANNELS: tl.constexpr,
+    IS_BYTE: tl.constexpr,
+    TWO: tl.constexpr,
+    PARAMETERS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Grid (pixel blocks, samples). Images of any strides, outputs channels-last; strong* unused unless TWO."""
+    sample = tl.program_id(1).to(tl.int64)
+    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    image = images + sample * stride_n
+    values = sample * (height * width) * CHANNELS
+    _one_view(
+        image,
+        weak + sample * PARAMETERS,
+        statistics,
+        weak_out + values,
+        pixel,
+        height,
+        width,
+        stride_c,
+        stride_h,
+        stride_w,
+        CHANNELS,
+        IS_BYTE,
+    )
+    if TWO:
+        _one_view(
+            image,
+            strong + sample * PARAMETERS,
+            statistics,
+            strong_out + values,
+            pixel,
+            height,
+            width,
+            stride_c,
+            stride_h,
+            stride_w,
+            CHANNELS,
+            IS_BYTE,
+        )

@@ -1,0 +1,228 @@
+"""The command line as a user meets it: output, exit codes, no traceback for a mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ptgm_fast.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """cli("train", ...) -> exit code, standard output, standard error; run inside an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ptgm-fast", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        output = capsys.readouterr()
+        return code, output.out, output.err
+
+    return run
+
+
+def test_train_and_resume_of_a_finished_run(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
+    code, out, err = cli("train", tiny_toml, "--out", tmp_path / "run", "--profile", "--seed", 3)
+    assert (code, err) == (0, "")
+    assert "test accuracy" in out
+    assert "generator" in out
+    assert "images/s" in out
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seed"] == 3
+    code, again, _ = cli("train", "--resume", "--out", tmp_path / "run")
+    assert code == 0
+    accuracy = [line for line in out.splitlines() if line.startswith("test accuracy")]
+    assert accuracy == [line for line in again.splitlines() if line.startswith("test accuracy")]
+
+
+def test_runs_without_out_get_folders_of_their_own(
+    cli: Run, tiny_toml: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert cli("train", tiny_toml, "--set", "training.steps=2", "--set", "pp.steps=2")[0] == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["blobs-seed0", "blobs-seed0-2"]
+
+
+def test_compare_prints_the_table_and_the_verdict(
+    cli: Run, tiny_toml: Path, tmp_path: Path
+) -> None:
+    code, out, err = cli(
+        "compare", tiny_toml, "--seeds", "4,5", "--methods", "scratch,pp", "--out", tmp_path / "c"
+    )
+    assert (code, err) == (0, "")
+    assert "Did the pseudo data help? PP" in out
+    assert json.loads((tmp_path / "c" / "compare.json").read_text())["seeds"] == [4, 5]
+
+
+def test_synthesize(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
+    code, out, _ = cli(
+        "synthesize", tiny_toml, "--count", 7, "--out", tmp_path / "s", "--conditioned"
+    )
+    assert code == 0
+    assert "7 images of 3 classes" in out
+    assert len(list((tmp_path / "s").rglob("*.png"))) == 7
+
+
+def test_doctor_names_device_implementations_and_extras(cli: Run) -> None:
+    code, out, _ = cli("doctor")
+    assert code == 0
+    for word in (
+        "ptgm-fast",
+        "processor",
+        "GPU",
+        "reference",
+        "timm",
+        "torchvision",
+        "mlxtend",
+        "bundled source pair",
+    ):
+        assert word in out
+    assert "broken" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "missing.toml"], "does not exist"),
+        (["train", "CONFIG", "--set", "pp.stesp=3"], "did you mean 'steps'"),
+        (["train", "CONFIG", "--set", "p_ssl.method=magic"], "source-head"),
+        (["train", "CONFIG", "--set", "data.labels_per_class=400"], "class '0' has 30 images"),
+        (["train", "CONFIG", "--set", "data.images=folder:nowhere"], "does not exist"),
+        (["train", "CONFIG", "--set", "source.generator=nowhere"], "neither bundled"),
+        (["train", "CONFIG", "--out", "taken"], "--resume"),
+        (["train", "--resume", "--out", "nothing"], "no run to resume"),
+        (["train", "CONFIG", "--resume"], "no run to resume"),
+        (["compare", "CONFIG", "--methods", "scrach"], "did you mean 'scratch'"),
+        (["compare", "CONFIG", "--methods", "pp,pp"], "twice"),
+        (["compare", "CONFIG", "--seeds", "a"], "--seeds takes"),
+        (["compare", "CONFIG", "--seeds", "0"], "at least 1"),
+        (["synthesize", "CONFIG", "--count", "3", "--out", "taken"], "already exists"),
+        (["source", "missing.toml"], "does not exist"),
+    ],
+)
+def test_mistakes_end_with_one_message_and_code_2(
+    cli: Run, tiny_toml: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").write_text("mine")
+    code, out, err = cli(*[str(tiny_toml) if a == "CONFIG" else a for a in arguments])
+    assert code == 2
+    assert message in err
+    assert "Traceback" not in out + err
+    assert len(err.splitlines()) < 20
+    assert (tmp_path / "taken" / "file").read_text() == "mine"
+
+
+def test_resume_with_other_settings_is_refused(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
+    assert (
+        cli("train", tiny_toml, "--out", "run", "--set", "training.steps=2", "--set", "pp.steps=2")[
+            0
+        ]
+        == 0
+    )
+    code, _, err = cli("train", "--resume", "--out", "run", "--set", "p_ssl.weight=0.125")
+    assert code == 2
+    assert "weight = 0.125" in err
+
+
+def test_a_full_disk_is_told_without_a_traceback(
+    cli: Run, tiny_toml: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, os.strerror(28))
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = cli("train", tiny_toml, "--out", "run")
+    assert code == 2
+    assert "No space left on device" in err
+    assert "--resume" in err
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "ptgm_fast", *map(str, arguments)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_the_run_resumes_to_the_same_weights(
+    tiny_toml: Path, tmp_path: Path, number: int
+) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    longer = ("--set", "pp.steps=2000", "--set", "pp.checkpoint_every=0")
+    process = subprocess.Popen(
+        command("train", tiny_toml, "--out", tmp_path / "parts", *longer),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "Continue with: ptgm-fast train --resume" in output
+    assert "Traceback" not in output
+    assert (tmp_path / "parts" / "checkpoint.pt").exists()
+    for arguments in (
+        ("--resume", "--out", tmp_path / "parts"),
+        (tiny_toml, "--out", tmp_path / "whole", *longer),
+    ):
+        subprocess.run(
+            command("train", *arguments), env=environment, check=True, capture_output=True
+        )
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("parts", "whole")]
+    assert models[0] == models[1]
+
+
+@pytest.mark.slow
+def test_a_kill_leaves_a_folder_that_resumes(tiny_toml: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    longer = ("--set", "pp.steps=400", "--set", "pp.checkpoint_every=3")
+    process = subprocess.Popen(
+        command("train", tiny_toml, "--out", tmp_path / "parts", *longer),
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
+    checkpoint = tmp_path / "parts" / "checkpoint.pt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.3)
+    process.kill()
+    process.wait()
+    for arguments in (
+        ("--resume", "--out", tmp_path / "parts"),
+        (tiny_toml, "--out", tmp_path / "whole", *longer),
+    ):
+        subprocess.run(
+            command("train", *arguments), env=environment, check=True, capture_output=True
+        )
+    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("parts", "whole")]
+    assert models[0] == models[1]
+
+
+def test_help_is_quick_and_lists_the_commands() -> None:
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        result = subprocess.run(command("--help"), capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    for name in ("train", "compare", "synthesize", "source", "doctor"):
+        assert name in result.stdout
+    # 0.18 s measured alone on two cores; the best of three, with room for a busy machine.
+    assert min(seconds) < 1.0
