@@ -4,6 +4,11 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "common.h"
 
@@ -19,6 +24,10 @@ enum class Mode : int { kPlain, kUpsample, kPhases };
 
 // Values of one block of pixels: small enough for the first-level cache, large enough that loops run long.
 constexpr int64_t kBlock = 2048;
+// Outputs of this size would push out of the last-level cache what the next op reads, and not stay in it themselves.
+constexpr int64_t kStreamBytes = int64_t{16} << 20;
+// Below this waking the other threads costs more than they save.
+constexpr int64_t kThreadBytes = int64_t{64} << 10;
 
 // A channels-last tensor whose channels are adjacent; strides in elements.
 template <class T>
@@ -137,5 +146,77 @@ INLINE void row(const Problem<T>& p, int64_t n, int64_t unit, Buffers<T>& buffer
   }
 }
 
+template <Activation A, class T>
+void row_portable(const Problem<T>& p, int64_t n, int64_t unit, Buffers<T>& buffers) {
+  row<A>(p, n, unit, buffers);
+}
+
+template <Activation A, class T>
+TARGET_AVX2 void row_avx2(const Problem<T>& p, int64_t n, int64_t unit, Buffers<T>& buffers) {
+  row<A>(p, n, unit, buffers);
+}
+
+template <Activation A, class T>
+void run(const Problem<T>& p, int threads) {
+  const auto one = has_avx2() ? row_avx2<A, T> : row_portable<A, T>;
+  const bool twice = p.mode == Mode::kUpsample && !(p.residual.data && p.residual_shift == 0);
+  const int64_t units = twice ? p.height / 2 : p.height, total = p.num * units;
+#pragma omp parallel num_threads(threads)
+  {
+    Buffers<T> buffers;
+#pragma omp for schedule(static)
+    for (int64_t k = 0; k < total; ++k) one(p, k / units, k % units, buffers);
+#if defined(__SSE2__)
+    if (p.stream) _mm_sfence();
+#endif
+  }
+}
+
+template <class T>
+void call(uintptr_t x, const std::vector<int64_t>& x_strides, uintptr_t residual,
+          const std::vector<int64_t>& residual_strides, bool residual_half, uintptr_t scale, uintptr_t shift,
+          bool per_sample, uintptr_t out, const std::vector<int64_t>& shape, int mode, int activation, int threads) {
+  Problem<T> p{};
+  p.num = shape[0], p.channels = shape[1], p.height = shape[2], p.width = shape[3];
+  p.x = {reinterpret_cast<const T*>(x), x_strides[0], x_strides[2], x_strides[3]};
+  if (residual)
+    p.residual = {reinterpret_cast<const T*>(residual), residual_strides[0], residual_strides[2], residual_strides[3]};
+  p.residual_shift = residual_half ? 1 : 0;
+  p.out = {reinterpret_cast<T*>(out), p.height * p.width * p.channels, p.width * p.channels, p.channels};
+  p.scale = reinterpret_cast<const float*>(scale);
+  p.shift = reinterpret_cast<const float*>(shift);
+  p.affine_stride = per_sample ? p.channels : 0;
+  p.mode = static_cast<Mode>(mode);
+  const int64_t bytes = p.num * p.channels * p.height * p.width * static_cast<int64_t>(sizeof(T));
+  p.stream = bytes >= kStreamBytes;
+  if (bytes < kThreadBytes) threads = 1;
+  switch (static_cast<Activation>(activation)) {
+    case Activation::kNone: return run<Activation::kNone>(p, threads);
+    case Activation::kRelu: return run<Activation::kRelu>(p, threads);
+    case Activation::kLeakyRelu: return run<Activation::kLeakyRelu>(p, threads);
+    case Activation::kSilu: return run<Activation::kSilu>(p, threads);
+    case Activation::kTanh: return run<Activation::kTanh>(p, threads);
+  }
+  throw std::invalid_argument("cond_norm_act: unknown activation");
+}
+
 }  // namespace
 }  // namespace ptgm::cond_norm_act
+
+void bind_cond_norm_act(pybind11::module_& m) {
+  // Addresses and element strides come from kernels/cond_norm_act/cpu_impl.py, which has checked what they belong to.
+  m.def("cond_norm_act", [](int dtype, uintptr_t x, const std::vector<int64_t>& x_strides, uintptr_t residual,
+                            const std::vector<int64_t>& residual_strides, bool residual_half, uintptr_t scale,
+                            uintptr_t shift, bool per_sample, uintptr_t out, const std::vector<int64_t>& shape,
+                            int mode, int activation, int threads) {
+    const pybind11::gil_scoped_release release;
+    const auto pass = [&](auto tag) {
+      ptgm::cond_norm_act::call<decltype(tag)>(x, x_strides, residual, residual_strides, residual_half, scale, shift,
+                                               per_sample, out, shape, mode, activation, threads);
+    };
+    if (dtype == kFloat32) return pass(float{});
+    if (dtype == kBFloat16) return pass(bf16{});
+    if (dtype == kFloat16) return pass(f16{});
+    throw std::invalid_argument("cond_norm_act: unknown dtype");
+  });
+}

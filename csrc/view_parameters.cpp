@@ -3,6 +3,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <vector>
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "common.h"
 #include "views.h"
@@ -94,3 +100,16 @@ void fill_row(const float* u, const Ranges& r, int channels, int height, int wid
 
 }  // namespace
 }  // namespace ptgm::views
+
+void bind_view_parameters(pybind11::module_& m) {
+  m.def("view_parameters", [](uintptr_t numbers, int64_t stride, int64_t num, const std::vector<double>& ranges,
+                              int channels, int height, int width, uintptr_t out) {
+    using namespace ptgm::views;
+    if (ranges.size() != kNumRanges) throw std::invalid_argument("view_parameters: wrong number of ranges");
+    Ranges r;
+    std::memcpy(&r, ranges.data(), sizeof(r));
+    const float* u = reinterpret_cast<const float*>(numbers);
+    float* rows = reinterpret_cast<float*>(out);
+    for (int64_t n = 0; n < num; ++n) fill_row(u + n * stride, r, channels, height, width, rows + n * kNumParameters);
+  });
+}

@@ -5,6 +5,11 @@
 #include <cmath>
 #include <cstring>
 #include <memory>
+#include <stdexcept>
+#include <vector>
+
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include "common.h"
 
@@ -253,5 +258,56 @@ void run(const Batch<T, O>& b, const float* mean, const float* std_, int threads
   }
 }
 
+// Addresses and element strides come from kernels/views/cpu_impl.py, which has checked what they belong to.
+struct Call {
+  uintptr_t images;
+  std::vector<int64_t> shape, strides;
+  uintptr_t weak, strong, weak_out, strong_out;
+  std::vector<float> mean, std_;
+  int threads;
+};
+
+template <class T, class O>
+void call(const Call& c) {
+  Batch<T, O> b{};
+  b.images = reinterpret_cast<const T*>(c.images);
+  b.num = c.shape[0];
+  b.size = {static_cast<int>(c.shape[1]), static_cast<int>(c.shape[2]), static_cast<int>(c.shape[3])};
+  b.stride_n = c.strides[0], b.stride_c = c.strides[1], b.stride_h = c.strides[2], b.stride_w = c.strides[3];
+  b.weak = reinterpret_cast<const float*>(c.weak);
+  b.strong = reinterpret_cast<const float*>(c.strong);
+  b.weak_out = reinterpret_cast<O*>(c.weak_out);
+  b.strong_out = reinterpret_cast<O*>(c.strong_out);
+  run(b, c.mean.data(), c.std_.data(), c.threads);
+}
+
+template <class T>
+void call_output(const Call& c, DType output) {
+  if (output == kFloat32) return call<T, float>(c);
+  if (output == kBFloat16) return call<T, bf16>(c);
+  if (output == kFloat16) return call<T, f16>(c);
+  throw std::invalid_argument("views: unknown output dtype");
+}
+
+void call_input(const Call& c, DType input, DType output) {
+  if (input == kUInt8) return call_output<uint8_t>(c, output);
+  if (input == kFloat32) return call_output<float>(c, output);
+  if (input == kBFloat16) return call_output<bf16>(c, output);
+  if (input == kFloat16) return call_output<f16>(c, output);
+  throw std::invalid_argument("views: unknown image dtype");
+}
+
 }  // namespace
 }  // namespace ptgm::views
+
+void bind_views(pybind11::module_& m) {
+  m.def("views",
+        [](uintptr_t images, int input, std::vector<int64_t> shape, std::vector<int64_t> strides, uintptr_t weak,
+           uintptr_t strong, uintptr_t weak_out, uintptr_t strong_out, int output, std::vector<float> mean,
+           std::vector<float> std_, int threads) {
+          const pybind11::gil_scoped_release release;
+          ptgm::views::call_input({images, std::move(shape), std::move(strides), weak, strong, weak_out, strong_out,
+                                   std::move(mean), std::move(std_), threads},
+                                  static_cast<DType>(input), static_cast<DType>(output));
+        });
+}

@@ -40,7 +40,7 @@ def uniforms(
 ) -> Tensor:
     """Uniform numbers in [0, 1), float32 [num, dim], multiples of 2^-24; row i depends only on (seed, start + i)."""
     start, counter = _address(num, seed, start)
-    return reference.uniforms(num, dim, seed, start, counter, torch.float32, torch.device(device))
+    return reference.uniforms(num, dim, seed, start, counter, torch.device(device))
 
 
 def latents(

@@ -135,17 +135,11 @@ def _rows(num: int, start: int, counter: Tensor | None, device: torch.device) ->
 
 
 def uniforms(
-    num: int,
-    dim: int,
-    seed: int,
-    start: int,
-    counter: Tensor | None,
-    dtype: torch.dtype,
-    device: torch.device,
+    num: int, dim: int, seed: int, start: int, counter: Tensor | None, device: torch.device
 ) -> Tensor:
-    """(word >> 8) / 2^24, [num, dim] in [0, 1)."""
+    """(word >> 8) / 2^24, float32 [num, dim] in [0, 1)."""
     words = random_words(_rows(num, start, counter, device), dim, seed=seed, stream=STREAM_UNIFORMS)
-    return ((words >> 8).float() * 2.0**-24).to(dtype)
+    return (words >> 8).float() * 2.0**-24
 
 
 def latents(

@@ -66,7 +66,7 @@ def views(
         for i, spec in enumerate((weak, strong))
         if spec is not None
     ]
-    return _apply(images, packed[0], packed[1] if strong else None, mean, std, dtype, impl)
+    return _apply(images, packed[0], None if strong is None else packed[1], mean, std, dtype, impl)
 
 
 def view_parameters(
@@ -136,7 +136,7 @@ def apply_views(
             raise ValueError(
                 f"{name} parameters are on {given.packed.device}, the images on {images.device}"
             )
-    return _apply(images, weak.packed, strong.packed if strong else None, mean, std, dtype, impl)
+    return _apply(images, weak.packed, None if strong is None else strong.packed, mean, std, dtype, impl)
 
 
 def _apply(

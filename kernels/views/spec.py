@@ -135,7 +135,7 @@ def _is_number(value: object) -> bool:
 # are the weak and strong views of FixMatch (arXiv:2001.07685) for photographs, as far as one matrix expresses them.
 PRESETS: dict[str, ViewSpec] = {
     "none": ViewSpec(),
-    "weak": ViewSpec(translate=0.05, rotate=10.0, scale=(0.9, 1.1), shear=10.0),
+    "weak": ViewSpec(translate=0.05, rotate=12.0, scale=(0.85, 1.15), shear=11.0),
     "strong": ViewSpec(
         translate=0.1,
         rotate=25.0,

@@ -78,8 +78,8 @@ class OptimizerOptions(Options):
 class StageOptions(OptimizerOptions):
     """What every stage has: a budget, an optimiser, an exponential moving average (EMA)."""
 
-    steps: int = Field(400, ge=1, description="optimiser steps")
-    batch_size: int = Field(64, ge=2, description="images a step (labelled ones in a target stage)")
+    steps: int = Field(ge=1, description="optimiser steps")
+    batch_size: int = Field(ge=2, description="images a step")
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off"
     )
@@ -92,12 +92,18 @@ class StageOptions(OptimizerOptions):
 class PPOptions(StageOptions):
     """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
 
+    steps: int = Field(400, ge=1, description="optimiser steps")
+    batch_size: int = Field(128, ge=2, description="generated images a step")
+    lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
 
 
 class TargetOptions(StageOptions):
     """The target budget: shared by the supervised and the P-SSL stage, so that methods compare fairly."""
 
+    steps: int = Field(300, ge=1, description="optimiser steps")
+    batch_size: int = Field(64, ge=2, description="labelled images a step")
+    ema_decay: float = Field(0.99, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off")
     views: View = Field(default="weak", description="view of each labelled target image")  # type: ignore[assignment]
     validate_every: int = Field(
         50, ge=0, description="steps between validations; 0 validates at the end only"
@@ -133,12 +139,12 @@ class PSSLOptions(Options):
         "consistency",
         "entropy",
         "source-head",
-    ] = "source-head"
+    ] = Field("source-head", description="L_u, the loss on the pseudo samples")
     weight: float = Field(
         1.0, ge=0, description="lambda, the weight of the loss on the pseudo samples"
     )
     ramp_steps: int = Field(0, ge=0, description="steps over which lambda rises from 0")
-    batch_size: int = Field(64, ge=2, description="pseudo samples a step")
+    batch_size: int = Field(32, ge=2, description="pseudo samples a step")
     temperature: float = Field(0.4, gt=0, description="sharpening T of uda's weak prediction")
     threshold: float = Field(
         0.8, ge=0, le=1, description="least confidence of uda, fixmatch and pseudo-label"
@@ -150,11 +156,11 @@ class PSSLOptions(Options):
         0, ge=0, description="keep the k most probable source classes; 0 keeps all"
     )
     source_label: Literal["condition", "classifier"] = Field(
-        "condition",
+        "classifier",
         description="what source-head learns of a pseudo sample: the soft label it was made for, or C_s's of its view",
     )
     batch_norm: Literal["concat", "split", "target-only"] = Field(
-        "concat",
+        "split",
         description="statistics of labelled and pseudo images: together, apart, or running ones for pseudo images",
     )
     teacher: Literal["self", "ema"] = Field("self", description="who predicts the weak view")

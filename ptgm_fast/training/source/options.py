@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from ptgm_fast.training.options import Options
 
 
-class _Options(BaseModel):
-    """Frozen; unknown keys are errors; values are checked against their ranges."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-class DeformationOptions(_Options):
+class DeformationOptions(Options):
     """Random, handwriting-like deformation of every training image; zeros leave the images as they are.
 
     Positions beyond the image repeat its border, so keep the deformation small where the border is no background.
@@ -62,7 +58,7 @@ class DeformationOptions(_Options):
         return scale
 
 
-class ClassifierOptions(_Options):
+class ClassifierOptions(Options):
     """A classifier of the source classes, trained with AdamW, its learning rate falling linearly to zero."""
 
     architecture: str = Field(
@@ -74,7 +70,7 @@ class ClassifierOptions(_Options):
     weight_decay: float = Field(0.02, ge=0)
 
 
-class GeneratorOptions(_Options):
+class GeneratorOptions(Options):
     """The generator's sizes, and its training: a conditional VAE whose samples must please the frozen classifier."""
 
     widths: tuple[int, ...] = Field(
@@ -117,7 +113,7 @@ class GeneratorOptions(_Options):
         return widths
 
 
-class SourceOptions(_Options):
+class SourceOptions(Options):
     """A source pair: generator and classifier of a labelled image set, judged by a third network."""
 
     name: str = Field("source", min_length=1, description="the pair's name, for its card")

@@ -32,9 +32,11 @@ def add_in_two_passes(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def sort_in_registers(x_ptr, out_ptr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    i = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-    tl.store(out_ptr + i, tl.sort(tl.load(x_ptr + i)))
+def all_at_once(x_ptr, out_ptr, BLOCK: tl.constexpr):
+    # Every value is needed until the total is known.
+    i = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i)
+    tl.store(out_ptr + i, x - tl.sum(x, 0))
 
 
 def _add(
@@ -73,16 +75,13 @@ def check_planted_scalar_accesses_show() -> None:
 
 
 def check_planted_spills_show() -> None:
-    kernel = inspection.build(
-        sort_in_registers,
-        {"x_ptr": "*fp32", "out_ptr": "*fp32"},
-        {"ROWS": 32, "COLUMNS": 512},
-        "sm_90",
-        ("x_ptr", "out_ptr"),
-        num_warps=1,
-        maxnreg=32,
-    )
-    assert inspection.inspect(kernel).spills > 0
+    # 64 values a thread do not fit into 32 registers.
+    signature = {"x_ptr": "*fp32", "out_ptr": "*fp32"}
+    for limit, spills in ((None, False), (32, True)):
+        kernel = inspection.build(
+            all_at_once, signature, {"BLOCK": BLOCK}, "sm_90", ("x_ptr", "out_ptr"), 1, maxnreg=limit
+        )
+        assert (inspection.inspect(kernel).spills > 0) == spills
 
 
 def check_operations_in_the_intermediate_code() -> None:

@@ -81,7 +81,7 @@ class Checks:
                     timeout=TIMEOUT_SECONDS,
                     check=False,
                 )
-                self._output = f"exit code {done.returncode}\n{done.stdout}{done.stderr}"
+                self._output = f"exit code {done.returncode}\n{(done.stdout + done.stderr)[-4000:]}"
             except subprocess.TimeoutExpired:
                 self._output = f"still running after {TIMEOUT_SECONDS} s"
             lines = results.read_text().splitlines() if results.exists() else []

@@ -1,0 +1,70 @@
+"""The call into csrc/cond_norm_act.cpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptgm_fast import _C
+
+from .reference import ACTIVATIONS
+
+# The order of csrc/common.h.
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+PLAIN, UPSAMPLE, PHASES = 0, 1, 2
+
+
+def cond_norm_act(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None,
+    activation: str,
+    upsample: bool,
+    phases: bool,
+) -> Tensor:
+    """act(U(x * scale + shift) + residual), channels-last."""
+    num, channels, height, width = x.shape
+    mode = PLAIN
+    if phases:
+        mode, channels, height, width = PHASES, channels // 4, 2 * height - 2, 2 * width - 2
+    elif upsample:
+        mode, height, width = UPSAMPLE, 2 * height, 2 * width
+    shape = (num, channels, height, width)
+    out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    if out.numel() == 0:
+        return out
+    x = _adjacent_channels(x)
+    per_sample = scale.ndim == 2 or shift.ndim == 2
+    scale, shift = (_affine(s, num, channels, per_sample) for s in (scale, shift))
+    address, strides, half = 0, x.stride(), False
+    if residual is not None:
+        residual = _adjacent_channels(residual.to(x.dtype))
+        address, strides, half = residual.data_ptr(), residual.stride(), residual.shape[2] != height
+    _C.cond_norm_act(
+        DTYPES[x.dtype],
+        x.data_ptr(),
+        x.stride(),
+        address,
+        strides,
+        half,
+        scale.data_ptr(),
+        shift.data_ptr(),
+        per_sample,
+        out.data_ptr(),
+        shape,
+        mode,
+        ACTIVATIONS.index(activation),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def _adjacent_channels(x: Tensor) -> Tensor:
+    # A slice of the channels of a channels-last tensor is read in place.
+    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
+
+
+def _affine(values: Tensor, num: int, channels: int, per_sample: bool) -> Tensor:
+    values = values.float()
+    return (values.expand(num, channels) if per_sample else values).contiguous()

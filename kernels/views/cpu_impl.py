@@ -1,0 +1,63 @@
+"""The call into csrc/views.cpp and csrc/view_parameters.cpp."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ptgm_fast import _C
+
+from .parameters import NUM_PARAMETERS
+
+# The order of csrc/common.h.
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
+
+
+def views(
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Both views; the second is empty without strong parameters."""
+    weak = _rows(weak)
+    first = torch.empty(images.shape, dtype=dtype, memory_format=torch.channels_last)
+    second, strong_address = first.new_empty(0), 0
+    if strong is not None:
+        strong = _rows(strong)
+        second, strong_address = torch.empty_like(first), strong.data_ptr()
+    if len(images):
+        _C.views(
+            images.data_ptr(),
+            DTYPES[images.dtype],
+            images.shape,
+            images.stride(),
+            weak.data_ptr(),
+            strong_address,
+            first.data_ptr(),
+            second.data_ptr(),
+            DTYPES[dtype],
+            mean,
+            std,
+            torch.get_num_threads(),
+        )
+    return first, second
+
+
+def view_parameters(numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int) -> Tensor:
+    """Packed parameters [N, 24] of uniform numbers [N, >= 24]."""
+    if numbers.stride(1) != 1:
+        numbers = numbers.contiguous()
+    packed = torch.empty(len(numbers), NUM_PARAMETERS)
+    _C.view_parameters(
+        numbers.data_ptr(), numbers.stride(0), len(numbers), spec_ranges, channels, height, width, packed.data_ptr()
+    )
+    return packed
+
+
+def _rows(packed: Tensor) -> Tensor:
+    return packed.contiguous().float()

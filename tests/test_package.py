@@ -1,0 +1,85 @@
+"""What is packaged is tested: the wheel, away from the checkout; the documents, against the code."""
+
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from ptgm_fast.config import RunConfig, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.slow
+def test_the_wheel_is_complete_and_runs_away_from_the_checkout(tmp_path: Path, tiny_toml: Path) -> None:
+    # A copy: building in the checkout would leave build/ and egg-info behind, and packages found there.
+    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, tmp_path / "src"], check=True)
+    build = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", tmp_path / "src"]
+    subprocess.run(build, check=True, capture_output=True, timeout=600)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    tracked = subprocess.run(
+        ["git", "ls-files", "ptgm_fast", "kernels"], cwd=tmp_path / "src", check=True, capture_output=True, text=True
+    ).stdout.split()
+    expected = {f"ptgm_fast/{f}" if f.startswith("kernels/") else f for f in tracked}
+    assert expected <= packed, f"missing from the wheel: {sorted(expected - packed)}"
+    assert not any(name.startswith(("tests/", "kernels/", "benchmarks/")) for name in packed)
+
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    # The dependencies of the running environment, without its editable install of this project.
+    site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
+    ours = next(p for p in map(Path, sys.path) if (p / "torch").is_dir())
+    (site / "dependencies.pth").write_text(f"{ours}\n")
+    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    where = subprocess.run(
+        [python, "-c", "import ptgm_fast.kernels as k; print(k.__file__)"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert str(site) in where
+    run = [tmp_path / "venv" / "bin" / "ptgm-fast", "train", tiny_toml, "--out", tmp_path / "run"]
+    subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "run" / "summary.json").is_file()
+
+
+def test_bundled_assets_are_small() -> None:
+    weights = list((ROOT / "ptgm_fast" / "assets" / "letters").glob("*.safetensors"))
+    assert len(weights) == 2
+    assert sum(p.stat().st_size for p in weights) < 3_000_000
+
+
+def test_the_readmes_task_is_a_valid_config(tmp_path: Path) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert blocks
+    for block in blocks:
+        path = tmp_path / "block.toml"
+        path.write_text(block)
+        config = load_config(path)
+        assert config != RunConfig()
+        assert tomllib.loads(block)["task"] == config.task
+
+
+def test_the_readmes_files_exist() -> None:
+    for page in ("README.md", "CONTRIBUTING.md", "docs/source.md"):
+        text = (ROOT / page).read_text()
+        for link in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
+
+
+def test_the_settings_page_is_up_to_date() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", "import write_options; print(write_options.page(), end='')"],
+        cwd=ROOT / "scripts",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == (ROOT / "docs" / "options.md").read_text(), "run python scripts/write_options.py"
