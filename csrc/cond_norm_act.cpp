@@ -1,14 +1,9 @@
-// act(x * scale + shift + residual) on channels-last images: each value is read once, computed in registers and
-// written once, or four times when a pixel becomes a 2x2 block.
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
-#include <memory>
-#include <stdexcept>
-#include <vector>
-
-#include <pybind11/pybind11.h>
+// act(x * scale + shift + residual) on channels-last images: each value is read once and written once, or four times when
+// a pixel becomes a 2x2 block. Rows go through a block in the first-level cache, so that every loop is a plain one.
 #include <pybind11/stl.h>
+
+#include <type_traits>
+#include <vector>
 
 #include "common.h"
 
@@ -16,15 +11,15 @@
 #include <emmintrin.h>
 #endif
 
-namespace ptgm::cond_norm_act {
+namespace ptgm {
 namespace {
 
 enum class Activation : int { kNone, kRelu, kLeakyRelu, kSilu, kTanh };
 enum class Mode : int { kPlain, kUpsample, kPhases };
 
-// Values of one block of pixels: small enough for the first-level cache, large enough that loops run long.
+// Values of a block of pixels: small enough for the first-level cache, large enough that loops run long.
 constexpr int64_t kBlock = 2048;
-// Outputs of this size would push out of the last-level cache what the next op reads, and not stay in it themselves.
+// An output of this size would push out of the last-level cache what the next op reads, and not stay in it itself.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
 // Below this waking the other threads costs more than they save.
 constexpr int64_t kThreadBytes = int64_t{64} << 10;
@@ -48,36 +43,68 @@ struct Problem {
   Mode mode;
   int residual_shift;
   bool stream;
+
+  // Upsampling computes a pixel once and writes it four times, unless a full-size residual makes the four differ.
+  bool repeats() const { return mode == Mode::kUpsample && !(residual.data && residual_shift == 0); }
+
+  // Rows of work of a sample: of the input where a row feeds two rows of the output, else of the output.
+  int64_t units() const {
+    if (mode == Mode::kPhases) return height / 2 + 1;
+    return repeats() ? height / 2 : height;
+  }
 };
 
+template <class T>
+struct Buffers {
+  alignas(64) float line[kBlock];
+  alignas(64) T packed[kBlock];
+};
+
+// The comparisons keep NaN, as PyTorch's activations do.
 template <Activation A>
 INLINE float activate(float v) {
   if (A == Activation::kRelu) return 0.0f > v ? 0.0f : v;
   if (A == Activation::kLeakyRelu) return 0.0f > v ? 0.2f * v : v;
   if (A == Activation::kSilu) return v / (1.0f + fast_exp(-v));
   if (A == Activation::kTanh) {
-    // The series below 0.625 (Cephes) keeps the relative error small where 1 - 2 / (e^2v + 1) cancels.
+    // The series below 0.625 (Cephes' tanhf) keeps the relative error small where 1 - 2 / (e^2v + 1) cancels.
     const float z = v * v;
     float s = -5.70498872745e-3f;
     s = s * z + 2.06390887954e-2f;
     s = s * z - 5.37397155531e-2f;
     s = s * z + 1.33314422036e-1f;
     s = s * z - 3.33332819422e-1f;
-    const float near = v + v * z * s;
-    const float far = 1.0f - 2.0f / (1.0f + fast_exp(2.0f * v));
+    const float near = v + v * z * s, far = 1.0f - 2.0f / (1.0f + fast_exp(2.0f * v));
     return z < 0.390625f ? near : far;
   }
   return v;
 }
 
+// Exponentials run over a whole block instead of a pixel's channels: with few channels a loop over them is too short.
+constexpr bool is_late(Activation a) { return a == Activation::kSilu || a == Activation::kTanh; }
+
 template <Activation A, class T>
 INLINE void compute(const T* __restrict x, const float* __restrict scale, const float* __restrict shift,
                     const T* __restrict residual, float* __restrict line, int64_t num) {
+  constexpr Activation kNow = is_late(A) ? Activation::kNone : A;
   if (residual) {
     for (int64_t k = 0; k < num; ++k)
-      line[k] = activate<A>(to_float(x[k]) * scale[k] + shift[k] + to_float(residual[k]));
+      line[k] = activate<kNow>(to_float(x[k]) * scale[k] + shift[k] + to_float(residual[k]));
   } else {
-    for (int64_t k = 0; k < num; ++k) line[k] = activate<A>(to_float(x[k]) * scale[k] + shift[k]);
+    for (int64_t k = 0; k < num; ++k) line[k] = activate<kNow>(to_float(x[k]) * scale[k] + shift[k]);
+  }
+}
+
+// The block in the output's type.
+template <Activation A, class T>
+INLINE const T* pack(Buffers<T>& b, int64_t num) {
+  if (is_late(A))
+    for (int64_t k = 0; k < num; ++k) b.line[k] = activate<A>(b.line[k]);
+  if constexpr (std::is_same_v<T, float>) {
+    return b.line;
+  } else {
+    convert_row(b.packed, b.line, num);
+    return b.packed;
   }
 }
 
@@ -97,75 +124,114 @@ INLINE void put(T* to, const T* from, int64_t num, bool stream) {
   std::memcpy(to, from, num * sizeof(T));
 }
 
-template <class T>
-struct Buffers {
-  alignas(64) float line[kBlock];
-  alignas(64) T packed[kBlock];
+// Channels c0 .. c0 + cn - 1 of one sample: all of them, or a part where a pixel is larger than a block.
+template <Activation A, class T>
+struct Rows {
+  const Problem<T>& p;
+  Buffers<T>& buffers;
+  const float *scale, *shift;
+  int64_t n, c0, cn;
+
+  INLINE void pixel(const T* x, const T* residual, int64_t slot) {
+    compute<A>(x + c0, scale, shift, residual ? residual + c0 : nullptr, buffers.line + slot * cn, cn);
+  }
+
+  INLINE const T* residual_at(int64_t i, int64_t j) const {
+    return p.residual.data ? p.residual.at(n, i, j) : nullptr;
+  }
+
+  // Pixels first .. last - 1 of row i of the output.
+  INLINE void plain(int64_t i, int64_t first, int64_t last) {
+    const int up = p.mode == Mode::kUpsample ? 1 : 0, half = p.residual_shift;
+    for (int64_t j = first; j < last; ++j) {
+      pixel(p.x.at(n, i >> up, j >> up), residual_at(i >> half, j >> half), j - first);
+    }
+    flush(i, first, last - first);
+  }
+
+  // Pixels of row i of the input, each to its 2x2 block.
+  INLINE void repeat(int64_t i, int64_t first, int64_t last) {
+    for (int64_t j = first; j < last; ++j) pixel(p.x.at(n, i, j), residual_at(i, j), j - first);
+    const T* packed = pack<A>(buffers, (last - first) * cn);
+    for (int64_t a = 0; a < 2; ++a) {
+      for (int64_t j = first; j < last; ++j) {
+        T* to = p.out.at(n, 2 * i + a, 2 * j) + c0;
+        put(to, packed + (j - first) * cn, cn, p.stream);
+        put(to + p.channels, packed + (j - first) * cn, cn, p.stream);
+      }
+    }
+  }
+
+  // Pixels of row i of a phase convolution's output: x[i, j] holds y[2i - a, 2j - b] in group 2a + b, so that reading
+  // it in order writes neighbouring pixels of two rows.
+  INLINE void interleave(int64_t i, int64_t first, int64_t last) {
+    const int half = p.residual_shift;
+    for (int64_t a = 0; a < 2; ++a) {
+      const int64_t y = 2 * i - a, begin = std::max<int64_t>(0, 2 * first - 1);
+      if (y < 0 || y >= p.height) continue;
+      int64_t slot = 0;
+      for (int64_t j = first; j < last; ++j) {
+        for (int64_t b = 1; b >= 0; --b) {
+          const int64_t x = 2 * j - b;
+          if (x < 0 || x >= p.width) continue;
+          pixel(p.x.at(n, i, j) + (2 * a + b) * p.channels, residual_at(y >> half, x >> half), slot++);
+        }
+      }
+      flush(y, begin, slot);
+    }
+  }
+
+  INLINE void flush(int64_t i, int64_t first, int64_t pixels) {
+    const T* packed = pack<A>(buffers, pixels * cn);
+    if (cn == p.channels) return put(p.out.at(n, i, first), packed, pixels * cn, p.stream);
+    for (int64_t j = 0; j < pixels; ++j) put(p.out.at(n, i, first + j) + c0, packed + j * cn, cn, p.stream);
+  }
 };
 
-// One row of the output, or two for upsampling without a full-size residual (`unit` counts input rows then).
 template <Activation A, class T>
-INLINE void row(const Problem<T>& p, int64_t n, int64_t unit, Buffers<T>& buffers) {
-  const float *scale = p.scale + n * p.affine_stride, *shift = p.shift + n * p.affine_stride;
-  const int64_t c = p.channels;
-  const bool has_residual = p.residual.data != nullptr;
-  const int half = p.residual_shift;
-  const bool twice = p.mode == Mode::kUpsample && !(has_residual && half == 0);
-  const int up = p.mode == Mode::kUpsample && !twice ? 1 : 0;
-  const int64_t width = twice ? p.width / 2 : p.width, step = std::max<int64_t>(1, kBlock / c);
-  for (int64_t first = 0; first < width; first += step) {
-    const int64_t last = std::min(width, first + step);
-    for (int64_t k0 = 0; k0 < c; k0 += kBlock) {
-      const int64_t kn = std::min(c - k0, kBlock);
-      for (int64_t j = first; j < last; ++j) {
-        const T* x;
-        if (p.mode == Mode::kPhases) {
-          const int64_t a = unit & 1, b = j & 1;
-          x = p.x.at(n, (unit >> 1) + a, (j >> 1) + b) + (2 * a + b) * c;
-        } else {
-          x = p.x.at(n, unit >> up, j >> up);
-        }
-        const T* residual = nullptr;
-        if (has_residual) residual = twice ? p.residual.at(n, unit, j) : p.residual.at(n, unit >> half, j >> half);
-        compute<A>(x + k0, scale + k0, shift + k0, residual ? residual + k0 : nullptr, buffers.line + (j - first) * kn, kn);
-      }
-      const int64_t num = (last - first) * kn;
-      convert_row(buffers.packed, buffers.line, num);
-      if (!twice) {
-        put(p.out.at(n, unit, first) + k0, buffers.packed, num, p.stream);
-        continue;
-      }
-      for (int64_t a = 0; a < 2; ++a) {
-        for (int64_t j = first; j < last; ++j) {
-          T* to = p.out.at(n, 2 * unit + a, 2 * j) + k0;
-          put(to, buffers.packed + (j - first) * kn, kn, p.stream);
-          put(to + c, buffers.packed + (j - first) * kn, kn, p.stream);
-        }
-      }
+INLINE void row(const Problem<T>& p, int64_t unit, Buffers<T>& buffers) {
+  const int64_t n = unit / p.units(), i = unit % p.units();
+  const bool phases = p.mode == Mode::kPhases;
+  const int64_t width = phases ? p.width / 2 + 1 : p.repeats() ? p.width / 2 : p.width;
+  for (int64_t c0 = 0; c0 < p.channels; c0 += kBlock / 2) {
+    const int64_t cn = std::min(p.channels - c0, kBlock / 2), affine = n * p.affine_stride + c0;
+    Rows<A, T> rows{p, buffers, p.scale + affine, p.shift + affine, n, c0, cn};
+    // An input pixel of phases makes two neighbours.
+    const int64_t step = kBlock / cn / (phases ? 2 : 1);
+    for (int64_t first = 0; first < width; first += step) {
+      const int64_t last = std::min(width, first + step);
+      if (phases)
+        rows.interleave(i, first, last);
+      else if (p.repeats())
+        rows.repeat(i, first, last);
+      else
+        rows.plain(i, first, last);
     }
   }
 }
 
 template <Activation A, class T>
-void row_portable(const Problem<T>& p, int64_t n, int64_t unit, Buffers<T>& buffers) {
-  row<A>(p, n, unit, buffers);
+void row_portable(const Problem<T>& p, int64_t unit, Buffers<T>& buffers) {
+  row<A>(p, unit, buffers);
 }
-
 template <Activation A, class T>
-TARGET_AVX2 void row_avx2(const Problem<T>& p, int64_t n, int64_t unit, Buffers<T>& buffers) {
-  row<A>(p, n, unit, buffers);
+TARGET_AVX2 void row_avx2(const Problem<T>& p, int64_t unit, Buffers<T>& buffers) {
+  row<A>(p, unit, buffers);
+}
+template <Activation A, class T>
+TARGET_AVX512 void row_avx512(const Problem<T>& p, int64_t unit, Buffers<T>& buffers) {
+  row<A>(p, unit, buffers);
 }
 
 template <Activation A, class T>
 void run(const Problem<T>& p, int threads) {
-  const auto one = has_avx2() ? row_avx2<A, T> : row_portable<A, T>;
-  const bool twice = p.mode == Mode::kUpsample && !(p.residual.data && p.residual_shift == 0);
-  const int64_t units = twice ? p.height / 2 : p.height, total = p.num * units;
+  const auto one = has_avx512() ? row_avx512<A, T> : has_avx2() ? row_avx2<A, T> : row_portable<A, T>;
+  const int64_t total = p.num * p.units();
 #pragma omp parallel num_threads(threads)
   {
     Buffers<T> buffers;
 #pragma omp for schedule(static)
-    for (int64_t k = 0; k < total; ++k) one(p, k / units, k % units, buffers);
+    for (int64_t unit = 0; unit < total; ++unit) one(p, unit, buffers);
 #if defined(__SSE2__)
     if (p.stream) _mm_sfence();
 #endif
@@ -173,50 +239,52 @@ void run(const Problem<T>& p, int threads) {
 }
 
 template <class T>
-void call(uintptr_t x, const std::vector<int64_t>& x_strides, uintptr_t residual,
-          const std::vector<int64_t>& residual_strides, bool residual_half, uintptr_t scale, uintptr_t shift,
-          bool per_sample, uintptr_t out, const std::vector<int64_t>& shape, int mode, int activation, int threads) {
-  Problem<T> p{};
-  p.num = shape[0], p.channels = shape[1], p.height = shape[2], p.width = shape[3];
-  p.x = {reinterpret_cast<const T*>(x), x_strides[0], x_strides[2], x_strides[3]};
-  if (residual)
-    p.residual = {reinterpret_cast<const T*>(residual), residual_strides[0], residual_strides[2], residual_strides[3]};
-  p.residual_shift = residual_half ? 1 : 0;
-  p.out = {reinterpret_cast<T*>(out), p.height * p.width * p.channels, p.width * p.channels, p.channels};
-  p.scale = reinterpret_cast<const float*>(scale);
-  p.shift = reinterpret_cast<const float*>(shift);
-  p.affine_stride = per_sample ? p.channels : 0;
-  p.mode = static_cast<Mode>(mode);
-  const int64_t bytes = p.num * p.channels * p.height * p.width * static_cast<int64_t>(sizeof(T));
-  p.stream = bytes >= kStreamBytes;
-  if (bytes < kThreadBytes) threads = 1;
+void run_activation(const Problem<T>& p, int activation, int threads) {
   switch (static_cast<Activation>(activation)) {
-    case Activation::kNone: return run<Activation::kNone>(p, threads);
-    case Activation::kRelu: return run<Activation::kRelu>(p, threads);
-    case Activation::kLeakyRelu: return run<Activation::kLeakyRelu>(p, threads);
-    case Activation::kSilu: return run<Activation::kSilu>(p, threads);
-    case Activation::kTanh: return run<Activation::kTanh>(p, threads);
+    case Activation::kNone:
+      return run<Activation::kNone>(p, threads);
+    case Activation::kRelu:
+      return run<Activation::kRelu>(p, threads);
+    case Activation::kLeakyRelu:
+      return run<Activation::kLeakyRelu>(p, threads);
+    case Activation::kSilu:
+      return run<Activation::kSilu>(p, threads);
+    case Activation::kTanh:
+      return run<Activation::kTanh>(p, threads);
   }
-  throw std::invalid_argument("cond_norm_act: unknown activation");
+  throw std::invalid_argument("no activation has the code " + std::to_string(activation));
+}
+
+using Sizes = std::vector<int64_t>;
+
+template <class T>
+Pixels<const T> pixels(uintptr_t address, const Sizes& strides) {
+  return {pointer<const T>(address), strides[0], strides[2], strides[3]};
+}
+
+// Strides of [N, C, H, W] in elements, the channels' 1; `shape` is the output's, which is dense and channels-last.
+void cond_norm_act(int dtype, uintptr_t x, const Sizes& x_strides, uintptr_t residual, const Sizes& residual_strides,
+                   bool residual_half, uintptr_t scale, uintptr_t shift, bool per_sample, uintptr_t out,
+                   const Sizes& shape, int mode, int activation, int threads) {
+  const pybind11::gil_scoped_release release;
+  with_float_type(dtype, [&](auto tag) {
+    using T = decltype(tag);
+    const int64_t num = shape[0], channels = shape[1], height = shape[2], width = shape[3];
+    const int64_t bytes = num * channels * height * width * static_cast<int64_t>(sizeof(T));
+    const Pixels<T> dense{pointer<T>(out), height * width * channels, width * channels, channels};
+    const Problem<T> p{pixels<T>(x, x_strides),     pixels<T>(residual, residual_strides),
+                       dense,                       pointer<const float>(scale),
+                       pointer<const float>(shift), per_sample ? channels : 0,
+                       num,                         channels,
+                       height,                      width,
+                       static_cast<Mode>(mode),     residual_half ? 1 : 0,
+                       bytes >= kStreamBytes};
+    run_activation(p, activation, bytes < kThreadBytes ? 1 : threads);
+  });
 }
 
 }  // namespace
-}  // namespace ptgm::cond_norm_act
 
-void bind_cond_norm_act(pybind11::module_& m) {
-  // Addresses and element strides come from kernels/cond_norm_act/cpu_impl.py, which has checked what they belong to.
-  m.def("cond_norm_act", [](int dtype, uintptr_t x, const std::vector<int64_t>& x_strides, uintptr_t residual,
-                            const std::vector<int64_t>& residual_strides, bool residual_half, uintptr_t scale,
-                            uintptr_t shift, bool per_sample, uintptr_t out, const std::vector<int64_t>& shape,
-                            int mode, int activation, int threads) {
-    const pybind11::gil_scoped_release release;
-    const auto pass = [&](auto tag) {
-      ptgm::cond_norm_act::call<decltype(tag)>(x, x_strides, residual, residual_strides, residual_half, scale, shift,
-                                               per_sample, out, shape, mode, activation, threads);
-    };
-    if (dtype == kFloat32) return pass(float{});
-    if (dtype == kBFloat16) return pass(bf16{});
-    if (dtype == kFloat16) return pass(f16{});
-    throw std::invalid_argument("cond_norm_act: unknown dtype");
-  });
-}
+void bind_cond_norm_act(pybind11::module_& module) { module.def("cond_norm_act", &cond_norm_act); }
+
+}  // namespace ptgm

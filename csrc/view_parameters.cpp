@@ -1,14 +1,9 @@
 // One packed parameter row per sample from its uniform numbers: the layout and the meaning of the ranges are those of
 // kernels/views/parameters.py. What decides is computed in float, the rest in double and rounded once, as there.
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <stdexcept>
-#include <vector>
-
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+
+#include <cmath>
+#include <vector>
 
 #include "common.h"
 #include "views.h"
@@ -24,7 +19,6 @@ struct Ranges {
   double flip, translate, rotate, scale_low, scale_high, shear, brightness, contrast, saturation, hue, bits, solarize,
       cutout, fill, num_ops, candidate[kOperations];
 };
-constexpr int kNumRanges = sizeof(Ranges) / sizeof(double);
 
 // The num_ops candidates with the largest keys; of equal keys the first.
 void choose(const float* u, const Ranges& r, bool* chosen) {
@@ -98,18 +92,23 @@ void fill_row(const float* u, const Ranges& r, int channels, int height, int wid
   row[23] = static_cast<float>(r.fill);
 }
 
+void view_parameters(uintptr_t numbers, int64_t stride, int64_t num, const std::vector<double>& ranges, int channels,
+                     int height, int width, uintptr_t out) {
+  Ranges r;
+  if (ranges.size() * sizeof(double) != sizeof(r)) throw std::invalid_argument("a spec has 25 ranges");
+  std::memcpy(&r, ranges.data(), sizeof(r));
+  const float* u = pointer<const float>(numbers);
+  float* rows = pointer<float>(out);
+  for (int64_t n = 0; n < num; ++n) fill_row(u + n * stride, r, channels, height, width, rows + n * kNumParameters);
+}
+
 }  // namespace
 }  // namespace ptgm::views
 
-void bind_view_parameters(pybind11::module_& m) {
-  m.def("view_parameters", [](uintptr_t numbers, int64_t stride, int64_t num, const std::vector<double>& ranges,
-                              int channels, int height, int width, uintptr_t out) {
-    using namespace ptgm::views;
-    if (ranges.size() != kNumRanges) throw std::invalid_argument("view_parameters: wrong number of ranges");
-    Ranges r;
-    std::memcpy(&r, ranges.data(), sizeof(r));
-    const float* u = reinterpret_cast<const float*>(numbers);
-    float* rows = reinterpret_cast<float*>(out);
-    for (int64_t n = 0; n < num; ++n) fill_row(u + n * stride, r, channels, height, width, rows + n * kNumParameters);
-  });
+namespace ptgm {
+
+void bind_view_parameters(pybind11::module_& module) {
+  module.def("view_parameters", &views::view_parameters);
 }
+
+}  // namespace ptgm

@@ -1,23 +1,24 @@
 // Views on the CPU: each image is unpacked once into a padded float tile that stays in cache, and both views sample it.
-#include "views.h"
-
-#include <algorithm>
-#include <cmath>
-#include <cstring>
-#include <memory>
-#include <stdexcept>
-#include <vector>
-
-#include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <cmath>
+#include <memory>
+#include <vector>
+
 #include "common.h"
+
+// Wide vectors pass between functions that are always inlined: no call has their ABI.
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+#include "views.h"
 
 namespace ptgm::views {
 namespace {
 
-// Wide vectors pass between functions that are always inlined: no call has their ABI.
-#pragma GCC diagnostic ignored "-Wpsabi"
+INLINE float unit(bf16 value) { return views::unit(to_float(value)); }
+INLINE float unit(f16 value) { return views::unit(to_float(value)); }
+using views::unit;
+
 typedef float f4 __attribute__((vector_size(16)));
 typedef float f8 __attribute__((vector_size(32)));
 
@@ -61,19 +62,19 @@ struct Scratch {
 };
 
 template <class V, class T>
-VIEWS_INLINE V load(const T* p) {
+INLINE V load(const T* p) {
   V v;
   std::memcpy(&v, p, sizeof(v));
   return v;
 }
 
 template <class V>
-VIEWS_INLINE void store(float* p, V v) {
+INLINE void store(float* p, V v) {
   std::memcpy(p, &v, sizeof(v));
 }
 
 template <class T>
-VIEWS_INLINE void unpack(const Image& image, Size size, Scratch& s) {
+INLINE void unpack(const Image& image, Size size, Scratch& s) {
   const T* data = static_cast<const T*>(image.data);
   const int width = size.width;
   for (int i = 0; i < size.height; ++i) {
@@ -82,35 +83,35 @@ VIEWS_INLINE void unpack(const Image& image, Size size, Scratch& s) {
     if (size.channels == 1) {
       float* out = row + 1;
       if (image.stride_w == 1) {
-        for (int j = 0; j < width; ++j) out[j] = unit_of(in[j]);
+        for (int j = 0; j < width; ++j) out[j] = unit(in[j]);
       } else {
-        for (int j = 0; j < width; ++j) out[j] = unit_of(in[j * image.stride_w]);
+        for (int j = 0; j < width; ++j) out[j] = unit(in[j * image.stride_w]);
       }
       continue;
     }
     float* out = row + 4;
     float* line = s.line.get();
     if (image.stride_c == 1 && image.stride_w == 3) {
-      for (int k = 0; k < 3 * width; ++k) line[k] = unit_of(in[k]);
+      for (int k = 0; k < 3 * width; ++k) line[k] = unit(in[k]);
       for (int j = 0; j < width; ++j) store(out + 4 * j, load<f4>(line + 3 * j));
     } else if (image.stride_w == 1) {
       for (int c = 0; c < 3; ++c) {
         const T* plane = in + c * image.stride_c;
         float* to = line + static_cast<size_t>(c) * width;
-        for (int j = 0; j < width; ++j) to[j] = unit_of(plane[j]);
+        for (int j = 0; j < width; ++j) to[j] = unit(plane[j]);
       }
       const float *r = line, *g = line + width, *b = line + 2 * width;
       for (int j = 0; j < width; ++j) store(out + 4 * j, f4{r[j], g[j], b[j], 0.0f});
     } else {
       for (int j = 0; j < width; ++j) {
         const T* p = in + j * image.stride_w;
-        store(out + 4 * j, f4{unit_of(p[0]), unit_of(p[image.stride_c]), unit_of(p[2 * image.stride_c]), 0.0f});
+        store(out + 4 * j, f4{unit(p[0]), unit(p[image.stride_c]), unit(p[2 * image.stride_c]), 0.0f});
       }
     }
   }
 }
 
-VIEWS_INLINE void fill_border(Size size, Scratch& s, float fill) {
+INLINE void fill_border(Size size, Scratch& s, float fill) {
   const int pixel = size.channels == 1 ? 1 : 4, height = size.height + 3;
   float* tile = s.tile.get();
   std::fill_n(tile, s.row, fill);
@@ -122,7 +123,7 @@ VIEWS_INLINE void fill_border(Size size, Scratch& s, float fill) {
   }
 }
 
-VIEWS_INLINE void locate(const Geometry& g, int i, Size size, Scratch& s) {
+INLINE void locate(const Geometry& g, int i, Size size, Scratch& s) {
   const float y = from_centre(i, size.height);
   const float base_x = g.bx * y + g.cx, base_y = g.by * y + g.cy;
   const int pixel = size.channels == 1 ? 1 : 4, row = s.row;
@@ -137,7 +138,7 @@ VIEWS_INLINE void locate(const Geometry& g, int i, Size size, Scratch& s) {
   }
 }
 
-VIEWS_INLINE void grey_row(const float* m, int width, const Scratch& s, float* out) {
+INLINE void grey_row(const float* m, int width, const Scratch& s, float* out) {
   const float* tile = s.tile.get();
   for (int j = 0; j < width; ++j) {
     const float* top = tile + s.index[j];
@@ -150,7 +151,7 @@ VIEWS_INLINE void grey_row(const float* m, int width, const Scratch& s, float* o
 }
 
 template <bool kMatrix>
-VIEWS_INLINE void colour_row(const float* m, int width, const Scratch& s, float* out) {
+INLINE void colour_row(const float* m, int width, const Scratch& s, float* out) {
   const float* tile = s.tile.get();
   const f4 from_r = {m[0], m[4], m[8], 0.0f}, from_g = {m[1], m[5], m[9], 0.0f}, from_b = {m[2], m[6], m[10], 0.0f};
   const f4 lift = {m[3], m[7], m[11], 0.0f};
@@ -168,7 +169,7 @@ VIEWS_INLINE void colour_row(const float* m, int width, const Scratch& s, float*
 
 // Clip, posterize, solarize and normalise a row of values; `factor` and `offset` repeat the channels' along the row.
 template <bool kSteps>
-VIEWS_INLINE void finish_row(const Pointwise& p, const float* factor, const float* offset, int values, float* row) {
+INLINE void finish_row(const Pointwise& p, const float* factor, const float* offset, int values, float* row) {
   const float levels = p.levels, threshold = p.threshold;
   for (int k = 0; k < values; ++k) {
     float u = clip(row[k]);
@@ -177,18 +178,18 @@ VIEWS_INLINE void finish_row(const Pointwise& p, const float* factor, const floa
   }
 }
 
-VIEWS_INLINE int border(float position, int size) {
+INLINE int border(float position, int size) {
   const float up = std::ceil(position);
   return up > 0.0f ? (up < static_cast<float>(size) ? static_cast<int>(up) : size) : 0;
 }
 
-VIEWS_INLINE bool is_identity(const float* m) {
+INLINE bool is_identity(const float* m) {
   static constexpr float kIdentity[12] = {1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0};
   return std::equal(m, m + 12, kIdentity);
 }
 
 template <class O>
-VIEWS_INLINE void render(const float* row, const Normalise& norm, Size size, Scratch& s, O* out) {
+INLINE void render(const float* row, const Normalise& norm, Size size, Scratch& s, O* out) {
   const Geometry g = geometry(row);
   const Pointwise p = pointwise(row);
   const float* matrix = row + 6;
@@ -214,7 +215,7 @@ VIEWS_INLINE void render(const float* row, const Normalise& norm, Size size, Scr
     if (i >= hole_top && i < hole_bottom) {
       for (int k = hole_left; k < hole_right; ++k) line[k] = p.fill * factor[k] + offset[k];
     }
-    store_row(out + static_cast<size_t>(i) * values, line, values);
+    convert_row(out + static_cast<size_t>(i) * values, line, values);
   }
 }
 
@@ -229,7 +230,7 @@ struct Batch {
 };
 
 template <class T, class O>
-VIEWS_INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scratch& s) {
+INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scratch& s) {
   const int64_t values = static_cast<int64_t>(b.size.channels) * b.size.height * b.size.width;
   unpack<T>({b.images + n * b.stride_n, b.stride_c, b.stride_h, b.stride_w}, b.size, s);
   render(b.weak + n * kNumParameters, norm, b.size, s, b.weak_out + n * values);
@@ -258,56 +259,38 @@ void run(const Batch<T, O>& b, const float* mean, const float* std_, int threads
   }
 }
 
-// Addresses and element strides come from kernels/views/cpu_impl.py, which has checked what they belong to.
-struct Call {
-  uintptr_t images;
-  std::vector<int64_t> shape, strides;
-  uintptr_t weak, strong, weak_out, strong_out;
-  std::vector<float> mean, std_;
-  int threads;
-};
+using Sizes = std::vector<int64_t>;
 
-template <class T, class O>
-void call(const Call& c) {
-  Batch<T, O> b{};
-  b.images = reinterpret_cast<const T*>(c.images);
-  b.num = c.shape[0];
-  b.size = {static_cast<int>(c.shape[1]), static_cast<int>(c.shape[2]), static_cast<int>(c.shape[3])};
-  b.stride_n = c.strides[0], b.stride_c = c.strides[1], b.stride_h = c.strides[2], b.stride_w = c.strides[3];
-  b.weak = reinterpret_cast<const float*>(c.weak);
-  b.strong = reinterpret_cast<const float*>(c.strong);
-  b.weak_out = reinterpret_cast<O*>(c.weak_out);
-  b.strong_out = reinterpret_cast<O*>(c.strong_out);
-  run(b, c.mean.data(), c.std_.data(), c.threads);
-}
-
-template <class T>
-void call_output(const Call& c, DType output) {
-  if (output == kFloat32) return call<T, float>(c);
-  if (output == kBFloat16) return call<T, bf16>(c);
-  if (output == kFloat16) return call<T, f16>(c);
-  throw std::invalid_argument("views: unknown output dtype");
-}
-
-void call_input(const Call& c, DType input, DType output) {
-  if (input == kUInt8) return call_output<uint8_t>(c, output);
-  if (input == kFloat32) return call_output<float>(c, output);
-  if (input == kBFloat16) return call_output<bf16>(c, output);
-  if (input == kFloat16) return call_output<f16>(c, output);
-  throw std::invalid_argument("views: unknown image dtype");
+// Shape and element strides of the images; outputs are dense and channels-last. strong and strong_out may be 0.
+void views(int input, uintptr_t images, const Sizes& shape, const Sizes& strides, uintptr_t weak, uintptr_t strong,
+           int output, uintptr_t weak_out, uintptr_t strong_out, const std::vector<float>& mean,
+           const std::vector<float>& std_, int threads) {
+  const pybind11::gil_scoped_release release;
+  const auto from = [&](auto in) {
+    with_float_type(output, [&](auto out) {
+      using T = decltype(in);
+      using O = decltype(out);
+      const Size size{static_cast<int>(shape[1]), static_cast<int>(shape[2]), static_cast<int>(shape[3])};
+      const Batch<T, O> batch{pointer<const T>(images), strides[0],          strides[1],
+                              strides[2],               strides[3],          shape[0],
+                              size,                     pointer<const float>(weak), pointer<const float>(strong),
+                              pointer<O>(weak_out),     pointer<O>(strong_out)};
+      run(batch, mean.data(), std_.data(), threads);
+    });
+  };
+  input == kUInt8 ? from(uint8_t{}) : with_float_type(input, from);
 }
 
 }  // namespace
 }  // namespace ptgm::views
 
-void bind_views(pybind11::module_& m) {
-  m.def("views",
-        [](uintptr_t images, int input, std::vector<int64_t> shape, std::vector<int64_t> strides, uintptr_t weak,
-           uintptr_t strong, uintptr_t weak_out, uintptr_t strong_out, int output, std::vector<float> mean,
-           std::vector<float> std_, int threads) {
-          const pybind11::gil_scoped_release release;
-          ptgm::views::call_input({images, std::move(shape), std::move(strides), weak, strong, weak_out, strong_out,
-                                   std::move(mean), std::move(std_), threads},
-                                  static_cast<DType>(input), static_cast<DType>(output));
-        });
+namespace ptgm {
+
+void bind_view_parameters(pybind11::module_& module);
+
+void bind_views(pybind11::module_& module) {
+  module.def("views", &views::views);
+  bind_view_parameters(module);
 }
+
+}  // namespace ptgm

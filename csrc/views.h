@@ -37,7 +37,8 @@ VIEWS_INLINE Pointwise pointwise(const float* row) {
   return {row[18], row[19], (row[23] + 1.0f) * 0.5f, row[20], row[21], row[22]};
 }
 
-VIEWS_INLINE float unit(uint8_t value) { return static_cast<float>(value) * (1.0f / 255.0f); }
+// Bytes and generator outputs in [-1, 1] to [0, 1].
+VIEWS_INLINE float unit(uint8_t value) { return static_cast<float>(value) / 255.0f; }
 VIEWS_INLINE float unit(float value) { return (value + 1.0f) * 0.5f; }
 
 // The offset of pixel i of `size` from the centre.

@@ -100,6 +100,11 @@ def _log(x: Tensor) -> Tensor:
     return exponent.float() * LOG_2 + f * _polynomial(LOG_P, f)
 
 
+def _sqrt(x: Tensor) -> Tensor:
+    # By way of float64, which rounds to the exact float32 root: torch's own (MKL's) can miss its last bit.
+    return torch.sqrt(x.double()).float()
+
+
 def _half_normal(x: Tensor) -> tuple[Tensor, Tensor]:
     # Numerator and denominator of the inverse CDF in the centre, sqrt(2) erfinv(x).
     r = CENTRE_SHIFT - x * x
@@ -117,8 +122,7 @@ def normal_from_words(words: Tensor, truncation: float | None) -> Tensor:
     if truncation is None:
         q = (k.float() + 0.5) * 2.0**-31
         numerator, denominator = _half_normal(x)
-        # max(): in the centre, where this branch is not used, the root's argument must not turn negative.
-        r = torch.sqrt(torch.clamp(-_log(q), min=0.0)) - TAIL_SHIFT
+        r = _sqrt(torch.clamp(-_log(q), min=0.0)) - TAIL_SHIFT
         centre = x <= CENTRE_LIMIT
         z = torch.where(centre, numerator, _polynomial(TAIL_P, r)) / torch.where(
             centre, denominator, _polynomial(TAIL_Q, r)

@@ -1,0 +1,121 @@
+"""Labelled pseudo images on disk: an image folder and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ptgm_fast import kernels
+from ptgm_fast.config import RunConfig, config_to_toml
+from ptgm_fast.errors import UserError
+from ptgm_fast.runs.folder import RunFolder
+from ptgm_fast.runs.task import Task, build_source, build_task
+from ptgm_fast.sampling import AddressedOrder, SourceModels, conditioning_table, derive_seed
+
+BATCH = 256
+
+
+def synthesize(
+    config: RunConfig,
+    count: int,
+    out: Path,
+    *,
+    conditioned: bool = False,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Write `count` images as `out/CLASS/NUMBER.png` with `out/manifest.jsonl`; returns what summary.json holds.
+
+    Uniform: labels are drawn uniformly over the source classes, and CLASS is the label's name. Conditioned: each
+    sample is made for the soft source label of a labelled target image (PCS), CLASS is that image's target class,
+    and the manifest has the target image's index and its most probable source classes.
+    Sample i depends on (seed, i) only: more images are the same first ones and more. Images, folder and
+    manifest are complete or absent: the summary is written last. Raises UserError as `train` does.
+    """
+    if count < 1:
+        raise UserError(f"--count must be at least 1, got {count}")
+    task = build_task(config) if conditioned else None
+    source = task.source if task else build_source(config)
+    class_names = task.data.train.class_names if task else source.generator.card.class_names
+    folders = _folder_names(class_names)
+    folder = RunFolder.create(out)
+    folder.write_text(folder.config, config_to_toml(config))
+    for name in folders:
+        (out / name).mkdir()
+    digest = hashlib.sha256()
+    with (out / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
+        for start in range(0, count, BATCH):
+            number = min(BATCH, count - start)
+            condition, kind, records = _conditions(config, source, task, start, number)
+            latents = source.latents(number, seed=derive_seed(config.seed, "synthesize/latents"), start=start)
+            images = to_uint8(source.generate(latents, condition, kind))
+            digest.update(images.numpy().tobytes())
+            for offset, record in enumerate(records):
+                file = f"{folders[record['label']]}/{start + offset:07d}.png"
+                _write_png(images[offset].numpy(), out / file)
+                manifest.write(json.dumps({"file": file, "index": start + offset, **record}) + "\n")
+            on_images(start + number, count)
+    summary = {
+        "count": count,
+        "seed": config.seed,
+        "generator": config.source.generator,
+        "conditioned": conditioned,
+        "class_names": list(class_names),
+        "pixels_sha256": digest.hexdigest(),
+    }
+    folder.write_json(folder.summary, summary)
+    return summary
+
+
+def _conditions(
+    config: RunConfig, source: SourceModels, task: Task | None, start: int, number: int
+) -> tuple[torch.Tensor, Any, list[dict[str, Any]]]:
+    names = source.generator.card.class_names
+    if task is None:
+        seed = derive_seed(config.seed, "synthesize/labels")
+        labels = kernels.class_labels(number, len(names), seed=seed, start=start, device=source.device)
+        return labels, "class", [{"label": int(label), "class": names[int(label)]} for label in labels]
+    train = task.data.train
+    order = AddressedOrder(len(train), seed=config.seed, purpose="synthesize/order")
+    chosen = order.indices(start, number)
+    table = conditioning_table(
+        source, train.images[chosen], temperature=config.p_ssl.pcs_temperature, top_k=config.p_ssl.pcs_top_k or None
+    )
+    records = []
+    for index, soft in zip(chosen.tolist(), table.soft_labels.cpu(), strict=True):
+        top = soft.topk(min(5, len(names)))
+        label = int(train.labels[index])
+        records.append(
+            {
+                "label": label,
+                "class": train.class_names[label],
+                "target_index": index,
+                "soft_label": {names[int(c)]: round(float(p), 4) for p, c in zip(top.values, top.indices, strict=True)},
+            }
+        )
+    return table.soft_labels, "soft-label", records
+
+
+def to_uint8(images: torch.Tensor) -> torch.Tensor:
+    """Images in [-1, 1] to uint8 [N, C, H, W] on the CPU, rounded."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def _write_png(pixels: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)).save(path)
+
+
+def _folder_names(class_names: tuple[str, ...]) -> list[str]:
+    """Folder names that stay apart on file systems that ignore case, and inside the output folder."""
+    names = []
+    for number, name in enumerate(class_names):
+        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+        names.append(f"{number:0{len(str(len(class_names) - 1))}d}_{safe}")
+    return names

@@ -1,0 +1,116 @@
+"""What does not fit together is said before anything is trained."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ptgm_fast.config import RunConfig
+from ptgm_fast.errors import UserError
+from ptgm_fast.models import build, save_weights
+from ptgm_fast.runs.task import build_task
+
+Tiny = Callable[..., RunConfig]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.image_size=28"], r"data\.image_size = 28 does not fit the generator.*8x8"),
+        (["data.channels=3"], r"data\.channels = 3 does not fit the generator"),
+        (["data.mean=[0.1,0.2,0.3]"], r"data\.mean has 3 values"),
+        (["data.labels_per_class=26"], r"class '0' has 30 images"),
+        (["data.images=npz:missing.npz"], r"does not exist"),
+        (["source.generator=nowhere"], r"neither bundled nor an existing folder"),
+        (["target.network=timm:resnet19"], r"timm has no model"),
+        (["target.network=torchvision:densenet121"], r"does not take images of shape 1x8x8"),
+        (["device=quantum"], r"device 'quantum' cannot be used"),
+        (
+            [
+                "source.classifier.network=ptgm:cnn-small",
+                "source.classifier.weights=missing.safetensors",
+            ],
+            "source classifier: file 'missing.safetensors' does not exist",
+        ),
+    ],
+)
+def test_what_does_not_fit(tiny: Tiny, settings: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_task(tiny(*settings))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is present")
+def test_a_device_that_is_not_there(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match="'cuda' cannot be used here"):
+        build_task(tiny("device=cuda"))
+
+
+def test_a_classifier_of_ones_own(tiny: Tiny, tmp_path: Path) -> None:
+    classifier = build("ptgm:resnet-small", num_classes=6, channels=1, image_size=8).eval()
+    save_weights(classifier, tmp_path / "c.safetensors")
+    settings = (
+        "source.classifier.network=ptgm:resnet-small",
+        f"source.classifier.weights={tmp_path / 'c.safetensors'}",
+    )
+    source = build_task(
+        tiny(*settings, "source.classifier.mean=[0.2]", "source.classifier.std=[0.7]")
+    ).source
+    images = torch.randint(0, 256, (4, 1, 8, 8), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = classifier((images / 255 - 0.2) / 0.7)
+    assert torch.allclose(source.classify(images), expected, atol=1e-5)
+    assert torch.allclose(source.classify(images / 127.5 - 1), expected, atol=1e-5)
+
+
+def test_a_classifier_with_other_classes_names_the_tensors(tiny: Tiny, tmp_path: Path) -> None:
+    save_weights(
+        build("ptgm:cnn-small", num_classes=9, channels=1, image_size=8), tmp_path / "c.safetensors"
+    )
+    settings = (
+        "source.classifier.network=ptgm:cnn-small",
+        f"source.classifier.weights={tmp_path / 'c.safetensors'}",
+    )
+    with pytest.raises(UserError, match=r"10\.weight \[9, \d+\] \(expected \[6"):
+        build_task(tiny(*settings))
+
+
+def test_exchanged_generator_weights_are_noticed(tiny: Tiny, pair: Path, tmp_path: Path) -> None:
+    shutil.copytree(pair, tmp_path / "pair")
+    shutil.copy(pair / "classifier.safetensors", tmp_path / "pair" / "generator.safetensors")
+    with pytest.raises(UserError, match="sha256 expected"):
+        build_task(tiny(f"source.generator={tmp_path / 'pair'}"))
+
+
+def test_separate_test_images(tiny: Tiny, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "t.npz", x=rng.integers(0, 256, (21, 8, 8), dtype=np.uint8), y=np.arange(21) % 3
+    )
+    data = build_task(
+        tiny(f"data.test_images=npz:{tmp_path / 't.npz'}", "data.test_per_class=all")
+    ).data
+    assert (len(data.train), len(data.validation), len(data.test)) == (15, 15, 21)
+    np.savez(tmp_path / "u.npz", x=np.zeros((4, 8, 8), np.uint8), y=np.arange(4))
+    with pytest.raises(UserError, match=r"data\.test_images has the classes"):
+        build_task(tiny(f"data.test_images=npz:{tmp_path / 'u.npz'}"))
+
+
+def test_other_sizes_and_channels_are_brought_to_the_generators(tiny: Tiny, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.savez(
+        tmp_path / "c.npz",
+        x=rng.integers(0, 256, (60, 19, 25, 3), dtype=np.uint8),
+        y=np.arange(60) % 3,
+    )
+    data = build_task(tiny(f"data.images=npz:{tmp_path / 'c.npz'}", "data.test_per_class=all")).data
+    assert data.train.images.shape == (15, 1, 8, 8)
+    assert data.train.images.dtype == torch.uint8
+
+
+def test_every_method_of_a_seed_starts_from_the_same_weights(tiny: Tiny) -> None:
+    a, b, c = (build_task(tiny(seed=seed)).new_network().state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
