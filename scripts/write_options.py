@@ -10,10 +10,10 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from ptgm_fast.kernels import ViewSpec
 from pydantic import BaseModel
 
 from ptgm_fast.config import RunConfig
-from ptgm_fast.kernels import ViewSpec
 from ptgm_fast.training.source import SourceOptions
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
@@ -35,7 +35,9 @@ def rows(model: type[BaseModel], prefix: str = "") -> list[str]:
         accepted = describe(field.annotation)
         for limit, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
             accepted += "".join(
-                f", {sign} {getattr(m, limit)}" for m in field.metadata if getattr(m, limit, None) is not None
+                f", {sign} {getattr(m, limit)}"
+                for m in field.metadata
+                if getattr(m, limit, None) is not None
             )
         default = "required" if field.is_required() else show(field.default)
         plain.append(f"| `{prefix}{name}` | {accepted} | {default} | {field.description or ''} |")
@@ -52,7 +54,9 @@ def describe(annotation: Any) -> str:
         return f"list of {describe(get_args(annotation)[0])}"
     if annotation is ViewSpec:
         return "view"
-    return {int: "integer", float: "number", str: "text", bool: "true or false"}.get(annotation, str(annotation))
+    return {int: "integer", float: "number", str: "text", bool: "true or false"}.get(
+        annotation, str(annotation)
+    )
 
 
 def show(value: Any) -> str:
@@ -64,7 +68,10 @@ def show(value: Any) -> str:
 def page() -> str:
     head = "| setting | accepted | default | what it does |\n|---|---|---|---|\n"
     parts = [HEADER]
-    for title, model in (("ptgm-fast train, compare, synthesize", RunConfig), ("ptgm-fast source", SourceOptions)):
+    for title, model in (
+        ("ptgm-fast train, compare, synthesize", RunConfig),
+        ("ptgm-fast source", SourceOptions),
+    ):
         parts.append(f"\n## {title}\n\n{head}" + "\n".join(rows(model)) + "\n")
     return "".join(parts)
 

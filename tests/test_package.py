@@ -16,15 +16,31 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.slow
-def test_the_wheel_is_complete_and_runs_away_from_the_checkout(tmp_path: Path, tiny_toml: Path) -> None:
+def test_the_wheel_is_complete_and_runs_away_from_the_checkout(
+    tmp_path: Path, tiny_toml: Path
+) -> None:
     # A copy: building in the checkout would leave build/ and egg-info behind, and packages found there.
-    subprocess.run(["git", "clone", "--quiet", "--no-hardlinks", ROOT, tmp_path / "src"], check=True)
-    build = [sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path / "dist", tmp_path / "src"]
+    subprocess.run(
+        ["git", "clone", "--quiet", "--no-hardlinks", ROOT, tmp_path / "src"], check=True
+    )
+    build = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--outdir",
+        tmp_path / "dist",
+        tmp_path / "src",
+    ]
     subprocess.run(build, check=True, capture_output=True, timeout=600)
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     packed = set(zipfile.ZipFile(wheel).namelist())
     tracked = subprocess.run(
-        ["git", "ls-files", "ptgm_fast", "kernels"], cwd=tmp_path / "src", check=True, capture_output=True, text=True
+        ["git", "ls-files", "ptgm_fast", "kernels"],
+        cwd=tmp_path / "src",
+        check=True,
+        capture_output=True,
+        text=True,
     ).stdout.split()
     expected = {f"ptgm_fast/{f}" if f.startswith("kernels/") else f for f in tracked}
     assert expected <= packed, f"missing from the wheel: {sorted(expected - packed)}"
@@ -36,7 +52,9 @@ def test_the_wheel_is_complete_and_runs_away_from_the_checkout(tmp_path: Path, t
     site = next((tmp_path / "venv" / "lib").glob("python*/site-packages"))
     ours = next(p for p in map(Path, sys.path) if (p / "torch").is_dir())
     (site / "dependencies.pth").write_text(f"{ours}\n")
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True)
+    subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", wheel], check=True
+    )
     where = subprocess.run(
         [python, "-c", "import ptgm_fast.kernels as k; print(k.__file__)"],
         cwd=tmp_path,
@@ -82,4 +100,6 @@ def test_the_settings_page_is_up_to_date() -> None:
         capture_output=True,
         text=True,
     )
-    assert result.stdout == (ROOT / "docs" / "options.md").read_text(), "run python scripts/write_options.py"
+    assert result.stdout == (ROOT / "docs" / "options.md").read_text(), (
+        "run python scripts/write_options.py"
+    )

@@ -16,7 +16,16 @@ from ptgm_fast.runs.task import build_task, versions
 from ptgm_fast.runs.train import Progress, run_stages, summarise
 from ptgm_fast.training.context import Context
 
-DEFAULT_METHODS = ("scratch", "logit-matching", "soft-target", "pp", "pp+soft-target", "pp+uda", "p-ssl", "pp+p-ssl")
+DEFAULT_METHODS = (
+    "scratch",
+    "logit-matching",
+    "soft-target",
+    "pp",
+    "pp+soft-target",
+    "pp+uda",
+    "p-ssl",
+    "pp+p-ssl",
+)
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,9 @@ def compare(
             start = Progress(task.new_network())
             if chosen.config.stages[0] == "pp":
                 if pre_trained is None:
-                    only_pp = replace(chosen, config=chosen.config.model_copy(update={"stages": ("pp",)}))
+                    only_pp = replace(
+                        chosen, config=chosen.config.model_copy(update={"stages": ("pp",)})
+                    )
                     pre_trained = run_stages(only_pp, start, context)
                 start = copy.deepcopy(pre_trained)
             progress = run_stages(chosen, start, context)
@@ -115,18 +126,26 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
 def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
     """One line: what each stage's pseudo data added, in points of test accuracy, paired by seed."""
     parts = []
-    for stage, with_it, without in (("PP", "pp", "scratch"), ("P-SSL", "p-ssl", "scratch"), ("P-SSL after PP", "pp+p-ssl", "pp")):
+    for stage, with_it, without in (
+        ("PP", "pp", "scratch"),
+        ("P-SSL", "p-ssl", "scratch"),
+        ("P-SSL after PP", "pp+p-ssl", "pp"),
+    ):
         if with_it in methods and without in methods:
-            pairs = zip(methods[with_it]["test_accuracy"], methods[without]["test_accuracy"], strict=True)
+            pairs = zip(
+                methods[with_it]["test_accuracy"], methods[without]["test_accuracy"], strict=True
+            )
             gains = [100 * (a - b) for a, b in pairs]
-            parts.append(f"{stage} {_judge(gains)} {statistics.fmean(gains):+.1f} points ({with_it} against {without})")
+            parts.append(
+                f"{stage} {_judge(gains)} {statistics.fmean(gains):+.1f} points ({with_it} against {without})"
+            )
     if not parts:
         return "Did the pseudo data help? Add scratch and pp or p-ssl to --methods to find out."
     return "Did the pseudo data help? " + "; ".join(parts) + "."
 
 
 def _judge(gains: Sequence[float]) -> str:
-    """"helped" or "hurt" where the mean exceeds two standard errors over seeds; else it cannot be told apart."""
+    """ "helped" or "hurt" where the mean exceeds two standard errors over seeds; else it cannot be told apart."""
     mean = statistics.fmean(gains)
     if len(gains) < 2:
         return "on one seed:"

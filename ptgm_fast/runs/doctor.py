@@ -35,8 +35,16 @@ def examine() -> list[Finding]:
 def _platform() -> list[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return [
-        Finding("ptgm-fast", "ok", f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}"),
-        Finding("processor", "ok", f"{cores} cores, torch uses {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"),
+        Finding(
+            "ptgm-fast",
+            "ok",
+            f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}",
+        ),
+        Finding(
+            "processor",
+            "ok",
+            f"{cores} cores, torch uses {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
+        ),
     ]
 
 
@@ -85,4 +93,10 @@ def _bundled() -> list[Finding]:
     except UserError as error:
         return [Finding("bundled source pair", "broken", f"{error}")]
     card = generators.load_card("letters")
-    return [Finding("bundled source pair", "ok", f"{card.name}: {card.num_classes} classes, weights match their card")]
+    return [
+        Finding(
+            "bundled source pair",
+            "ok",
+            f"{card.name}: {card.num_classes} classes, weights match their card",
+        )
+    ]

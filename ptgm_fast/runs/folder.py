@@ -37,7 +37,9 @@ class RunFolder:
         """An existing run's folder. Raises UserError if there is none."""
         folder = cls(path)
         if not folder.config.is_file():
-            raise UserError(f"{str(path)!r} holds no run to resume (no config.toml); start one without --resume")
+            raise UserError(
+                f"{str(path)!r} holds no run to resume (no config.toml); start one without --resume"
+            )
         return folder
 
     def write_text(self, path: Path, text: str) -> None:

@@ -43,18 +43,35 @@ def sample_sheet(task: Task, path: Path, rows: int = 10) -> None:
     data, source, config = task.data.train, task.source, task.config
     chosen = torch.linspace(0, len(data) - 1, min(rows, len(data))).round().long()
     table = conditioning_table(
-        source, data.images[chosen], temperature=config.p_ssl.pcs_temperature, top_k=config.p_ssl.pcs_top_k or None
+        source,
+        data.images[chosen],
+        temperature=config.p_ssl.pcs_temperature,
+        top_k=config.p_ssl.pcs_top_k or None,
     )
-    latents = source.latents(len(chosen) * NUM_SAMPLES, seed=derive_seed(config.seed, "samples"), start=0)
-    pseudo = source.generate(latents, table.soft_labels.repeat_interleave(NUM_SAMPLES, 0), "soft-label").cpu()
+    latents = source.latents(
+        len(chosen) * NUM_SAMPLES, seed=derive_seed(config.seed, "samples"), start=0
+    )
+    pseudo = source.generate(
+        latents, table.soft_labels.repeat_interleave(NUM_SAMPLES, 0), "soft-label"
+    ).cpu()
     names = source.generator.card.class_names
     figure = _figure(1.6 + 0.8 * (NUM_SAMPLES + 1), 0.86 * len(chosen) + 0.5)
-    axes = figure.subplots(len(chosen), NUM_SAMPLES + 2, squeeze=False, width_ratios=[1, 2] + [1] * NUM_SAMPLES)
+    axes = figure.subplots(
+        len(chosen), NUM_SAMPLES + 2, squeeze=False, width_ratios=[1, 2] + [1] * NUM_SAMPLES
+    )
     for row, index in enumerate(chosen):
         _show(axes[row, 0], data.images[index].float() / 255)
-        axes[row, 0].set_ylabel(data.class_names[int(data.labels[index])], rotation=0, ha="right", va="center", fontsize=9)
+        axes[row, 0].set_ylabel(
+            data.class_names[int(data.labels[index])],
+            rotation=0,
+            ha="right",
+            va="center",
+            fontsize=9,
+        )
         top = table.soft_labels[row].cpu().topk(min(3, len(names)))
-        text = "\n".join(f"{names[int(c)]}  {float(p):.2f}" for p, c in zip(top.values, top.indices, strict=True))
+        text = "\n".join(
+            f"{names[int(c)]}  {float(p):.2f}" for p, c in zip(top.values, top.indices, strict=True)
+        )
         axes[row, 1].text(0.5, 0.5, text, ha="center", va="center", family="monospace", fontsize=8)
         axes[row, 1].axis("off")
         for column in range(NUM_SAMPLES):
@@ -67,7 +84,9 @@ def sample_sheet(task: Task, path: Path, rows: int = 10) -> None:
 
 def _show(axis: Any, image: torch.Tensor) -> None:
     pixels = image.clamp(0, 1).permute(1, 2, 0).numpy()
-    axis.imshow(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1)
+    axis.imshow(
+        pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1
+    )
     axis.set_xticks([])
     axis.set_yticks([])
 
@@ -80,16 +99,28 @@ def curves(metrics: Sequence[Mapping[str, Any]], stages: Sequence[str], path: Pa
         records = [r for r in metrics if r["stage"] == stage]
         for name in ("loss", "cross_entropy", "distillation", "unlabelled"):
             points = [(r["step"], r[name]) for r in records if name in r]
-            if points and not (name == "cross_entropy" and not any("distillation" in r or "unlabelled" in r for r in records)):
+            if points and not (
+                name == "cross_entropy"
+                and not any("distillation" in r or "unlabelled" in r for r in records)
+            ):
                 axis.plot(*zip(*points, strict=True), label=name.replace("_", "-"), lw=1.4)
         axis.set_title(stage)
         axis.set_xlabel("step")
         axis.set_ylabel("loss")
         axis.set_ylim(bottom=0)
-        validated = [(r["step"], r["validation_accuracy"]) for r in records if "validation_accuracy" in r]
+        validated = [
+            (r["step"], r["validation_accuracy"]) for r in records if "validation_accuracy" in r
+        ]
         if validated:
             twin = axis.twinx()
-            twin.plot(*zip(*validated, strict=True), color="black", marker="o", ms=3, lw=1, label="validation accuracy")
+            twin.plot(
+                *zip(*validated, strict=True),
+                color="black",
+                marker="o",
+                ms=3,
+                lw=1,
+                label="validation accuracy",
+            )
             twin.set_ylabel("validation accuracy")
             twin.set_ylim(top=1)
             twin.legend(loc="center right", fontsize=8, frameon=False)
@@ -106,9 +137,24 @@ def comparison(methods: Mapping[str, Mapping[str, Any]], title: str, path: Path)
         accuracies = [100 * a for a in methods[name]["test_accuracy"]]
         mean, std = 100 * methods[name]["mean"], 100 * methods[name]["std"]
         pseudo = methods[name]["images_synthesised"] > 0
-        axis.bar(position, mean, yerr=std, width=0.62, capsize=4, color="#2a6f97" if pseudo else "#a9b4be", zorder=2)
+        axis.bar(
+            position,
+            mean,
+            yerr=std,
+            width=0.62,
+            capsize=4,
+            color="#2a6f97" if pseudo else "#a9b4be",
+            zorder=2,
+        )
         axis.scatter([position] * len(accuracies), accuracies, s=11, color="black", zorder=3)
-        axis.annotate(f"{mean:.1f}", (position, mean + std), xytext=(0, 4), textcoords="offset points", ha="center", fontsize=9)
+        axis.annotate(
+            f"{mean:.1f}",
+            (position, mean + std),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+        )
     lowest = min(min(m["test_accuracy"]) for m in methods.values()) * 100
     highest = max(max(m["test_accuracy"]) for m in methods.values()) * 100
     margin = max(1.0, 0.25 * (highest - lowest))

@@ -52,7 +52,9 @@ def synthesize(
         for start in range(0, count, BATCH):
             number = min(BATCH, count - start)
             condition, kind, records = _conditions(config, source, task, start, number)
-            latents = source.latents(number, seed=derive_seed(config.seed, "synthesize/latents"), start=start)
+            latents = source.latents(
+                number, seed=derive_seed(config.seed, "synthesize/latents"), start=start
+            )
             images = to_uint8(source.generate(latents, condition, kind))
             digest.update(images.numpy().tobytes())
             for offset, record in enumerate(records):
@@ -78,13 +80,22 @@ def _conditions(
     names = source.generator.card.class_names
     if task is None:
         seed = derive_seed(config.seed, "synthesize/labels")
-        labels = kernels.class_labels(number, len(names), seed=seed, start=start, device=source.device)
-        return labels, "class", [{"label": int(label), "class": names[int(label)]} for label in labels]
+        labels = kernels.class_labels(
+            number, len(names), seed=seed, start=start, device=source.device
+        )
+        return (
+            labels,
+            "class",
+            [{"label": int(label), "class": names[int(label)]} for label in labels],
+        )
     train = task.data.train
     order = AddressedOrder(len(train), seed=config.seed, purpose="synthesize/order")
     chosen = order.indices(start, number)
     table = conditioning_table(
-        source, train.images[chosen], temperature=config.p_ssl.pcs_temperature, top_k=config.p_ssl.pcs_top_k or None
+        source,
+        train.images[chosen],
+        temperature=config.p_ssl.pcs_temperature,
+        top_k=config.p_ssl.pcs_top_k or None,
     )
     records = []
     for index, soft in zip(chosen.tolist(), table.soft_labels.cpu(), strict=True):
@@ -95,7 +106,10 @@ def _conditions(
                 "label": label,
                 "class": train.class_names[label],
                 "target_index": index,
-                "soft_label": {names[int(c)]: round(float(p), 4) for p, c in zip(top.values, top.indices, strict=True)},
+                "soft_label": {
+                    names[int(c)]: round(float(p), 4)
+                    for p, c in zip(top.values, top.indices, strict=True)
+                },
             }
         )
     return table.soft_labels, "soft-label", records

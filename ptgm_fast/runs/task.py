@@ -36,7 +36,10 @@ class Task:
         height, _ = self.data.train.image_size
         with seeded(seed, "init/network"):
             network = models.build(
-                name, num_classes=self.num_classes, channels=self.data.train.channels, image_size=height
+                name,
+                num_classes=self.num_classes,
+                channels=self.data.train.channels,
+                image_size=height,
             )
             target = models.TargetNetwork(network, num_classes=self.num_classes, name=name)
         with seeded(seed, "init/target head"):
@@ -51,7 +54,9 @@ def build_task(config: RunConfig) -> Task:
     card = generators.load_card(config.source.generator)
     _check_shapes(config, card)
     source = build_source(config)
-    task = Task(config, source.device, source, _load_target_data(config, card.channels, card.image_size))
+    task = Task(
+        config, source.device, source, _load_target_data(config, card.channels, card.image_size)
+    )
     _check_networks(task)
     return task
 
@@ -72,7 +77,10 @@ def build_source(config: RunConfig) -> SourceModels:
 
 def _check_shapes(config: RunConfig, card: generators.GeneratorCard) -> None:
     size, channels = card.image_size, card.channels
-    asked = {"image_size": (config.data.image_size, size), "channels": (config.data.channels, channels)}
+    asked = {
+        "image_size": (config.data.image_size, size),
+        "channels": (config.data.channels, channels),
+    }
     for name, (value, made) in asked.items():
         if value not in ("generator", made):
             raise UserError(
@@ -81,18 +89,22 @@ def _check_shapes(config: RunConfig, card: generators.GeneratorCard) -> None:
             )
     for name, values in (("mean", config.data.mean), ("std", config.data.std)):
         if len(values) not in (1, channels):
-            raise UserError(f"data.{name} has {len(values)} values for images with {channels} channel(s); give 1 or {channels}")
+            raise UserError(
+                f"data.{name} has {len(values)} values for images with {channels} channel(s); give 1 or {channels}"
+            )
 
 
 def choose_device(name: str) -> torch.device:
-    """"auto" is the first CUDA device, else the CPU. Raises UserError for a device that is not there."""
+    """ "auto" is the first CUDA device, else the CPU. Raises UserError for a device that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f'device {name!r} cannot be used here ({error}); "cpu" always works') from error
+        raise UserError(
+            f'device {name!r} cannot be used here ({error}); "cpu" always works'
+        ) from error
     return device
 
 
@@ -101,7 +113,10 @@ def _load_classifier(config: RunConfig, card: generators.GeneratorCard) -> torch
     if not choice.network:
         return generators.load_classifier(config.source.generator)
     classifier = models.build(
-        choice.network, num_classes=card.num_classes, channels=card.channels, image_size=card.image_size
+        choice.network,
+        num_classes=card.num_classes,
+        channels=card.channels,
+        image_size=card.image_size,
     )
     models.load_weights(classifier, choice.weights, what="source classifier")
     return classifier
@@ -111,8 +126,14 @@ def _load_target_data(config: RunConfig, channels: int, size: int) -> TargetData
     choice = config.data
     images = data.load(choice.images, channels=channels, image_size=size)
     if images.num_classes < 2:
-        raise UserError(f"{choice.images!r} has {images.num_classes} class; a classifier needs at least two")
-    separate = data.load(choice.test_images, channels=channels, image_size=size) if choice.test_images else None
+        raise UserError(
+            f"{choice.images!r} has {images.num_classes} class; a classifier needs at least two"
+        )
+    separate = (
+        data.load(choice.test_images, channels=channels, image_size=size)
+        if choice.test_images
+        else None
+    )
     if separate and separate.class_names != images.class_names:
         raise UserError(
             f"data.test_images has the classes {list(separate.class_names)}, but data.images has {list(images.class_names)}"
@@ -130,10 +151,17 @@ def _load_target_data(config: RunConfig, channels: int, size: int) -> TargetData
     test = images.subset(split.test)
     if separate:
         chosen = data.split_per_class(
-            separate.labels, separate.class_names, train=0, validation=0, test=num_test, seed=split_seed
+            separate.labels,
+            separate.class_names,
+            train=0,
+            validation=0,
+            test=num_test,
+            seed=split_seed,
         )
         test = separate.subset(chosen.test)
-    mean, std = (values * channels if len(values) == 1 else values for values in (choice.mean, choice.std))
+    mean, std = (
+        values * channels if len(values) == 1 else values for values in (choice.mean, choice.std)
+    )
     return TargetData(images.subset(split.train), images.subset(split.validation), test, mean, std)
 
 
@@ -141,13 +169,18 @@ def _check_networks(task: Task) -> None:
     """One tiny forward of each network, so that a wrong size is said before anything is trained."""
     images = task.data.train.images[:2].to(task.device)
     network = task.new_network().eval()
-    for name, forward in (("target network " + task.config.target.network, network), ("source classifier", task.source.classify)):
+    for name, forward in (
+        ("target network " + task.config.target.network, network),
+        ("source classifier", task.source.classify),
+    ):
         try:
             with torch.no_grad():
                 logits = forward(images if forward is not network else images.float() / 255)
         except (RuntimeError, AssertionError, ValueError) as error:
             shape = "x".join(str(s) for s in images.shape[1:])
-            raise UserError(f"{name} does not take images of shape {shape} ({error}); choose another network") from error
+            raise UserError(
+                f"{name} does not take images of shape {shape} ({error}); choose another network"
+            ) from error
     if logits.shape != (len(images), task.source.num_classes):
         raise UserError(
             f"the source classifier gives {logits.shape[-1]} classes, but the generator has {task.source.num_classes}"
@@ -158,7 +191,11 @@ def versions() -> dict[str, str]:
     """Versions that a result depends on."""
     import importlib.metadata
 
-    found = {"ptgm_fast": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    found = {
+        "ptgm_fast": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
     for package in ("triton", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)

@@ -38,7 +38,13 @@ def make_stage(name: str, task: Task, network: models.TargetNetwork, context: Co
     config, data = task.config, task.data
     if name == "pp":
         return PseudoPreTraining(
-            network, task.source, config.pp, mean=data.mean, std=data.std, seed=config.seed, context=context
+            network,
+            task.source,
+            config.pp,
+            mean=data.mean,
+            std=data.std,
+            seed=config.seed,
+            context=context,
         )
     shared = {"distillation_options": config.distillation, "seed": config.seed, "context": context}
     if name == "supervised":
@@ -53,7 +59,9 @@ def make_stage(name: str, task: Task, network: models.TargetNetwork, context: Co
     return PseudoSemiSupervised(network, data, task.source, config.training, config.p_ssl, **shared)  # type: ignore[arg-type]
 
 
-def run_stages(task: Task, progress: Progress, context: Context, checkpoint: CheckpointFile | None = None) -> Progress:
+def run_stages(
+    task: Task, progress: Progress, context: Context, checkpoint: CheckpointFile | None = None
+) -> Progress:
     """Run the stages that `progress` has not finished, in place."""
     stages = task.config.stages
     for position in range(len(progress.results), len(stages)):
@@ -68,11 +76,15 @@ def run_stages(task: Task, progress: Progress, context: Context, checkpoint: Che
         if checkpoint and position + 1 < len(stages):
             # A stop between the stages resumes at the next one.
             checkpoint.carried = {"results": [vars(r) for r in progress.results]}
-            checkpoint.save({"stage": stages[position + 1], "step": 0, "network": progress.network.state_dict()})
+            checkpoint.save(
+                {"stage": stages[position + 1], "step": 0, "network": progress.network.state_dict()}
+            )
     return progress
 
 
-def train(config: RunConfig, out: Path, *, resume: bool = False, context: Context | None = None) -> dict[str, Any]:
+def train(
+    config: RunConfig, out: Path, *, resume: bool = False, context: Context | None = None
+) -> dict[str, Any]:
     """Run `config` in the folder `out` and return its summary (also written there as summary.json).
 
     With resume, a run stopped before is continued, bit for bit as if it had not been stopped; a finished one
@@ -94,7 +106,9 @@ def train(config: RunConfig, out: Path, *, resume: bool = False, context: Contex
     with context.spans("evaluation"):
         summary = summarise(task, progress)
     models.save_weights(
-        progress.network.export_state(), folder.model, {"network": config.target.network, "task": config.task}
+        progress.network.export_state(),
+        folder.model,
+        {"network": config.target.network, "task": config.task},
     )
     with context.spans("pictures"):
         plots.sample_sheet(task, folder.path / "samples.png")
@@ -129,7 +143,9 @@ def _recording(context: Context, folder: RunFolder) -> Context:
         folder.append_metrics({"stage": stage, "step": step, **metrics})
         shown(stage, step, steps, metrics)
 
-    return Context(spans=context.spans, on_metrics=on_metrics, on_step=context.on_step, stop=context.stop)
+    return Context(
+        spans=context.spans, on_metrics=on_metrics, on_step=context.on_step, stop=context.stop
+    )
 
 
 def summarise(task: Task, progress: Progress) -> dict[str, Any]:
@@ -157,5 +173,3 @@ def summarise(task: Task, progress: Progress) -> dict[str, Any]:
             "ece": test.ece,
         },
     }
-
-

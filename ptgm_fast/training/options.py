@@ -103,7 +103,9 @@ class TargetOptions(StageOptions):
 
     steps: int = Field(300, ge=1, description="optimiser steps")
     batch_size: int = Field(64, ge=2, description="labelled images a step")
-    ema_decay: float = Field(0.99, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off")
+    ema_decay: float = Field(
+        0.99, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off"
+    )
     views: View = Field(default="weak", description="view of each labelled target image")  # type: ignore[assignment]
     validate_every: int = Field(
         50, ge=0, description="steps between validations; 0 validates at the end only"
