@@ -5,6 +5,14 @@
 #include "common.h"
 
 namespace ptgm {
+
+void bind_class_mix(pybind11::module_& module);
+void bind_cond_norm_act(pybind11::module_& module);
+void bind_consistency(pybind11::module_& module);
+void bind_latents(pybind11::module_& module);
+void bind_pseudo_label(pybind11::module_& module);
+void bind_views(pybind11::module_& module);
+
 namespace {
 
 Isa widest() {
@@ -43,4 +51,10 @@ PYBIND11_MODULE(_C, module) {
   module.def("isa", [] { return std::string(ptgm::kNames[static_cast<int>(ptgm::isa())]); },
              "The instruction set that the kernels use.");
   module.def("use_isa", &ptgm::use_isa, "Use `portable`, `avx2` or `avx512`; raises if the processor lacks it.");
+  ptgm::bind_class_mix(module);
+  ptgm::bind_cond_norm_act(module);
+  ptgm::bind_consistency(module);
+  ptgm::bind_latents(module);
+  ptgm::bind_pseudo_label(module);
+  ptgm::bind_views(module);
 }

@@ -1,5 +1,5 @@
 // One packed parameter row per sample from its uniform numbers: the layout and the meaning of the ranges are those of
-// kernels/views/parameters.py. What decides is computed in float, the rest in double and rounded once, as there.
+// kernels/views/parameters. What decides is computed in float, the rest in double and rounded once, as there.
 #include <pybind11/stl.h>
 
 #include <cmath>

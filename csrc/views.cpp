@@ -7,9 +7,6 @@
 
 #include "common.h"
 
-// Wide vectors pass between functions that are always inlined: no call has their ABI.
-#pragma GCC diagnostic ignored "-Wpsabi"
-
 #include "views.h"
 
 namespace ptgm::views {
@@ -61,17 +58,13 @@ struct Scratch {
         index(new int[s.width]) {}
 };
 
-template <class V, class T>
-INLINE V load(const T* p) {
-  V v;
+// By reference: a 32-byte vector as an argument or a result would have an ABI that depends on the instruction set.
+template <class V>
+INLINE void load(V& v, const float* p) {
   std::memcpy(&v, p, sizeof(v));
-  return v;
 }
 
-template <class V>
-INLINE void store(float* p, V v) {
-  std::memcpy(p, &v, sizeof(v));
-}
+INLINE void store(float* p, const f4& v) { std::memcpy(p, &v, sizeof(v)); }
 
 template <class T>
 INLINE void unpack(const Image& image, Size size, Scratch& s) {
@@ -93,7 +86,7 @@ INLINE void unpack(const Image& image, Size size, Scratch& s) {
     float* line = s.line.get();
     if (image.stride_c == 1 && image.stride_w == 3) {
       for (int k = 0; k < 3 * width; ++k) line[k] = unit(in[k]);
-      for (int j = 0; j < width; ++j) store(out + 4 * j, load<f4>(line + 3 * j));
+      for (int j = 0; j < width; ++j) std::memcpy(out + 4 * j, line + 3 * j, sizeof(f4));
     } else if (image.stride_w == 1) {
       for (int c = 0; c < 3; ++c) {
         const T* plane = in + c * image.stride_c;
@@ -157,7 +150,10 @@ INLINE void colour_row(const float* m, int width, const Scratch& s, float* out) 
   const f4 lift = {m[3], m[7], m[11], 0.0f};
   for (int j = 0; j < width; ++j) {
     const float* top = tile + s.index[j];
-    const f8 pair = lerp(load<f8>(top), load<f8>(top + s.row), s.weight_y[j]);
+    f8 pair, below;
+    load(pair, top);
+    load(below, top + s.row);
+    pair += s.weight_y[j] * (below - pair);
     const f4 left = __builtin_shufflevector(pair, pair, 0, 1, 2, 3);
     const f4 right = __builtin_shufflevector(pair, pair, 4, 5, 6, 7);
     f4 u = lerp(left, right, s.weight_x[j]);
@@ -170,10 +166,9 @@ INLINE void colour_row(const float* m, int width, const Scratch& s, float* out) 
 // Clip, posterize, solarize and normalise a row of values; `factor` and `offset` repeat the channels' along the row.
 template <bool kSteps>
 INLINE void finish_row(const Pointwise& p, const float* factor, const float* offset, int values, float* row) {
-  const float levels = p.levels, threshold = p.threshold;
+  const Pointwise steps = p;
   for (int k = 0; k < values; ++k) {
-    float u = clip(row[k]);
-    if (kSteps) u = solarize(posterize(u, levels), threshold);
+    const float u = kSteps ? finish(row[k], steps) : clip(row[k]);
     row[k] = u * factor[k] + offset[k];
   }
 }

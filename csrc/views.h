@@ -13,7 +13,7 @@
 
 namespace ptgm::views {
 
-// The layout of a parameter row is documented in kernels/views/parameters.py.
+// The layout of a parameter row is documented in kernels/views/parameters.
 constexpr int kNumParameters = 24;
 
 struct Geometry {
@@ -75,9 +75,7 @@ VIEWS_INLINE float posterize(float u, float levels) {
 
 VIEWS_INLINE float solarize(float u, float threshold) { return u >= threshold ? 1.0f - u : u; }
 
-VIEWS_INLINE bool in_cutout(const Pointwise& p, int i, int j) {
-  const float y = static_cast<float>(i), x = static_cast<float>(j);
-  return y >= p.top && y < p.top + p.side && x >= p.left && x < p.left + p.side;
-}
+// After the colour matrix.
+VIEWS_INLINE float finish(float u, const Pointwise& p) { return solarize(posterize(clip(u), p.levels), p.threshold); }
 
 }  // namespace ptgm::views

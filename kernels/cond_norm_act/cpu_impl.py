@@ -7,10 +7,9 @@ from torch import Tensor
 
 from ptgm_fast import _C
 
+from .. import dispatch
 from .reference import ACTIVATIONS
 
-# The order of csrc/common.h.
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 PLAIN, UPSAMPLE, PHASES = 0, 1, 2
 
 
@@ -42,7 +41,7 @@ def cond_norm_act(
         residual = _adjacent_channels(residual.to(x.dtype))
         address, strides, half = residual.data_ptr(), residual.stride(), residual.shape[2] != height
     _C.cond_norm_act(
-        DTYPES[x.dtype],
+        dispatch.DTYPE_CODES[x.dtype],
         x.data_ptr(),
         x.stride(),
         address,
@@ -55,14 +54,18 @@ def cond_norm_act(
         shape,
         mode,
         ACTIVATIONS.index(activation),
-        torch.get_num_threads(),
+        dispatch.num_threads(),
     )
     return out
 
 
 def _adjacent_channels(x: Tensor) -> Tensor:
     # A slice of the channels of a channels-last tensor is read in place.
-    return x if x.stride(1) == 1 or x.shape[1] == 1 else x.contiguous(memory_format=torch.channels_last)
+    return (
+        x
+        if x.stride(1) == 1 or x.shape[1] == 1
+        else x.contiguous(memory_format=torch.channels_last)
+    )
 
 
 def _affine(values: Tensor, num: int, channels: int, per_sample: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""The torch.library side of cond_norm_act: schema, fake kernel and autograd. The implementation is chosen inside."""
+"""The torch.library side of cond_norm_act: schema, kernel that chooses the implementation, fake kernel, autograd."""
 
 from __future__ import annotations
 
@@ -8,16 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
-
-_LIBRARY = torch.library.Library("ptgm_fast", "FRAGMENT")
-_LIBRARY.define(
-    "cond_norm_act(Tensor x, Tensor scale, Tensor shift, Tensor? residual, str activation, bool upsample,"
-    " bool phases, str impl) -> Tensor"
-)
-_LIBRARY.define(
-    "cond_norm_act_backward(Tensor grad, Tensor x, Tensor scale, Tensor shift, Tensor? residual, str activation,"
-    " bool upsample, bool phases) -> (Tensor, Tensor, Tensor, Tensor)"
-)
+from ..registration import register
 
 
 def cond_norm_act(
@@ -31,9 +22,7 @@ def cond_norm_act(
     impl: str | None,
 ) -> Tensor:
     """The op itself, on checked arguments."""
-    return torch.ops.ptgm_fast.cond_norm_act(
-        x, scale, shift, residual, activation, upsample, phases, impl or ""
-    )
+    return _op(x, scale, shift, residual, activation, upsample, phases, impl or "")
 
 
 def _forward(
@@ -46,13 +35,8 @@ def _forward(
     phases: bool,
     impl: str,
 ) -> Tensor:
-    chosen = dispatch.select("cond_norm_act", x.device, impl or None)
-    if x.dtype == torch.float64 and chosen != "reference":
-        if impl:
-            raise ValueError(
-                f"cond_norm_act: {impl!r} computes in float32; float64 needs 'reference'"
-            )
-        chosen = "reference"
+    unfit = "it computes in float32" if x.dtype == torch.float64 else ""
+    chosen = dispatch.select("cond_norm_act", x.device, impl or None, unfit=unfit)
     module = dispatch.implementation("cond_norm_act", chosen)
     return module.cond_norm_act(x, scale, shift, residual, activation, upsample, phases)
 
@@ -94,6 +78,8 @@ def _backward_kernel(
             *leaves[:3], None if residual is None else leaves[3], activation, upsample, phases
         )
         grads = torch.autograd.grad(y, leaves, grad)
+    # In the layout that the fake kernel promises.
+    grads = tuple(torch.empty_like(t).copy_(g) for t, g in zip(given, grads, strict=True))
     return (*grads[:3], grads[3] if residual is not None else grad.new_empty(0))
 
 
@@ -119,15 +105,21 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, scale, shift, residual = ctx.saved_tensors
     options = (ctx.activation, ctx.upsample, ctx.phases)
-    grads = torch.ops.ptgm_fast.cond_norm_act_backward(grad, x, scale, shift, residual, *options)
+    grads = _backward_op(grad, x, scale, shift, residual, *options)
     return (*grads[:3], None if residual is None else grads[3], None, None, None, None)
 
 
-for _key in ("CPU", "CUDA"):
-    _LIBRARY.impl("cond_norm_act", _forward, _key)
-    _LIBRARY.impl("cond_norm_act_backward", _backward_kernel, _key)
-torch.library.register_fake("ptgm_fast::cond_norm_act", _forward_fake, lib=_LIBRARY)
-torch.library.register_fake("ptgm_fast::cond_norm_act_backward", _backward_fake, lib=_LIBRARY)
-torch.library.register_autograd(
-    "ptgm_fast::cond_norm_act", _backward, setup_context=_setup_context, lib=_LIBRARY
+_op = register(
+    "cond_norm_act(Tensor x, Tensor scale, Tensor shift, Tensor? residual, str activation, bool upsample,"
+    " bool phases, str impl) -> Tensor",
+    _forward,
+    _forward_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)
+_backward_op = register(
+    "cond_norm_act_backward(Tensor grad, Tensor x, Tensor scale, Tensor shift, Tensor? residual, str activation,"
+    " bool upsample, bool phases) -> (Tensor, Tensor, Tensor, Tensor)",
+    _backward_kernel,
+    _backward_fake,
 )

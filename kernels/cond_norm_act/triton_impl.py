@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from .reference import LEAKY_SLOPE
 
 PLAIN, UPSAMPLE, PHASES = 0, 1, 2
 RESIDUAL_NONE, RESIDUAL_FULL, RESIDUAL_HALF = 0, 1, 2
+# Values a program: with four warps eight a thread, one 128-bit access of bfloat16 and two of float32.
+VALUES = 1024
 
 
 @triton.jit
@@ -114,3 +122,75 @@ def cond_norm_act_kernel(
             out + sample * (height * width) * channels + pixel.to(tl.int64) * channels + channel
         )
         tl.store(target, _activate(v, ACTIVATION, SLOPE).to(out.dtype.element_ty), mask=inside)
+
+
+def cond_norm_act(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None,
+    activation: str,
+    upsample: bool,
+    phases: bool,
+) -> Tensor:
+    """act(U(x * scale + shift) + residual) in one kernel."""
+    num, channels, height, width = x.shape
+    mode = PLAIN
+    if phases:
+        mode, channels, height, width = PHASES, channels // 4, 2 * height - 2, 2 * width - 2
+    elif upsample:
+        mode = UPSAMPLE
+    repeat = 2 if upsample else 1
+    shape = (num, channels, repeat * height, repeat * width)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    if out.numel() == 0:
+        return out
+    x = _adjacent_channels(x)
+    per_sample = scale.ndim == 2 or shift.ndim == 2
+    scale, shift = (_affine(s, num, channels, per_sample) for s in (scale, shift))
+    kind = RESIDUAL_NONE
+    if residual is not None:
+        residual = _adjacent_channels(residual)
+        kind = RESIDUAL_FULL if residual.shape[2:] == out.shape[2:] else RESIDUAL_HALF
+    other = x if residual is None else residual
+    block_channels = min(triton.next_power_of_2(channels), 128)
+    block_pixels = max(1, VALUES // block_channels)
+    grid = (triton.cdiv(height * width, block_pixels), triton.cdiv(channels, block_channels), num)
+    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+        cond_norm_act_kernel[grid](
+            x,
+            scale,
+            shift,
+            other,
+            out,
+            channels,
+            height,
+            width,
+            x.stride(0),
+            x.stride(2),
+            x.stride(3),
+            other.stride(0),
+            other.stride(2),
+            other.stride(3),
+            channels if per_sample else 0,
+            MODE=mode,
+            RESIDUAL=kind,
+            ACTIVATION=activation,
+            SLOPE=LEAKY_SLOPE,
+            BLOCK_PIXELS=block_pixels,
+            BLOCK_CHANNELS=block_channels,
+        )
+    return out
+
+
+def _adjacent_channels(x: Tensor) -> Tensor:
+    # A slice of the channels of a channels-last tensor is read in place.
+    return (
+        x
+        if x.stride(1) == 1 or x.shape[1] == 1
+        else x.contiguous(memory_format=torch.channels_last)
+    )
+
+
+def _affine(values: Tensor, num: int, channels: int, per_sample: bool) -> Tensor:
+    return (values.expand(num, channels) if per_sample else values).contiguous()

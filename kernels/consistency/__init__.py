@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import dispatch
+from . import library
+from .library import METHODS
 
-METHODS = ("uda", "fixmatch", "soft-pseudo-label", "consistency")
+__all__ = ["METHODS", "consistency"]
+
+# What is used where the caller says nothing; 0 counts every sample.
+_THRESHOLDS = {"uda": 0.8, "fixmatch": 0.95}
 
 
 def consistency(
@@ -15,7 +19,7 @@ def consistency(
     *,
     method: str = "uda",
     temperature: float = 0.4,
-    threshold: float = 0.8,
+    threshold: float | None = None,
     class_thresholds: Tensor | None = None,
     sample_weight: Tensor | None = None,
     impl: str | None = None,
@@ -26,37 +30,53 @@ def consistency(
 
     ``uda``: v m KL(softmax(w / T) || p_s) (Xie et al. 2020, arXiv:1904.12848, section 3.3);
     ``fixmatch``: v m CE(p_s, argmax p_w) (Sohn et al. 2020, arXiv:2001.07685, eq. 4);
-    ``soft-pseudo-label``: v m KL(softmax(w / T) || p_s);
-    ``consistency``: v m mean over classes of (p_w - p_s)^2 (Laine and Aila 2017, arXiv:1610.02242).
+    ``soft-pseudo-label``: v KL(p_w || p_s);
+    ``consistency``: v mean over classes of (p_w - p_s)^2 (Laine and Aila 2017, arXiv:1610.02242).
 
-    weak_logits, strong_logits [N, C], floating, of one shape; T = temperature (``uda`` and ``soft-pseudo-label``);
-    class_thresholds [C] replaces the threshold by that of the class argmax p_w (FlexMatch, FreeMatch);
-    sample_weight [N]. The gradient flows to the strong logits only. Raises ValueError for an unknown method,
-    temperature <= 0, a threshold outside [0, 1], or shapes that do not fit.
+    weak_logits, strong_logits [N, C], floats, of one shape; -inf rules a class out.
+    temperature: T of ``uda``, and of no other method. threshold in [0, 1]: of ``uda`` (0.8 if None) and ``fixmatch``
+    (0.95 if None); the other two count every sample. class_thresholds [C]: the threshold of the class argmax p_w, in
+    place of `threshold` and with any method (FlexMatch, FreeMatch). sample_weight [N]: v (SoftMatch).
+
+    The gradient flows to the strong logits only; it is made in the forward pass, and a second derivative needs
+    impl="reference". The strong logits of a sample that does not count are not read. Where the weak logits have a NaN or
+    no finite maximum, the loss is NaN and the gradient 0. Computes in float32 (float64 logits: in float64, by the
+    reference). Raises ValueError for an unknown method, temperature <= 0, a threshold outside [0, 1], or shapes that
+    do not fit.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; accepted: {', '.join(METHODS)}")
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    if not 0 <= threshold <= 1:
+    if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
-    if (
-        weak_logits.ndim != 2
-        or weak_logits.shape != strong_logits.shape
-        or weak_logits.shape[1] < 1
-    ):
-        shapes = f"{list(weak_logits.shape)} and {list(strong_logits.shape)}"
-        raise ValueError(f"weak and strong logits must both be [N, C], got {shapes}")
-    num, num_classes = weak_logits.shape
-    for name, tensor, length in (
-        ("class_thresholds", class_thresholds, num_classes),
-        ("sample_weight", sample_weight, num),
-    ):
-        if tensor is not None and tensor.shape != (length,):
-            raise ValueError(f"{name} must be [{length}], got {list(tensor.shape)}")
-    module = dispatch.implementation(
-        "consistency", dispatch.select("consistency", strong_logits.device, impl)
-    )
-    return module.consistency(
-        weak_logits, strong_logits, method, temperature, threshold, class_thresholds, sample_weight
+    if threshold is None or method not in _THRESHOLDS:
+        threshold = _THRESHOLDS.get(method, 0.0)
+    shape = strong_logits.shape
+    if weak_logits.shape != shape or len(shape) != 2 or shape[1] < 1:
+        shapes = f"{list(weak_logits.shape)} and {list(shape)}"
+        raise ValueError(f"weak and strong logits must both be [N, C] with C >= 1, got {shapes}")
+    if not (weak_logits.is_floating_point() and strong_logits.is_floating_point()):
+        raise ValueError(
+            f"weak and strong logits must be floats, got {weak_logits.dtype} and {strong_logits.dtype}"
+        )
+    if class_thresholds is not None and class_thresholds.shape != shape[1:]:
+        raise ValueError(
+            f"class_thresholds must be [C] = [{shape[1]}], got {list(class_thresholds.shape)}"
+        )
+    if sample_weight is not None and sample_weight.shape != shape[:1]:
+        raise ValueError(
+            f"sample_weight must be [N] = [{shape[0]}], got {list(sample_weight.shape)}"
+        )
+    if method != "uda":
+        temperature = 1.0
+    return library.consistency(
+        weak_logits,
+        strong_logits,
+        class_thresholds,
+        sample_weight,
+        method,
+        temperature,
+        threshold,
+        impl,
     )

@@ -1,7 +1,8 @@
-"""The definition in plain PyTorch; gradients to the strong logits by autograd."""
+"""The definition in plain PyTorch, and the gradient in closed form."""
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -15,22 +16,60 @@ def consistency(
     class_thresholds: Tensor | None,
     sample_weight: Tensor | None,
 ) -> Tensor:
-    """The loss of each sample, float32 [N]."""
-    weak, strong = weak_logits.detach().float(), strong_logits.float()
-    probabilities = weak.softmax(1)
-    confidence, labels = probabilities.max(1)
-    if method == "uda":
-        loss = F.kl_div(
-            strong.log_softmax(1), (weak / temperature).softmax(1), reduction="none"
-        ).sum(1)
-    elif method == "fixmatch":
-        loss = F.cross_entropy(strong, labels, reduction="none")
-    elif method == "soft-pseudo-label":
-        loss = F.kl_div(
-            strong.log_softmax(1), (weak / temperature).softmax(1), reduction="none"
-        ).sum(1)
+    """The loss of each sample [N]; gradients to the strong logits by autograd."""
+    weak, strong = _compute(weak_logits.detach()), _compute(strong_logits)
+    counts, nothing = _counts(weak, threshold, class_thresholds)
+    # What does not count is not looked at: not even a NaN there reaches loss or gradient.
+    strong = strong.where(counts[:, None], 0.0)
+    if method == "fixmatch":
+        loss = F.cross_entropy(strong, weak.argmax(1), reduction="none")
+    elif method == "consistency":
+        loss = (weak.softmax(1) - strong.softmax(1)).square().mean(1)
     else:
-        loss = (probabilities - strong.softmax(1)).square().mean(1)
-    least = threshold if class_thresholds is None else class_thresholds.float()[labels]
-    loss = loss.where(confidence >= least, 0.0)
-    return loss if sample_weight is None else loss * sample_weight.float()
+        log_q, log_p = (weak / temperature).log_softmax(1), strong.log_softmax(1)
+        q = log_q.exp()
+        # 0 log 0 = 0: a class that the target rules out adds nothing, even if the strong view rules it out too.
+        loss = (q * (log_q - log_p)).where(q > 0, 0.0).sum(1)
+    loss = loss.where(counts, nothing)
+    return loss if sample_weight is None else loss * _compute(sample_weight.detach())
+
+
+def consistency_gradient(
+    weak_logits: Tensor,
+    strong_logits: Tensor,
+    method: str,
+    temperature: float,
+    threshold: float,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
+) -> Tensor:
+    """d loss[i] / d strong_logits[i, :], float32 or float64 [N, C]."""
+    weak, strong = _compute(weak_logits.detach()), _compute(strong_logits.detach())
+    p = strong.softmax(1)
+    if method == "fixmatch":
+        gradient = p - F.one_hot(weak.argmax(1), weak.shape[1])
+    elif method == "consistency":
+        difference = p - weak.softmax(1)
+        mean = (p * difference).sum(1, keepdim=True)
+        gradient = (2 / weak.shape[1]) * p * (difference - mean)
+    else:
+        gradient = p - (weak / temperature).softmax(1)
+    if sample_weight is not None:
+        gradient = gradient * _compute(sample_weight.detach())[:, None]
+    counts, _ = _counts(weak, threshold, class_thresholds)
+    return gradient.where(counts[:, None], 0.0)
+
+
+def _compute(values: Tensor) -> Tensor:
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def _counts(
+    weak: Tensor, threshold: float, class_thresholds: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """m = [max p_w >= threshold], and the loss of a row that does not count: 0, or NaN if the weak logits are."""
+    confidence = weak.softmax(1).amax(1)
+    least: Tensor | float = threshold
+    if class_thresholds is not None:
+        least = _compute(class_thresholds.detach())[weak.argmax(1)]
+    return confidence >= least, confidence * 0

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .. import dispatch
+from . import library
 
 
 class PseudoLabel(NamedTuple):
@@ -22,20 +23,23 @@ def pseudo_label(
 ) -> PseudoLabel:
     """Harden classifier logits into labels with a confidence mask.
 
-    labels = argmax(logits), confidence = max softmax(logits / temperature), mask = confidence >= threshold
-    (Lee 2013; the threshold as in FixMatch, Sohn et al. 2020, arXiv:2001.07685, eq. 4).
-    logits [N, C], any floating dtype. No gradient flows: labels are targets. Raises ValueError if
-    temperature <= 0, threshold is outside [0, 1], or logits are not [N, C] with C >= 1.
+    labels = argmax(logits), the first of equals; confidence = max softmax(logits / temperature);
+    mask = [confidence >= threshold] (Lee 2013; the threshold as in Sohn et al. 2020, arXiv:2001.07685, eq. 4).
+
+    logits [N, C], any floating dtype, C >= 1; -inf rules a class out. Computes in float32 (float64 logits: in float64,
+    by the reference). A row without a finite maximum or with a NaN has confidence NaN, mask false and any label.
+    No gradient flows: labels are targets. Raises ValueError if temperature <= 0, threshold is outside [0, 1], or
+    logits are not floats [N, C].
     """
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold must lie in [0, 1], got {threshold}")
     if logits.ndim != 2 or logits.shape[1] < 1 or not logits.is_floating_point():
         raise ValueError(
-            f"logits must be floats [N, C], got {logits.dtype} of shape {list(logits.shape)}"
+            f"logits must be floats [N, C] with C >= 1, got {logits.dtype} of shape {list(logits.shape)}"
         )
-    module = dispatch.implementation(
-        "pseudo_label", dispatch.select("pseudo_label", logits.device, impl)
-    )
-    return PseudoLabel(*module.pseudo_label(logits.detach(), temperature, threshold))
+    if logits.requires_grad:
+        logits = logits.detach()
+    call = library.run if dispatch.is_eager(logits) else library.op
+    return PseudoLabel(*call(logits, temperature, threshold, impl or ""))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 def pseudo_label(
     logits: Tensor, temperature: float, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels, confidence and mask of softmax(logits / temperature)."""
-    confidence, labels = (logits.float() / temperature).softmax(1).max(1)
-    return labels, confidence, confidence >= threshold
+    """argmax(logits), max softmax(logits / temperature) and confidence >= threshold."""
+    values = logits if logits.dtype == torch.float64 else logits.float()
+    confidence = (values / temperature).softmax(1).amax(1).float()
+    return values.argmax(1), confidence, confidence >= threshold

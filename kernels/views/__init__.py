@@ -136,7 +136,9 @@ def apply_views(
             raise ValueError(
                 f"{name} parameters are on {given.packed.device}, the images on {images.device}"
             )
-    return _apply(images, weak.packed, None if strong is None else strong.packed, mean, std, dtype, impl)
+    return _apply(
+        images, weak.packed, None if strong is None else strong.packed, mean, std, dtype, impl
+    )
 
 
 def _apply(

@@ -9,10 +9,8 @@ from torch import Tensor
 
 from ptgm_fast import _C
 
+from .. import dispatch
 from .parameters import NUM_PARAMETERS
-
-# The order of csrc/common.h.
-DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 
 
 def views(
@@ -32,29 +30,38 @@ def views(
         second, strong_address = torch.empty_like(first), strong.data_ptr()
     if len(images):
         _C.views(
+            dispatch.DTYPE_CODES[images.dtype],
             images.data_ptr(),
-            DTYPES[images.dtype],
             images.shape,
             images.stride(),
             weak.data_ptr(),
             strong_address,
+            dispatch.DTYPE_CODES[dtype],
             first.data_ptr(),
             second.data_ptr(),
-            DTYPES[dtype],
             mean,
             std,
-            torch.get_num_threads(),
+            dispatch.num_threads(),
         )
     return first, second
 
 
-def view_parameters(numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int) -> Tensor:
+def view_parameters(
+    numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int
+) -> Tensor:
     """Packed parameters [N, 24] of uniform numbers [N, >= 24]."""
     if numbers.stride(1) != 1:
         numbers = numbers.contiguous()
     packed = torch.empty(len(numbers), NUM_PARAMETERS)
     _C.view_parameters(
-        numbers.data_ptr(), numbers.stride(0), len(numbers), spec_ranges, channels, height, width, packed.data_ptr()
+        numbers.data_ptr(),
+        numbers.stride(0),
+        len(numbers),
+        spec_ranges,
+        channels,
+        height,
+        width,
+        packed.data_ptr(),
     )
     return packed
 

@@ -1,4 +1,4 @@
-"""The torch.library side of the views: schemas, fake kernels and autograd. Implementations are chosen inside the op."""
+"""The torch.library side of the views: schemas, kernels that choose the implementation, fake kernels, autograd."""
 
 from __future__ import annotations
 
@@ -9,19 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import dispatch
-
-_LIBRARY = torch.library.Library("ptgm_fast", "FRAGMENT")
-_LIBRARY.define(
-    "views(Tensor images, Tensor weak, Tensor? strong, float[] mean, float[] std, ScalarType dtype, str impl)"
-    " -> (Tensor, Tensor)"
-)
-_LIBRARY.define(
-    "views_backward(Tensor? weak_grad, Tensor? strong_grad, Tensor images, Tensor weak, Tensor? strong,"
-    " float[] mean, float[] std, ScalarType dtype) -> Tensor"
-)
-_LIBRARY.define(
-    "view_parameters(Tensor numbers, float[] ranges, int channels, int height, int width, str impl) -> Tensor"
-)
+from ..registration import register
+from .parameters import NUM_PARAMETERS
 
 
 def views(
@@ -34,7 +23,7 @@ def views(
     impl: str | None,
 ) -> tuple[Tensor, Tensor]:
     """Both views with packed parameters [N, 24]; the second is empty without strong ones."""
-    return torch.ops.ptgm_fast.views(images, weak, strong, mean, std, dtype, impl or "")
+    return _views_op(images, weak, strong, mean, std, dtype, impl or "")
 
 
 def view_parameters(
@@ -46,9 +35,7 @@ def view_parameters(
     impl: str | None,
 ) -> Tensor:
     """Packed parameters [N, 24] of uniform numbers [N, >= 24] and a spec's ranges."""
-    return torch.ops.ptgm_fast.view_parameters(
-        numbers, spec_ranges, channels, height, width, impl or ""
-    )
+    return _view_parameters_op(numbers, spec_ranges, channels, height, width, impl or "")
 
 
 def _views(
@@ -60,13 +47,8 @@ def _views(
     dtype: torch.dtype,
     impl: str,
 ) -> tuple[Tensor, Tensor]:
-    chosen = dispatch.select("views", images.device, impl or None)
-    if torch.float64 in (images.dtype, dtype) and chosen != "reference":
-        if impl:
-            raise ValueError(
-                f"views: implementation {impl!r} computes in float32; float64 needs 'reference'"
-            )
-        chosen = "reference"
+    unfit = "it computes in float32" if torch.float64 in (images.dtype, dtype) else ""
+    chosen = dispatch.select("views", images.device, impl or None, unfit=unfit)
     return dispatch.implementation("views", chosen).views(images, weak, strong, mean, std, dtype)
 
 
@@ -97,8 +79,6 @@ def _view_parameters(
 def _view_parameters_fake(
     numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int, impl: str
 ) -> Tensor:
-    from .parameters import NUM_PARAMETERS
-
     return numbers.new_empty((numbers.shape[0], NUM_PARAMETERS), dtype=torch.float32)
 
 
@@ -149,19 +129,26 @@ def _backward(
     if ctx.needs_input_grad[0]:
         images, weak, strong = ctx.saved_tensors
         grads = (weak_grad, strong_grad if strong is not None else None)
-        grad = torch.ops.ptgm_fast.views_backward(
-            *grads, images, weak, strong, ctx.mean, ctx.std, ctx.dtype
-        )
+        grad = _views_backward_op(*grads, images, weak, strong, ctx.mean, ctx.std, ctx.dtype)
     return grad, None, None, None, None, None, None
 
 
-for _key in ("CPU", "CUDA"):
-    _LIBRARY.impl("views", _views, _key)
-    _LIBRARY.impl("views_backward", _views_backward, _key)
-    _LIBRARY.impl("view_parameters", _view_parameters, _key)
-torch.library.register_fake("ptgm_fast::views", _views_fake, lib=_LIBRARY)
-torch.library.register_fake("ptgm_fast::views_backward", _views_backward_fake, lib=_LIBRARY)
-torch.library.register_fake("ptgm_fast::view_parameters", _view_parameters_fake, lib=_LIBRARY)
-torch.library.register_autograd(
-    "ptgm_fast::views", _backward, setup_context=_setup_context, lib=_LIBRARY
+_views_op = register(
+    "views(Tensor images, Tensor weak, Tensor? strong, float[] mean, float[] std, ScalarType dtype, str impl)"
+    " -> (Tensor, Tensor)",
+    _views,
+    _views_fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)
+_views_backward_op = register(
+    "views_backward(Tensor? weak_grad, Tensor? strong_grad, Tensor images, Tensor weak, Tensor? strong,"
+    " float[] mean, float[] std, ScalarType dtype) -> Tensor",
+    _views_backward,
+    _views_backward_fake,
+)
+_view_parameters_op = register(
+    "view_parameters(Tensor numbers, float[] ranges, int channels, int height, int width, str impl) -> Tensor",
+    _view_parameters,
+    _view_parameters_fake,
 )

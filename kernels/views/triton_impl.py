@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from .parameters import NUM_PARAMETERS
+from .parameters.triton_impl import view_parameters
+
+__all__ = ["view_parameters", "views"]
 
 # Pixels a program makes: small enough that 12 gathered values a pixel stay in registers.
 BLOCK = 256
@@ -20,11 +30,11 @@ def _unit(value, IS_BYTE: tl.constexpr):
 def _sample(
     plane, base, dx, dy, in_left, in_right, in_top, in_bottom, fx, fy, fill, IS_BYTE: tl.constexpr
 ):
-    # Bilinear over the image continued by fill.
-    a = tl.load(plane + base, mask=in_left & in_top, other=0)
-    b = tl.load(plane + base + dx, mask=in_right & in_top, other=0)
-    c = tl.load(plane + base + dy, mask=in_left & in_bottom, other=0)
-    d = tl.load(plane + base + dx + dy, mask=in_right & in_bottom, other=0)
+    # Bilinear over the image continued by fill; what a masked load holds is not used.
+    a = tl.load(plane + base, mask=in_left & in_top)
+    b = tl.load(plane + base + dx, mask=in_right & in_top)
+    c = tl.load(plane + base + dy, mask=in_left & in_bottom)
+    d = tl.load(plane + base + dx + dy, mask=in_right & in_bottom)
     a = tl.where(in_left & in_top, _unit(a, IS_BYTE), fill)
     b = tl.where(in_right & in_top, _unit(b, IS_BYTE), fill)
     c = tl.where(in_left & in_bottom, _unit(c, IS_BYTE), fill)
@@ -51,7 +61,8 @@ def _finish(u, levels, threshold, hole, fill, mean, std):
 def _one_view(
     image,
     row,
-    statistics,
+    means,
+    stds,
     out,
     pixel,
     height,
@@ -87,9 +98,7 @@ def _one_view(
     )
     if CHANNELS == 1:
         u = r * tl.load(row + 6) + tl.load(row + 7)
-        value = _finish(
-            u, levels, threshold, hole, fill, tl.load(statistics), tl.load(statistics + 1)
-        )
+        value = _finish(u, levels, threshold, hole, fill, means[0], stds[0])
         tl.store(out + pixel, value.to(out.dtype.element_ty), mask=inside)
     else:
         g = _sample(
@@ -128,8 +137,7 @@ def _one_view(
                 + tl.load(matrix + 2) * b
                 + tl.load(matrix + 3)
             )
-            mean, std = tl.load(statistics + c), tl.load(statistics + 3 + c)
-            value = _finish(u, levels, threshold, hole, fill, mean, std)
+            value = _finish(u, levels, threshold, hole, fill, means[c], stds[c])
             tl.store(out + 3 * pixel + c, value.to(out.dtype.element_ty), mask=inside)
 
 
@@ -138,7 +146,6 @@ def views_kernel(
     images,
     weak,
     strong,
-    statistics,
     weak_out,
     strong_out,
     height,
@@ -147,6 +154,12 @@ def views_kernel(
     stride_c,
     stride_h,
     stride_w,
+    mean0: tl.float32,
+    mean1: tl.float32,
+    mean2: tl.float32,
+    std0: tl.float32,
+    std1: tl.float32,
+    std2: tl.float32,
     CHANNELS: tl.constexpr,
     IS_BYTE: tl.constexpr,
     TWO: tl.constexpr,
@@ -161,7 +174,8 @@ def views_kernel(
     _one_view(
         image,
         weak + sample * PARAMETERS,
-        statistics,
+        (mean0, mean1, mean2),
+        (std0, std1, std2),
         weak_out + values,
         pixel,
         height,
@@ -176,7 +190,8 @@ def views_kernel(
         _one_view(
             image,
             strong + sample * PARAMETERS,
-            statistics,
+            (mean0, mean1, mean2),
+            (std0, std1, std2),
             strong_out + values,
             pixel,
             height,
@@ -187,3 +202,45 @@ def views_kernel(
             CHANNELS,
             IS_BYTE,
         )
+
+
+def views(
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """Both views in one kernel; the second is empty without strong parameters."""
+    num, channels, height, width = images.shape
+    first = torch.empty(
+        images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last
+    )
+    second = first.new_empty(0) if strong is None else torch.empty_like(first)
+    if num == 0:
+        return first, second
+    weak = weak.contiguous()
+    strong = None if strong is None else strong.contiguous()
+    # The kernel takes three of each; of a grey image it reads the first.
+    means, stds = ([*s] * (3 // channels) for s in (mean, std))
+    grid = (triton.cdiv(height * width, BLOCK), num)
+    with torch.cuda.device(images.device) if images.is_cuda else contextlib.nullcontext():
+        views_kernel[grid](
+            images,
+            weak,
+            weak if strong is None else strong,
+            first,
+            first if strong is None else second,
+            height,
+            width,
+            *images.stride(),
+            *means,
+            *stds,
+            CHANNELS=channels,
+            IS_BYTE=images.dtype == torch.uint8,
+            TWO=strong is not None,
+            PARAMETERS=NUM_PARAMETERS,
+            BLOCK=BLOCK,
+        )
+    return first, second

@@ -167,8 +167,9 @@ def accepted_methods() -> list[str]:
 def with_method(config: RunConfig, method: str) -> RunConfig:
     """The config of one row of a comparison: the same data, network, budget and seed, another method.
 
-    A P-SSL method by name (``pp+uda``) is that loss as published: lambda and thresholds of the config, no
-    distillation beside it. Raises ValueError for an unknown method.
+    A P-SSL method by name (``pp+uda``) is that loss as its paper has it: no distillation beside it, labelled and
+    pseudo images in one concatenated batch; lambda, temperature and threshold are the config's. Raises
+    ValueError for an unknown method.
     """
     if method not in accepted_methods():
         raise ValueError(f"unknown method {method!r}; accepted: {', '.join(accepted_methods())}")
@@ -181,5 +182,7 @@ def with_method(config: RunConfig, method: str) -> RunConfig:
         "supervised": SupervisedOptions(distillation=distillation),
     }
     if kind in PSSL_METHODS:
-        update["p_ssl"] = config.p_ssl.model_copy(update={"method": kind, "distillation": "none"})
+        update["p_ssl"] = config.p_ssl.model_copy(
+            update={"method": kind, "distillation": "none", "batch_norm": "concat"}
+        )
     return config.model_copy(update=update)

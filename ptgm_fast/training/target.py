@@ -174,7 +174,8 @@ class PseudoSemiSupervised(SupervisedStage):
     def losses(self, step: int) -> dict[str, Tensor]:
         spans, pssl = self.context.spans, self.pssl
         views, labels = self.labelled_batch(step)
-        soft_labels, weak, strong = self.pseudo_batch(step)
+        provenance, weak, strong = self.pseudo_batch(step)
+        soft_labels = self.table.soft_labels[provenance]
         weak_logits = None if strong is None else self.teacher_logits(weak)
         student_views = weak if strong is None else strong
         if pssl.method == "source-head" and pssl.source_label == "classifier":
@@ -191,19 +192,23 @@ class PseudoSemiSupervised(SupervisedStage):
             )
             terms["unlabelled"] = unlabelled
             terms["mask_rate"] = counted
+            if weak_logits is not None:
+                # How often the teacher gives a pseudo sample the class of the target image it was made for.
+                terms["agreement"] = (
+                    (weak_logits.argmax(1) == self.labels[provenance]).float().mean()
+                )
             terms["loss"] = terms["loss"] + pssl.weight * ramp(step, pssl.ramp_steps) * unlabelled
         return terms
 
     def pseudo_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Soft labels [M, K_s], the weak view and, for `TWO_VIEWS`, the strong view of a step's pseudo samples."""
+        """Which target images asked for a step's pseudo samples, int64 [M]; their weak and, for `TWO_VIEWS`, strong views."""
         spans, pssl = self.context.spans, self.pssl
         count, start = pssl.batch_size, step * pssl.batch_size
         provenance = self.pseudo_order.indices(start, count).to(self.device)
-        soft_labels = self.table.soft_labels[provenance]
         with spans("latents"):
             latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
         with spans("generator"):
-            images = self.source.generate(latents, soft_labels, "soft-label")
+            images = self.source.generate(latents, self.table.soft_labels[provenance], "soft-label")
         with spans("views"):
             weak, strong = kernels.views(
                 images,
@@ -214,7 +219,7 @@ class PseudoSemiSupervised(SupervisedStage):
                 mean=self.data.mean,
                 std=self.data.std,
             )
-        return soft_labels, weak, strong
+        return provenance, weak, strong
 
     @torch.no_grad()
     def teacher_logits(self, weak: Tensor) -> Tensor:

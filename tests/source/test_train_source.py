@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from pydantic import ValidationError
+from safetensors.torch import load_file
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
@@ -135,7 +136,6 @@ def test_the_last_good_generator_is_kept(
         "classifier.safetensors",
         "generator.safetensors",
     ]
-    from safetensors.torch import load_file
 
     assert all(bool(t.isfinite().all()) for t in load_file(out / "generator.safetensors").values())
 
@@ -178,3 +178,14 @@ def test_options_that_do_not_fit(make_options: MakeOptions) -> None:
         make_options(judge={"architecture": "ptgm:cnn-small"})
     with pytest.raises(ValidationError, match=r"generator\.lrr"):
         make_options(generator={"lrr": 1.0})
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    make_options: MakeOptions, tmp_path: Path
+) -> None:
+    options = make_options(generator={"lr": 1e30, "steps": 2, "checkpoint_every": 1})
+    with pytest.raises(UserError, match=r"loss of stage 'generator' is nan at step [12]"):
+        train_source(options, tmp_path / "out")
+    for path in (tmp_path / "out").glob("generator*"):
+        state = load_file(path)
+        assert all(bool(t.isfinite().all()) for t in state.values())

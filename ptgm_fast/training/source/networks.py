@@ -137,8 +137,10 @@ def train_generator(
         _descend(optimizer, terms["loss"], options.lr * (1 - step / options.steps))
         last = step + 1 == options.steps
         if last or (step + 1) % options.checkpoint_every == 0:
+            # A finite loss may have had a gradient that is not: the weights themselves are asked too.
+            finite = all(bool(p.detach().isfinite().all()) for p in generator.parameters())
             _check_finite(
-                terms["loss"],
+                terms["loss"] if finite else terms["loss"] * torch.nan,
                 "generator",
                 step,
                 f"{path.name} holds the last good weights, if any; lower generator.lr",

@@ -81,7 +81,8 @@ def objective(
     )
     reconstructed, sampled = both.split([len(latents), len(batch.prior_latents)])
     # tanh reaches +-1 in float32: keep the logarithms finite.
-    probability = (reconstructed + 1) / 2 * 0.998 + 0.001
+    # BCE raises on NaN, where training must end with its own message: NaN images still reach the other two terms.
+    probability = ((reconstructed + 1) / 2 * 0.998 + 0.001).nan_to_num(nan=0.5)
     reconstruction = F.binary_cross_entropy(
         probability, (batch.images + 1) / 2, reduction="sum"
     ) / len(latents)

@@ -79,7 +79,13 @@ def check_planted_spills_show() -> None:
     signature = {"x_ptr": "*fp32", "out_ptr": "*fp32"}
     for limit, spills in ((None, False), (32, True)):
         kernel = inspection.build(
-            all_at_once, signature, {"BLOCK": BLOCK}, "sm_90", ("x_ptr", "out_ptr"), 1, maxnreg=limit
+            all_at_once,
+            signature,
+            {"BLOCK": BLOCK},
+            "sm_90",
+            ("x_ptr", "out_ptr"),
+            1,
+            maxnreg=limit,
         )
         assert (inspection.inspect(kernel).spills > 0) == spills
 
@@ -93,13 +99,12 @@ def check_operations_in_the_intermediate_code() -> None:
 
 
 def check_real_calls_are_specialised() -> None:
+    x = torch.randn(BLOCK * 3)
     for target in TARGETS:
-        x = torch.randn(BLOCK * 3)
         with fake_driver.compiling(target) as launches:
             add[(3,)](x, x, torch.empty_like(x), x.numel(), BLOCK=BLOCK)
-            add[lambda meta: (x.numel() // meta["BLOCK"],)](
-                x[1:], x, torch.empty_like(x), x.numel() - 1, BLOCK=BLOCK
-            )
+            grid = lambda meta: (3 * BLOCK // meta["BLOCK"],)  # noqa: E731
+            add[grid](x[1:], x, torch.empty_like(x), x.numel() - 1, BLOCK=BLOCK)
         aligned, shifted = (inspection.inspect(launch.kernel) for launch in launches)
         assert [launch.name for launch in launches] == ["add", "add"]
         assert [launch.grid for launch in launches] == [(3, 1, 1), (3, 1, 1)]

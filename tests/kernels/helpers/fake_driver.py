@@ -66,9 +66,8 @@ class _Utilities:
 
 
 class _FakeDriver:
-    def __init__(self, target: str, launches: list[Launch]) -> None:
+    def __init__(self, target: str) -> None:
         self._target = TARGETS[target]
-        self._launches = launches
         self.utils = _Utilities(MAX_SHARED_BYTES[target])
 
     def get_current_target(self) -> GPUTarget:
@@ -99,11 +98,11 @@ def compiling(target: str) -> Iterator[list[Launch]]:
         kernel = run(self, *args, grid=grid, warmup=warmup, **kwargs)
         arguments = dict(zip(self.arg_names, args, strict=False)) | kwargs
         size = tuple(grid(arguments) if callable(grid) else grid)
-        launches.append(Launch(kernel, (size + (1, 1))[:3], arguments))
+        launches.append(Launch(kernel, (*size, 1, 1)[:3], arguments))
         return kernel
 
     previous = driver._active
-    driver.set_active(_FakeDriver(target, launches))
+    driver.set_active(_FakeDriver(target))
     always = triton.knobs.compilation.always_compile
     triton.knobs.compilation.always_compile = True
     JITFunction.run = recording

@@ -26,7 +26,8 @@ from triton.compiler import compile as triton_compile
 from .fake_driver import TARGETS
 
 # .U8/.S8/.U16/.S16 name the width; a plain LDG is 32 bits wide.
-_SASS = re.compile(r"\b(LDG|STG|LDL|STL|ATOMG|RED)((?:\.\w+)*)")
+# LDGSTS is an asynchronous copy from global to shared memory.
+_SASS = re.compile(r"\b(LDG|LDGSTS|STG|LDL|STL|ATOMG|RED)\b((?:\.\w+)*)")
 _SASS_WIDTH = re.compile(r"\.(?:U|S)?(8|16|64|128|256)\b")
 _AMD = re.compile(r"\b(?:global|buffer|flat)_(load|store|atomic)_(\w+)")
 _AMD_BYTES = {"ubyte": 1, "sbyte": 1, "byte": 1, "ushort": 2, "sshort": 2, "short": 2}
@@ -107,7 +108,7 @@ def _inspect_nvidia(kernel: CompiledKernel) -> Report:
         spills=sum(counts.get("LDL", {}).values()) + sum(counts.get("STL", {}).values()),
         shared_bytes=kernel.metadata.shared,
         threads=kernel.metadata.num_warps * 32,
-        load_widths=dict(counts.get("LDG", {})),
+        load_widths=dict(counts.get("LDG", Counter()) + counts.get("LDGSTS", Counter())),
         store_widths=dict(counts.get("STG", {})),
         num_atomics=sum(counts.get("ATOMG", {}).values()) + sum(counts.get("RED", {}).values()),
     )

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..latents import uniforms
-from ..latents.reference import STREAM_UNIFORMS, random_words
-from .spec import CHOOSABLE, ViewSpec
+from ...latents import uniforms
+from ...latents.reference import STREAM_UNIFORMS, random_words
+from ..spec import CHOOSABLE, ViewSpec
 
 NUM_PARAMETERS = 24
 # Uniform numbers a sample needs for one view: fourteen values, then one key per choosable operation.

@@ -1,0 +1,85 @@
+"""The call into csrc/consistency.cpp."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptgm_fast import _C
+
+from .. import dispatch
+
+# As csrc/consistency.cpp numbers them: the soft targets differ by temperature and threshold only.
+METHOD_CODES = {"uda": 0, "soft-pseudo-label": 0, "fixmatch": 1, "consistency": 2}
+
+
+def consistency(
+    weak_logits: Tensor,
+    strong_logits: Tensor,
+    method: str,
+    temperature: float,
+    threshold: float,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
+    *,
+    gradient: bool,
+    fill: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss float32 [N], its gradient float32 [N, C] (or empty), and which samples count, bool [N].
+
+    fill: write zeros into the gradient's rows of samples that do not count; else they are left as they are in memory.
+    """
+    if weak_logits.dtype != strong_logits.dtype:
+        weak_logits, strong_logits = weak_logits.float(), strong_logits.float()
+    if weak_logits.stride(1) != 1:
+        weak_logits = weak_logits.contiguous()
+    if strong_logits.stride(1) != 1:
+        strong_logits = strong_logits.contiguous()
+    num, classes = strong_logits.shape
+    class_thresholds = _floats(class_thresholds)
+    sample_weight = _floats(sample_weight)
+    loss = torch.empty(num)
+    grad = torch.empty(num, classes) if gradient else torch.empty(0)
+    counts = torch.empty(num, dtype=torch.bool)
+    _C.consistency(
+        weak_logits.data_ptr(),
+        weak_logits.stride(0),
+        strong_logits.data_ptr(),
+        strong_logits.stride(0),
+        num,
+        classes,
+        dispatch.DTYPE_CODES[strong_logits.dtype],
+        METHOD_CODES[method],
+        temperature,
+        threshold,
+        0 if class_thresholds is None else class_thresholds.data_ptr(),
+        0 if sample_weight is None else sample_weight.data_ptr(),
+        loss.data_ptr(),
+        grad.data_ptr() if gradient else 0,
+        counts.data_ptr(),
+        fill,
+        dispatch.num_threads(),
+    )
+    return loss, grad, counts
+
+
+def scale(gradient: Tensor, counts: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
+    """gradient[i, :] * grad[i] as `dtype`, 0 where sample i does not count."""
+    num, classes = gradient.shape
+    out = torch.empty(num, classes, dtype=dtype)
+    _C.consistency_scale(
+        gradient.data_ptr(),
+        counts.data_ptr(),
+        grad.data_ptr(),
+        grad.stride(0),
+        num,
+        classes,
+        out.data_ptr(),
+        dispatch.DTYPE_CODES[dtype],
+        dispatch.num_threads(),
+    )
+    return out
+
+
+def _floats(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().float().contiguous()

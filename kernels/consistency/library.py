@@ -1,0 +1,131 @@
+"""From the checked call to an implementation: directly in eager mode, through a torch.library op while torch traces."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import dispatch
+from ..registration import register
+
+METHODS = ("uda", "fixmatch", "soft-pseudo-label", "consistency")
+
+
+def consistency(
+    weak: Tensor,
+    strong: Tensor,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
+    method: str,
+    temperature: float,
+    threshold: float,
+    impl: str | None,
+) -> Tensor:
+    """The loss of each sample; its gradient to the strong logits is made with it where one is needed."""
+    gradient = strong.requires_grad and torch.is_grad_enabled()
+    if not dispatch.is_eager(weak, strong, class_thresholds, sample_weight):
+        weak = weak.detach()
+        options = (method, temperature, threshold, gradient, impl or "")
+        return op(weak, strong, class_thresholds, sample_weight, *options)[0]
+    options = (method, temperature, threshold, class_thresholds, sample_weight)
+    chosen = _choose(weak, strong, impl)
+    module = dispatch.implementation("consistency", chosen)
+    if chosen == "reference":
+        return module.consistency(weak, strong, *options)
+    if gradient:
+        return _Fused.apply(strong, weak, module, options)
+    return module.consistency(weak, strong, *options, gradient=False, fill=False)[0]
+
+
+def _choose(weak: Tensor, strong: Tensor, impl: str | None) -> str:
+    unfit = ""
+    if weak.dtype == torch.float64 or strong.dtype == torch.float64:
+        unfit = "it computes in float32; float64 logits need 'reference'"
+    return dispatch.select("consistency", strong.device, impl, unfit=unfit)
+
+
+class _Fused(torch.autograd.Function):
+    """The gradient is computed with the loss; the backward pass scales its rows."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, strong: Tensor, weak: Tensor, module: ModuleType, options: tuple[Any, ...]
+    ) -> Tensor:
+        loss, gradient, counts = module.consistency(
+            weak, strong, *options, gradient=True, fill=False
+        )
+        ctx.save_for_backward(gradient, counts)
+        ctx.module, ctx.dtype = module, strong.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "consistency: the fused implementations have no second derivative; use impl='reference'"
+            )
+        return ctx.module.scale(*ctx.saved_tensors, grad, ctx.dtype), None, None, None
+
+
+def _kernel(
+    weak: Tensor,
+    strong: Tensor,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
+    method: str,
+    temperature: float,
+    threshold: float,
+    gradient: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    options = (method, temperature, threshold, class_thresholds, sample_weight)
+    chosen = _choose(weak, strong, impl or None)
+    module = dispatch.implementation("consistency", chosen)
+    if chosen != "reference":
+        return module.consistency(weak, strong, *options, gradient=gradient, fill=True)[:2]
+    loss = module.consistency(weak, strong, *options)
+    if not gradient:
+        return loss, loss.new_empty(0)
+    return loss, module.consistency_gradient(weak, strong, *options)
+
+
+def _fake(
+    weak: Tensor,
+    strong: Tensor,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
+    method: str,
+    temperature: float,
+    threshold: float,
+    gradient: bool,
+    impl: str,
+) -> tuple[Tensor, Tensor]:
+    kind = torch.float64 if torch.float64 in (weak.dtype, strong.dtype) else torch.float32
+    num, classes = strong.shape
+    shape = (num, classes) if gradient else (0,)
+    return strong.new_empty(num, dtype=kind), strong.new_empty(shape, dtype=kind)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(output[1])
+    ctx.dtype = inputs[1].dtype
+
+
+def _backward(ctx: Any, grad: Tensor | None, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    (gradient,) = ctx.saved_tensors
+    scaled = None if grad is None else (gradient * grad[:, None]).to(ctx.dtype)
+    return None, scaled, None, None, None, None, None, None, None
+
+
+op = register(
+    "consistency(Tensor weak, Tensor strong, Tensor? class_thresholds, Tensor? sample_weight, str method,"
+    " float temperature, float threshold, bool gradient, str impl) -> (Tensor, Tensor)",
+    _kernel,
+    _fake,
+    backward=_backward,
+    setup_context=_setup_context,
+)

@@ -1,0 +1,71 @@
+"""`views` compiled ahead of time from its real call sites: registers, spills and the accesses of the machine code."""
+
+from __future__ import annotations
+
+import torch
+from helpers import fake_driver, inspection
+from helpers.fake_driver import TARGETS
+from ptgm_fast.kernels.views import triton_impl, view_preset
+from ptgm_fast.kernels.views.parameters import ranges
+from ptgm_fast.kernels.views.parameters import triton_impl as parameters_impl
+
+DTYPES = {torch.float32: 4, torch.bfloat16: 2, torch.uint8: 1}
+# Parameters that each view loads, the same address in every lane.
+NUM_READ = {1: 14, 3: 24}
+
+
+def launch(
+    target: str, channels: int, source: torch.dtype, dtype: torch.dtype, two: bool
+) -> inspection.Report:
+    images = torch.empty(2, channels, 32, 32, dtype=source)
+    packed = torch.empty(2, 24)
+    statistics = [0.5] * channels
+    with fake_driver.compiling(target) as launches:
+        triton_impl.views(images, packed, packed if two else None, statistics, statistics, dtype)
+    (only,) = launches
+    assert only.grid == (32 * 32 // triton_impl.BLOCK, 2, 1)
+    return inspection.inspect(only.kernel)
+
+
+def check_registers_and_spills() -> None:
+    for target in TARGETS:
+        for channels in (1, 3):
+            for source, dtype in ((torch.float32, torch.float32), (torch.uint8, torch.bfloat16)):
+                report = launch(target, channels, source, dtype, two=True)
+                assert report.spills == report.num_atomics == report.shared_bytes == 0, report
+                assert report.registers <= 64, report
+
+
+def check_bytes_are_the_counted_minimum() -> None:
+    # Four taps a channel of each view and pixel, one store: nothing is read or written twice. (On AMD parameters are
+    # read as scalars, so that there the vector loads are the taps alone.)
+    pixels = triton_impl.BLOCK
+    for target in ("sm_80", "sm_90", "sm_120"):
+        for channels in (1, 3):
+            for source, dtype in ((torch.float32, torch.float32), (torch.uint8, torch.bfloat16)):
+                for views in (1, 2):
+                    report = launch(target, channels, source, dtype, two=views == 2)
+                    parameters = report.threads * views * NUM_READ[channels] * 4
+                    taps = pixels * views * channels * 4 * DTYPES[source]
+                    assert report.bytes_loaded() == taps + parameters, report
+                    assert report.bytes_stored() == pixels * views * channels * DTYPES[dtype]
+
+
+def check_grey_stores_are_whole_words() -> None:
+    # Two neighbouring pixels a thread; the three channels of a colour pixel go out one by one.
+    assert launch("sm_90", 1, torch.float32, torch.float32, two=True).store_widths == {8: 2}
+    assert launch("sm_90", 1, torch.uint8, torch.bfloat16, two=True).store_widths == {4: 2}
+    assert launch("sm_90", 3, torch.float32, torch.float32, two=True).store_widths == {4: 12}
+
+
+def check_parameters_kernel() -> None:
+    for target in TARGETS:
+        for channels in (1, 3):
+            spec_ranges = ranges(view_preset("rand-augment"), channels)
+            with fake_driver.compiling(target) as launches:
+                parameters_impl.view_parameters(
+                    torch.empty(128, 48)[:, 24:], spec_ranges, channels, 32, 32
+                )
+            report = inspection.inspect(launches[0].kernel)
+            assert report.spills == report.num_atomics == 0, report
+            assert report.registers <= 64, report

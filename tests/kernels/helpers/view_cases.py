@@ -1,0 +1,44 @@
+"""Images, parameters and comparisons that the tests of `views` share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from ptgm_fast.kernels.views import ViewParameters, ViewSpec, view_parameters, view_preset
+from torch import Tensor
+
+# Every operation at once.
+FULL = dataclasses.replace(
+    view_preset("rand-augment"), num_ops=0, hue=0.2, posterize=3, solarize=0.4
+)
+
+
+def image_batch(
+    num: int, channels: int, height: int, width: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    torch.manual_seed(num + 7 * channels + 11 * height + 13 * width)
+    if dtype == torch.uint8:
+        return torch.randint(0, 256, (num, channels, height, width), dtype=dtype)
+    return (torch.rand(num, channels, height, width) * 2 - 1).to(dtype)
+
+
+def both_parameters(
+    num: int, channels: int, height: int, width: int, spec: ViewSpec
+) -> list[ViewParameters]:
+    size = {"channels": channels, "height": height, "width": width}
+    return [
+        view_parameters(spec, num, seed=5, view=view, impl="reference", **size)
+        for view in ("weak", "strong")
+    ]  # type: ignore[arg-type]
+
+
+def assert_mostly_close(actual: Tensor, expected: Tensor, *, atol: float, share: float) -> None:
+    """All but a share of the values agree: posterize and solarize turn a rounding error at a threshold into a jump."""
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    error = (actual.double() - expected.double()).abs()
+    far = (error > atol).double().mean().item() if error.numel() else 0.0
+    assert far <= share, (
+        f"{far:.2%} of the values differ by more than {atol}, at most {error.max():.3g}"
+    )
