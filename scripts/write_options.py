@@ -10,10 +10,10 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from ptgm_fast.kernels import ViewSpec
 from pydantic import BaseModel
 
 from ptgm_fast.config import RunConfig
+from ptgm_fast.kernels import ViewSpec
 from ptgm_fast.training.source import SourceOptions
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"

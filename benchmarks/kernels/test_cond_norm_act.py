@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from ptgm_fast.kernels.cond_norm_act import cond_norm_act, phase_weight, reference
 from torch import Tensor
+
+from ptgm_fast.kernels.cond_norm_act import cond_norm_act, phase_weight, reference
 
 pytestmark = pytest.mark.usefixtures("kept_memory")
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from ptgm_fast.kernels.views import ViewSpec, apply_views, reference, view_parameters, views
 from torch import Tensor
+
+from ptgm_fast.kernels.views import ViewSpec, apply_views, reference, view_parameters, views
 
 pytestmark = pytest.mark.usefixtures("kept_memory")
 

@@ -79,8 +79,8 @@ def _backward_kernel(
         )
         grads = torch.autograd.grad(y, leaves, grad)
     # In the layout that the fake kernel promises.
-    grads = tuple(torch.empty_like(t).copy_(g) for t, g in zip(given, grads, strict=True))
-    return (*grads[:3], grads[3] if residual is not None else grad.new_empty(0))
+    laid = [torch.empty_like(t).copy_(g) for t, g in zip(given, grads, strict=True)]
+    return laid[0], laid[1], laid[2], laid[3] if residual is not None else grad.new_empty(0)
 
 
 def _backward_fake(

@@ -28,8 +28,8 @@ def consistency(
     gradient = strong.requires_grad and torch.is_grad_enabled()
     if not dispatch.is_eager(weak, strong, class_thresholds, sample_weight):
         weak = weak.detach()
-        options = (method, temperature, threshold, gradient, impl or "")
-        return op(weak, strong, class_thresholds, sample_weight, *options)[0]
+        traced = (method, temperature, threshold, gradient, impl or "")
+        return op(weak, strong, class_thresholds, sample_weight, *traced)[0]
     options = (method, temperature, threshold, class_thresholds, sample_weight)
     chosen = _choose(weak, strong, impl)
     module = dispatch.implementation("consistency", chosen)

@@ -92,7 +92,7 @@ class StageOptions(OptimizerOptions):
 class PPOptions(StageOptions):
     """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
 
-    steps: int = Field(400, ge=1, description="optimiser steps")
+    steps: int = Field(600, ge=1, description="optimiser steps")
     batch_size: int = Field(128, ge=2, description="generated images a step")
     lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ptgm_fast.kernels.views import ViewSpec
 
 from ptgm_fast.config import METHODS, RunConfig, config_to_toml, load_config, with_method
 from ptgm_fast.config.run import accepted_methods
 from ptgm_fast.errors import UserError
+from ptgm_fast.kernels.views import ViewSpec
 
 
 def write(tmp_path: Path, text: str) -> Path:

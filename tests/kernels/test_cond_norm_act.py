@@ -7,12 +7,13 @@ import itertools
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import isolated
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from helpers import isolated
 from ptgm_fast.kernels import dispatch
 from ptgm_fast.kernels.cond_norm_act import ACTIVATIONS, cond_norm_act, phase_weight
-from torch import Tensor, nn
 
 INTERPRETED = isolated.checks("interpreted/cond_norm_act.py", interpret=True)
 COMPILED = isolated.checks("compiled/cond_norm_act.py", interpret=False)

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ptgm_fast.kernels import dispatch
 
 from ptgm_fast import kernels
+from ptgm_fast.kernels import dispatch
 
 needs_cpp = pytest.mark.skipif(
     bool(dispatch.why_not("consistency", "cpu", "cpu")),

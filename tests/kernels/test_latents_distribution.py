@@ -28,7 +28,12 @@ def magnitude_words() -> torch.Tensor:
             torch.arange(0, 3000),
             torch.arange(2**31 - 3000, 2**31),
             torch.arange(edge - 3000, edge + 3000),
-            (2.0**31 * torch.rand(100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).long(),
+            (
+                2.0**31
+                * torch.rand(
+                    100_000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+                )
+            ).long(),
             (2.0 ** torch.linspace(0, 31, 20_000, dtype=torch.float64)).long().clamp(max=2**31 - 1),
         ]
     )
@@ -147,7 +152,10 @@ def test_torchs_defaults_change_nothing() -> None:
         (lambda: latents(1, 1, seed=0, start=torch.tensor(1.0)), "must hold one int64"),
         (lambda: latents(1, 1, seed=0, start=torch.tensor([1, 2])), "must hold one int64"),
         (lambda: latents(1, 1, seed=0, truncation=0.0), "truncation must be a positive number"),
-        (lambda: latents(1, 1, seed=0, truncation=float("nan")), "truncation must be a positive number"),
+        (
+            lambda: latents(1, 1, seed=0, truncation=float("nan")),
+            "truncation must be a positive number",
+        ),
         (lambda: latents(1, 1, seed=0, dtype=torch.int32), "dtype must be one of torch.float32"),
         (lambda: class_labels(1, 0, seed=0), r"num_classes must lie in \[1, 2\*\*31\)"),
         (lambda: class_labels(1, 2**31, seed=0), "num_classes must lie in"),
@@ -170,18 +178,27 @@ def test_opcheck(impl: str, counter: torch.Tensor | None) -> None:
     torch.library.opcheck(OPS.uniforms.default, (3, 5, -1, 4, counter, CPU, impl))
     torch.library.opcheck(OPS.class_labels.default, (3, 5, -1, 4, counter, CPU, impl))
     for truncation, dtype in ((None, torch.float32), (0.5, torch.bfloat16)):
-        torch.library.opcheck(OPS.latents.default, (3, 5, -1, 4, counter, truncation, dtype, CPU, impl))
+        torch.library.opcheck(
+            OPS.latents.default, (3, 5, -1, 4, counter, truncation, dtype, CPU, impl)
+        )
 
 
 def test_compiles_into_one_graph() -> None:
     def draw(seed: int, start: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         z = latents(6, 8, seed=seed, start=start, truncation=0.5)
-        return 2 * z, class_labels(6, 10, seed=seed, start=start) + 1, uniforms(6, 4, seed=seed, start=start) - 1
+        return (
+            2 * z,
+            class_labels(6, 10, seed=seed, start=start) + 1,
+            uniforms(6, 4, seed=seed, start=start) - 1,
+        )
 
     compiled = torch.compile(draw, fullgraph=True, backend="aot_eager")
     for seed in (3, 2**63 + 1, 2**64 - 1):
         for start in (0, 6, 12, 18):
-            assert all(torch.equal(a, b) for a, b in zip(compiled(seed, start), draw(seed, start), strict=True))
+            assert all(
+                torch.equal(a, b)
+                for a, b in zip(compiled(seed, start), draw(seed, start), strict=True)
+            )
 
 
 def test_shapes_without_data() -> None:

@@ -6,9 +6,11 @@ import dataclasses
 
 import pytest
 import torch
-from helpers.view_cases import FULL, assert_mostly_close, both_parameters, image_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
+
+from helpers.view_cases import FULL, assert_mostly_close, both_parameters, image_batch
 from ptgm_fast.kernels import dispatch
 from ptgm_fast.kernels.views import (
     PRESETS,
@@ -20,7 +22,6 @@ from ptgm_fast.kernels.views import (
     views,
 )
 from ptgm_fast.kernels.views.parameters import ranges
-from torch import Tensor
 
 IMPLS = ["reference", "cpu"]
 

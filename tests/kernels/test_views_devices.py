@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
+
 from helpers import isolated
 from helpers.view_cases import FULL, assert_mostly_close, both_parameters, image_batch
 from ptgm_fast.kernels.views import (
@@ -16,7 +18,6 @@ from ptgm_fast.kernels.views import (
     view_preset,
     views,
 )
-from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 INTERPRETED = isolated.checks("interpreted/views.py", interpret=True)

@@ -7,6 +7,8 @@ import itertools
 
 import pytest
 import torch
+from torch import Tensor
+
 from helpers.view_cases import FULL, image_batch
 from ptgm_fast.kernels import dispatch
 from ptgm_fast.kernels.views import (
@@ -17,7 +19,6 @@ from ptgm_fast.kernels.views import (
     view_preset,
     views,
 )
-from torch import Tensor
 
 IMPLS = ["reference", "cpu"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from helpers.view_cases import assert_mostly_close, image_batch
 from ptgm_fast.kernels import dispatch
 from ptgm_fast.kernels.views import (
@@ -13,7 +15,6 @@ from ptgm_fast.kernels.views import (
     apply_views,
     views,
 )
-from torch import Tensor
 
 WARPED = {"rotate": 33.0, "translate_x": 3.0, "translate_y": -2.0, "scale": 1.2, "shear": 12.0}
 

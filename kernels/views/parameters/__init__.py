@@ -159,13 +159,12 @@ def _colour(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tenso
     The rows of the hue and saturation matrices sum to 1, so the offset passes through them unchanged.
     """
     num = len(brightness)
-    options = {"dtype": brightness.dtype, "device": brightness.device}
-    luma = torch.tensor(LUMA, **options).expand(3, 3)
-    eye = torch.eye(3, **options)
+    luma = brightness.new_tensor(LUMA).expand(3, 3)
+    eye = torch.eye(3, dtype=brightness.dtype, device=brightness.device)
     saturate = luma + saturation[:, None, None] * (eye - luma)
     # Rodrigues' formula about (1, 1, 1) / sqrt(3): a third of a turn maps red to green to blue to red.
     cos, sin = (2 * math.pi * hue).cos()[:, None, None], (2 * math.pi * hue).sin()[:, None, None]
-    cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], **options) / math.sqrt(3)
+    cross = brightness.new_tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
     rotate = cos * eye + (1 - cos) / 3 + sin * cross
     matrix = (rotate @ saturate) * (contrast * brightness)[:, None, None]
     offset = (0.5 - 0.5 * contrast)[:, None, None].expand(num, 3, 1)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
+
 from helpers import fake_driver, inspection
 from helpers.fake_driver import TARGETS
 from ptgm_fast.kernels.cond_norm_act import triton_impl
-from torch import Tensor
 
 CHANNELS = 128
 # Scale and shift: read once a program, each channel by one thread of the tile's row.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+
 from helpers import fake_driver, inspection
 from helpers.fake_driver import TARGETS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from helpers import fake_driver, inspection
 from helpers.fake_driver import TARGETS
 from ptgm_fast.kernels.views import triton_impl, view_preset

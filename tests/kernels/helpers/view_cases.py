@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-from ptgm_fast.kernels.views import ViewParameters, ViewSpec, view_parameters, view_preset
 from torch import Tensor
+
+from ptgm_fast.kernels.views import ViewParameters, ViewSpec, view_parameters, view_preset
 
 # Every operation at once.
 FULL = dataclasses.replace(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 
 import torch
+from torch import Tensor
+
 from helpers import memory_guard
 from ptgm_fast.kernels.cond_norm_act import ACTIVATIONS, cond_norm_act
-from torch import Tensor
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 MODES = ("plain", "upsample", "phases")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import memory_guard
-from ptgm_fast.kernels.latents import triton_impl
 from torch import Tensor
 
+from helpers import memory_guard
 from ptgm_fast import kernels
+from ptgm_fast.kernels.latents import triton_impl
 
 # num, dim, seed, start: one program, several, rows cut inside a block of four, 64-bit seeds and rows.
 CASES = [

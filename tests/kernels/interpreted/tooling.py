@@ -6,9 +6,10 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from triton.runtime.errors import InterpreterError
+
 from helpers import memory_guard
 from helpers.interpreter import NativeBfloat16Error
-from triton.runtime.errors import InterpreterError
 
 
 @triton.jit

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import torch
+from torch import Tensor
+
 from helpers import memory_guard
 from ptgm_fast.kernels.views import (
     PRESETS,
@@ -14,7 +16,6 @@ from ptgm_fast.kernels.views import (
     view_parameters,
     views,
 )
-from torch import Tensor
 
 FULL = dataclasses.replace(PRESETS["rand-augment"], num_ops=0, hue=0.2, posterize=3, solarize=0.4)
 SMOOTH = dataclasses.replace(FULL, posterize=8, solarize=0.0)
