@@ -180,6 +180,7 @@ void in_parts(int64_t blocks, int threads, const F& f) {
 
 template <Kind K, class T>
 void all_values(const Address& address, int64_t num, int64_t dim, float truncation, T* out, int threads) {
+  if (num == 0 || dim == 0) return;
   const auto part = choose_values<K, T>();
   in_parts(num * ((dim + 3) / 4), threads,
            [&](int64_t first, int64_t last) { part(address, dim, first, last, truncation, out); });

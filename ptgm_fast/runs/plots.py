@@ -149,7 +149,7 @@ def comparison(methods: Mapping[str, Mapping[str, Any]], title: str, path: Path)
         axis.scatter([position] * len(accuracies), accuracies, s=11, color="black", zorder=3)
         axis.annotate(
             f"{mean:.1f}",
-            (position, mean + std),
+            (position, max(mean + std, *accuracies)),
             xytext=(0, 4),
             textcoords="offset points",
             ha="center",
