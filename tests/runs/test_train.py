@@ -117,7 +117,7 @@ def test_every_method_trains_and_depends_on_its_pseudo_samples(
         "training.momentum=0.5",
         "training.weight_decay=0.1",
         "training.gradient_clip=0.01",
-        "training.ema_decay=0.9",
+        "training.ema_decay=0.0",
         "training.views=strong",
         "pp.views=strong",
         "pp.lr=0.01",
