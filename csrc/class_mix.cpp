@@ -14,7 +14,8 @@ namespace {
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 constexpr float kLowest = -std::numeric_limits<float>::infinity();
-// Classes whose weights are in the cache at a time; a multiple of every vector.
+// Classes whose weights are in the cache at a time, and terms of one sum: a sum of such sums loses fewer bits than one
+// long one. A multiple of every vector.
 constexpr int kPart = 128;
 constexpr int kMaxTile = 8;
 
@@ -130,7 +131,6 @@ INLINE float weigh(const T* logits, int n, float most, float least, float invers
 template <class S>
 INLINE void multiply(const float* weights, int n, const float* embedding, int64_t stride, float* const* out) {
   using V = typename S::Vector;
-  // From zero: sums of parts lose fewer bits than one long sum.
   V left[S::kTile] = {}, right[S::kTile] = {};
   for (int k = 0; k < n; ++k) {
     const V e0 = load<V>(embedding + k * stride), e1 = load<V>(embedding + k * stride + S::kLanes);
@@ -198,27 +198,29 @@ INLINE void dense_rows(const Problem<T>& p, int64_t first, int64_t last) {
   }
 }
 
-// out[dim] = sum of weights[i] * embedding[classes[i]].
+// out[dim] += sum of weights[i] * embedding[classes[i]], for at most kPart terms.
 template <class S>
 INLINE void gather(const float* weights, const int32_t* classes, int64_t num, const float* embedding, int64_t dim,
                    float* __restrict out) {
   using V = typename S::Vector;
-  constexpr int kVectors = 4;
+  constexpr int kVectors = 4, kColumns = kVectors * S::kLanes;
   int64_t d = 0;
-  for (; d + kVectors * S::kLanes <= dim; d += kVectors * S::kLanes) {
+  for (; d + kColumns <= dim; d += kColumns) {
     V total[kVectors] = {};
     for (int64_t i = 0; i < num; ++i) {
       const V weight = weights[i] - V{};
       const float* from = embedding + classes[i] * dim + d;
       for (int v = 0; v < kVectors; ++v) total[v] += weight * load<V>(from + v * S::kLanes);
     }
-    for (int v = 0; v < kVectors; ++v) store(out + d + v * S::kLanes, total[v]);
+    for (int v = 0; v < kVectors; ++v) store(out + d + v * S::kLanes, load<V>(out + d + v * S::kLanes) + total[v]);
   }
   if (d == dim) return;
-  std::fill(out + d, out + dim, 0.0f);
+  float rest[kColumns] = {};
   for (int64_t i = 0; i < num; ++i) {
-    for (int64_t j = d; j < dim; ++j) out[j] += weights[i] * embedding[classes[i] * dim + j];
+    const float* from = embedding + classes[i] * dim + d;
+    for (int64_t j = 0; j < dim - d; ++j) rest[j] += weights[i] * from[j];
   }
+  for (int64_t j = 0; j < dim - d; ++j) out[d + j] += rest[j];
 }
 
 // Rows first .. last - 1, where few classes have a weight: theirs are the only rows of the embedding that are read.
@@ -240,11 +242,15 @@ INLINE void sparse_rows(const Problem<T>& p, int64_t first, int64_t last) {
       most = weights[k] > most ? weights[k] : most;
     }
     for (int64_t k = 0; k < num; ++k) weights[k] = fast_exp((weights[k] - most) * p.inverse_temperature);
-    float sum = 0.0f;
+    double sum = 0.0;
     for (int64_t k = 0; k < num; ++k) sum += weights[k];
-    const float scale = 1.0f / sum;
+    const float scale = static_cast<float>(1.0 / sum);
     for (int64_t k = 0; k < num; ++k) weights[k] *= scale;
-    gather<S>(weights.data(), classes.data(), num, p.embedding, p.dim, p.out + i * p.dim);
+    std::fill_n(p.out + i * p.dim, p.dim, 0.0f);
+    for (int64_t k = 0; k < num; k += kPart) {
+      const int64_t terms = std::min<int64_t>(kPart, num - k);
+      gather<S>(weights.data() + k, classes.data() + k, terms, p.embedding, p.dim, p.out + i * p.dim);
+    }
   }
 }
 

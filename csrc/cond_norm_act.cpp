@@ -6,10 +6,7 @@
 #include <vector>
 
 #include "common.h"
-
-#if defined(__SSE2__)
-#include <emmintrin.h>
-#endif
+#include "stream.h"
 
 namespace ptgm {
 namespace {
@@ -21,6 +18,8 @@ enum class Mode : int { kPlain, kUpsample, kPhases };
 constexpr int64_t kBlock = 2048;
 // An output of this size would push out of the last-level cache what the next op reads, and not stay in it itself.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
+// Bytes to read ahead: the processor's own prefetching stops at pages and between groups of channels.
+constexpr uintptr_t kAhead = 2048;
 // Below this waking the other threads costs more than they save.
 constexpr int64_t kThreadBytes = int64_t{64} << 10;
 
@@ -42,7 +41,8 @@ struct Problem {
   int64_t num, channels, height, width;
   Mode mode;
   int residual_shift;
-  bool stream;
+  // How to store an output too large for the caches; null for one that is not.
+  Copy stream;
 
   // Upsampling computes a pixel once and writes it four times, unless a full-size residual makes the four differ.
   bool repeats() const { return mode == Mode::kUpsample && !(residual.data && residual_shift == 0); }
@@ -108,27 +108,16 @@ INLINE const T* pack(Buffers<T>& b, int64_t num) {
   }
 }
 
-// Streaming stores leave the caches alone and do not read lines that are overwritten whole.
 template <class T>
-INLINE void put(T* to, const T* from, int64_t num, bool stream) {
-#if defined(__SSE2__)
-  constexpr int64_t kPart = 16 / sizeof(T);
-  if (stream && (reinterpret_cast<uintptr_t>(to) & 15) == 0 && num % kPart == 0) {
-    for (int64_t k = 0; k < num; k += kPart) {
-      const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + k));
-      _mm_stream_si128(reinterpret_cast<__m128i*>(to + k), bits);
-    }
-    return;
-  }
-#endif
-  std::memcpy(to, from, num * sizeof(T));
+INLINE void put(T* to, const T* from, int64_t num, Copy stream) {
+  const int64_t bytes = num * static_cast<int64_t>(sizeof(T));
+  if (stream) return stream(reinterpret_cast<char*>(to), reinterpret_cast<const char*>(from), bytes);
+  std::memcpy(to, from, bytes);
 }
 
-// The order of reading follows four groups of channels: the processor's own prefetching does not see through it.
-template <class T>
-INLINE void prefetch(const T* begin, const T* end) {
-  constexpr int64_t kLine = 64 / sizeof(T);
-  for (; begin < end; begin += kLine) __builtin_prefetch(begin);
+// Past the end of a tensor this does nothing.
+INLINE void prefetch(uintptr_t begin, int64_t bytes) {
+  for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(reinterpret_cast<const char*>(begin + k));
 }
 
 // Channels c0 .. c0 + cn - 1 of one sample: all of them, or a part where a pixel is larger than a block.
@@ -140,6 +129,7 @@ struct Rows {
   int64_t n, c0, cn;
 
   INLINE void pixel(const T* x, const T* residual, int64_t slot) {
+    prefetch(reinterpret_cast<uintptr_t>(x + c0) + kAhead, cn * static_cast<int64_t>(sizeof(T)));
     compute<A>(x + c0, scale, shift, residual ? residual + c0 : nullptr, buffers.line + slot * cn, cn);
   }
 
@@ -175,7 +165,6 @@ struct Rows {
     const int half = p.residual_shift;
     const int64_t begin = std::max<int64_t>(0, 2 * first - 1), num = std::min(p.width, 2 * last - 1) - begin;
     int64_t slot = 0;
-    prefetch(p.x.at(n, i, last), p.x.at(n, i, std::min(p.width / 2 + 1, 2 * last - first)));
     for (int64_t j = first; j < last; ++j) {
       for (int64_t b = 1; b >= 0; --b) {
         const int64_t x = 2 * j - b;
@@ -246,9 +235,7 @@ void run(const Problem<T>& p, int threads) {
     Buffers<T> buffers;
 #pragma omp for schedule(static)
     for (int64_t unit = 0; unit < total; ++unit) one(p, unit, buffers);
-#if defined(__SSE2__)
-    if (p.stream) _mm_sfence();
-#endif
+    if (p.stream) end_stream();
   }
 }
 
@@ -292,7 +279,7 @@ void cond_norm_act(int dtype, uintptr_t x, const Sizes& x_strides, uintptr_t res
                        num,                         channels,
                        height,                      width,
                        static_cast<Mode>(mode),     residual_half ? 1 : 0,
-                       bytes >= kStreamBytes};
+                       bytes >= kStreamBytes ? streaming_copy() : nullptr};
     run_activation(p, activation, bytes < kThreadBytes ? 1 : threads);
   });
 }

@@ -1,7 +1,5 @@
 // The consistency losses and their gradient in one pass over weak and strong logits. Whether a row counts is decided from
 // its weak logits; the strong logits of the others are not read.
-#include <cmath>
-
 #include "lanes.h"
 
 namespace ptgm::consistency {
@@ -36,16 +34,23 @@ template <int W, Layout L>
 INLINE Row<W> soft(float* weak, float* strong, int64_t steps, Floats<W> weak_max, Floats<W> strong_max,
                    float inverse_temperature) {
   Floats<W> weak_sum{}, strong_sum{}, dot{};
-  for (int64_t k = 0; k < steps; ++k) {
-    const Floats<W> a = (load<W>(weak + k * W) - weak_max) * inverse_temperature;
-    const Floats<W> b = load<W>(strong + k * W) - strong_max;
-    const Floats<W> q = exp_nonpositive<W>(a), p = exp_nonpositive<W>(b), term = q * (a - b);
-    // 0 log 0 = 0, also where the strong view rules the class out.
-    dot += q > 0.0f ? term : Floats<W>{};
-    weak_sum += q;
-    strong_sum += p;
-    store<W>(weak + k * W, q);
-    store<W>(strong + k * W, p);
+  const int64_t partial_steps = partial_of(steps);
+  for (int64_t k = 0; k < steps;) {
+    Floats<W> partial_weak{}, partial_strong{}, partial_dot{};
+    for (const int64_t end = std::min(steps, k + partial_steps); k < end; ++k) {
+      const Floats<W> a = (load<W>(weak + k * W) - weak_max) * inverse_temperature;
+      const Floats<W> b = load<W>(strong + k * W) - strong_max;
+      const Floats<W> q = exp_nonpositive<W>(a), p = exp_nonpositive<W>(b), term = q * (a - b);
+      // 0 log 0 = 0, also where the strong view rules the class out.
+      partial_dot += q > 0.0f ? term : Floats<W>{};
+      partial_weak += q;
+      partial_strong += p;
+      store<W>(weak + k * W, q);
+      store<W>(strong + k * W, p);
+    }
+    dot += partial_dot;
+    weak_sum += partial_weak;
+    strong_sum += partial_strong;
   }
   dot = reduced<L, Reduce::kSum, W>(dot);
   weak_sum = reduced<L, Reduce::kSum, W>(weak_sum);
@@ -57,18 +62,30 @@ INLINE Row<W> soft(float* weak, float* strong, int64_t steps, Floats<W> weak_max
   return {loss, 1.0f / strong_sum, 1.0f / weak_sum};
 }
 
+// The tile becomes exp(x - max); returns their sum.
+template <int W, Layout L>
+INLINE Floats<W> exponentials(float* tile, int64_t steps, Floats<W> max) {
+  Floats<W> sum{};
+  const int64_t partial_steps = partial_of(steps);
+  for (int64_t k = 0; k < steps;) {
+    Floats<W> partial{};
+    for (const int64_t end = std::min(steps, k + partial_steps); k < end; ++k) {
+      const Floats<W> e = exp_nonpositive<W>(load<W>(tile + k * W) - max);
+      partial += e;
+      store<W>(tile + k * W, e);
+    }
+    sum += partial;
+  }
+  return reduced<L, Reduce::kSum, W>(sum);
+}
+
 // CE(p, label): the strong tile becomes exp(strong - max).
 template <int W, Layout L>
 INLINE Row<W> hard(float* strong, int64_t steps, Floats<W> max, Ints<W> label) {
   constexpr bool kPerLane = L == Layout::kRowPerLane;
-  Floats<W> at_label{}, sum{};
+  Floats<W> at_label{};
   for (int lane = 0; lane < W; ++lane) at_label[lane] = strong[kPerLane ? label[lane] * W + lane : label[lane]];
-  for (int64_t k = 0; k < steps; ++k) {
-    const Floats<W> p = exp_nonpositive<W>(load<W>(strong + k * W) - max);
-    sum += p;
-    store<W>(strong + k * W, p);
-  }
-  sum = reduced<L, Reduce::kSum, W>(sum);
+  const Floats<W> sum = exponentials<W, L>(strong, steps, max);
   Floats<W> loss = max - at_label;
   for (int lane = 0; lane < (kPerLane ? W : 1); ++lane) loss[lane] += std::log(sum[lane]);
   return {loss, 1.0f / sum, Floats<W>{}};
@@ -78,30 +95,28 @@ INLINE Row<W> hard(float* strong, int64_t steps, Floats<W> max, Ints<W> label) {
 template <int W, Layout L>
 INLINE Row<W> squared(float* weak, float* strong, int64_t steps, int64_t classes, Floats<W> weak_max,
                       Floats<W> strong_max) {
-  Floats<W> weak_sum{}, strong_sum{};
-  for (int64_t k = 0; k < steps; ++k) {
-    const Floats<W> q = exp_nonpositive<W>(load<W>(weak + k * W) - weak_max);
-    const Floats<W> p = exp_nonpositive<W>(load<W>(strong + k * W) - strong_max);
-    weak_sum += q;
-    strong_sum += p;
-    store<W>(weak + k * W, q);
-    store<W>(strong + k * W, p);
-  }
-  const Floats<W> by_weak = 1.0f / reduced<L, Reduce::kSum, W>(weak_sum);
-  const Floats<W> by_strong = 1.0f / reduced<L, Reduce::kSum, W>(strong_sum);
+  const Floats<W> weak_sum = exponentials<W, L>(weak, steps, weak_max);
+  const Floats<W> strong_sum = exponentials<W, L>(strong, steps, strong_max);
   Floats<W> squares{}, mean{};
-  for (int64_t k = 0; k < steps; ++k) {
-    const Floats<W> p = load<W>(strong + k * W) * by_strong, difference = p - load<W>(weak + k * W) * by_weak;
-    squares += difference * difference;
-    mean += p * difference;
-    store<W>(strong + k * W, p);
-    store<W>(weak + k * W, difference);
+  const int64_t partial_steps = partial_of(steps);
+  for (int64_t k = 0; k < steps;) {
+    Floats<W> partial_squares{}, partial_mean{};
+    for (const int64_t end = std::min(steps, k + partial_steps); k < end; ++k) {
+      // Divided, not multiplied by 1 / sum: what is left of a difference of near values is their rounding.
+      const Floats<W> p = load<W>(strong + k * W) / strong_sum, difference = p - load<W>(weak + k * W) / weak_sum;
+      partial_squares += difference * difference;
+      partial_mean += p * difference;
+      store<W>(strong + k * W, p);
+      store<W>(weak + k * W, difference);
+    }
+    squares += partial_squares;
+    mean += partial_mean;
   }
   mean = reduced<L, Reduce::kSum, W>(mean);
   for (int64_t k = 0; k < steps; ++k)
     store<W>(strong + k * W, load<W>(strong + k * W) * (load<W>(weak + k * W) - mean));
-  const float per_class = 1.0f / static_cast<float>(classes);
-  return {reduced<L, Reduce::kSum, W>(squares) * per_class, broadcast<W>(2.0f * per_class), Floats<W>{}};
+  const float count = static_cast<float>(classes);
+  return {reduced<L, Reduce::kSum, W>(squares) / count, broadcast<W>(2.0f / count), Floats<W>{}};
 }
 
 // Of the step k of a tile: what the lanes hold of the gradient.

@@ -5,6 +5,7 @@
 // needs it; every lane has its own statistics and nothing is reduced. One kernel serves both.
 #pragma once
 
+#include <cmath>
 #include <limits>
 #include <memory>
 
@@ -29,6 +30,10 @@ enum class Layout { kRowAcrossLanes, kRowPerLane };
 
 // Up to this many classes a tile holds a row per lane.
 constexpr int64_t kFewClasses = 48;
+// Sums over many steps are made of partial sums, about as long as there are many of them: so their rounding stays small.
+inline int64_t partial_of(int64_t steps) {
+  return std::max<int64_t>(8, static_cast<int64_t>(std::sqrt(static_cast<double>(steps))));
+}
 constexpr float kInfinity = std::numeric_limits<float>::infinity(), kNan = std::numeric_limits<float>::quiet_NaN();
 
 template <int W>
@@ -105,14 +110,15 @@ INLINE Floats<W> exp_nonpositive(Floats<W> x) {
   // Adding 1.5 * 2^23 rounds to an integer, which the sum's low bits hold.
   const Floats<W> shifted = x * kLog2E + 12582912.0f;
   const Floats<W> n = shifted - 12582912.0f;
-  const Floats<W> f = x * kLog2E - n;
-  // 2^f on [-0.5, 0.5], the minimax polynomial of relative error (2e-9).
-  Floats<W> p = f * 1.535336196e-4f + 1.339887385e-3f;
-  p = p * f + 9.618436918e-3f;
-  p = p * f + 5.550332367e-2f;
-  p = p * f + 2.402264774e-1f;
-  p = p * f + 6.931471825e-1f;
-  p = p * f + 1.0f;
+  // x - n ln 2, in two parts: the first product is exact.
+  const Floats<W> r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  // e^r on [-ln 2 / 2, ln 2 / 2], the minimax polynomial of relative error (2e-9).
+  Floats<W> p = r * 1.384365356e-3f + 8.374154960e-3f;
+  p = p * r + 4.166800013e-2f;
+  p = p * r + 1.666643095e-1f;
+  p = p * r + 4.999999385e-1f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
   const Floats<W> y = (Floats<W>)((Ints<W>)p + ((Ints<W>)shifted << 23));
   return x < kLowest ? Floats<W>{} : y;
 }
@@ -215,7 +221,13 @@ INLINE Ints<W> first_index_of(const float* tile, int64_t steps, int64_t classes,
 template <int W, Layout L>
 INLINE Floats<W> exp_sum(const float* tile, int64_t steps, Floats<W> max, float factor) {
   Floats<W> sum{};
-  for (int64_t k = 0; k < steps; ++k) sum += exp_nonpositive<W>((load<W>(tile + k * W) - max) * factor);
+  const int64_t partial_steps = partial_of(steps);
+  for (int64_t k = 0; k < steps;) {
+    Floats<W> partial{};
+    for (const int64_t end = std::min(steps, k + partial_steps); k < end; ++k)
+      partial += exp_nonpositive<W>((load<W>(tile + k * W) - max) * factor);
+    sum += partial;
+  }
   return reduced<L, Reduce::kSum, W>(sum);
 }
 

@@ -7,7 +7,14 @@
 #include "common.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
+// GCC 12 takes its own header's undefined vectors for uninitialised ones.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 namespace ptgm::philox {

@@ -24,6 +24,7 @@ OPS = ("latents", "class_mix", "cond_norm_act", "views", "pseudo_label", "consis
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 _MODULES = {"reference": "reference", "cpu": "cpu_impl", "triton": "triton_impl"}
 _FASTEST = {"cpu": "cpu", "cuda": "triton"}
+_ORDINARY = frozenset({Tensor, torch.nn.Parameter, type(None)})
 _log = logging.getLogger("ptgm_fast.kernels")
 _said: set[tuple[str, str, str]] = set()
 _in_forked_process = False
@@ -60,6 +61,12 @@ def select(op: str, device: torch.device, impl: str | None = None, *, unfit: str
     if reason:
         raise ImplementationError(f"{op}: implementation {impl!r} cannot run: {reason}")
     return impl
+
+
+@functools.cache
+def module_for(op: str, device_type: str, impl: str | None, unfit: str = "") -> ModuleType:
+    """The module that `select` chooses; remembered, since it is asked at every call."""
+    return implementation(op, select(op, torch.device(device_type), impl, unfit=unfit))
 
 
 @functools.cache
@@ -162,11 +169,17 @@ def is_eager(*tensors: Tensor | None) -> bool:
 
     That saves some 20 us forward and 40 us backward a call, more than a small batch takes to compute.
     """
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    ):
         return False
-    if torch._C._functorch.peek_interpreter_stack() is not None:
-        return False
-    return all(t is None or type(t) is Tensor or type(t) is torch.nn.Parameter for t in tensors)
+    # A loop, since this runs at every call: a generator takes twice as long.
+    for tensor in tensors:  # noqa: SIM110
+        if type(tensor) not in _ORDINARY:
+            return False
+    return True
 
 
 def num_threads() -> int:

@@ -21,7 +21,6 @@ def consistency(
     threshold: float,
     class_thresholds: Tensor | None,
     sample_weight: Tensor | None,
-    *,
     gradient: bool,
     fill: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:

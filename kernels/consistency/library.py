@@ -10,7 +10,9 @@ from torch import Tensor
 
 from .. import dispatch
 from ..registration import register
+from . import reference
 
+FLOAT64 = "it computes in float32; float64 logits need 'reference'"
 METHODS = ("uda", "fixmatch", "soft-pseudo-label", "consistency")
 
 
@@ -31,20 +33,18 @@ def consistency(
         traced = (method, temperature, threshold, gradient, impl or "")
         return op(weak, strong, class_thresholds, sample_weight, *traced)[0]
     options = (method, temperature, threshold, class_thresholds, sample_weight)
-    chosen = _choose(weak, strong, impl)
-    module = dispatch.implementation("consistency", chosen)
-    if chosen == "reference":
+    module = _module_for(weak, strong, impl)
+    if module is reference:
         return module.consistency(weak, strong, *options)
     if gradient:
         return _Fused.apply(strong, weak, module, options)
-    return module.consistency(weak, strong, *options, gradient=False, fill=False)[0]
+    return module.consistency(weak, strong, *options, False, False)[0]
 
 
-def _choose(weak: Tensor, strong: Tensor, impl: str | None) -> str:
-    unfit = ""
-    if weak.dtype == torch.float64 or strong.dtype == torch.float64:
-        unfit = "it computes in float32; float64 logits need 'reference'"
-    return dispatch.select("consistency", strong.device, impl, unfit=unfit)
+def _module_for(weak: Tensor, strong: Tensor, impl: str | None) -> Any:
+    is_float64 = weak.dtype is torch.float64 or strong.dtype is torch.float64
+    unfit = FLOAT64 if is_float64 else ""
+    return dispatch.module_for("consistency", strong.device.type, impl, unfit)
 
 
 class _Fused(torch.autograd.Function):
@@ -54,9 +54,7 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any, strong: Tensor, weak: Tensor, module: ModuleType, options: tuple[Any, ...]
     ) -> Tensor:
-        loss, gradient, counts = module.consistency(
-            weak, strong, *options, gradient=True, fill=False
-        )
+        loss, gradient, counts = module.consistency(weak, strong, *options, True, False)
         ctx.save_for_backward(gradient, counts)
         ctx.module, ctx.dtype = module, strong.dtype
         return loss
@@ -82,10 +80,9 @@ def _kernel(
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     options = (method, temperature, threshold, class_thresholds, sample_weight)
-    chosen = _choose(weak, strong, impl or None)
-    module = dispatch.implementation("consistency", chosen)
-    if chosen != "reference":
-        return module.consistency(weak, strong, *options, gradient=gradient, fill=True)[:2]
+    module = _module_for(weak, strong, impl or None)
+    if module is not reference:
+        return module.consistency(weak, strong, *options, gradient, True)[:2]
     loss = module.consistency(weak, strong, *options)
     if not gradient:
         return loss, loss.new_empty(0)

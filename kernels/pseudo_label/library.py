@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,7 @@ def run(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """labels, confidence and mask by the implementation of that name, or by the fastest for ''."""
     unfit = FLOAT64 if logits.dtype == torch.float64 else ""
-    chosen = dispatch.select("pseudo_label", logits.device, impl or None, unfit=unfit)
-    module = dispatch.implementation("pseudo_label", chosen)
+    module: Any = dispatch.module_for("pseudo_label", logits.device.type, impl or None, unfit)
     return module.pseudo_label(logits, temperature, threshold)
 
 

@@ -229,10 +229,29 @@ def test_the_gradient_of_the_fast_path_is_the_reference_s(impl: str) -> None:
 
 def test_one_graph() -> None:
     def step(x: Tensor) -> Tensor:
-        weak, strong = views(x, view_preset("weak"), view_preset("strong"), seed=4, start=6)
+        weak, strong = views(x.tanh(), view_preset("weak"), view_preset("strong"), seed=4, start=6)
         assert strong is not None
-        return weak.sum(dim=(1, 2, 3)) + strong.sum(dim=(1, 2, 3))
+        return (weak * strong).sum(dim=(1, 2, 3))
 
-    images = image_batch(3, 1, 8, 8)
+    images = image_batch(3, 3, 8, 6).contiguous(memory_format=torch.channels_last)
     compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(images), step(images))
+    results, grads = [], []
+    for function in (step, compiled):
+        leaf = images.clone().requires_grad_()
+        results.append(function(leaf))
+        results[-1].sum().backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(grads[0], grads[1])
+    assert grads[0] is not None
+    assert grads[0].abs().max() > 0
+
+
+def test_the_gradient_has_the_images_layout() -> None:
+    images = image_batch(2, 3, 6, 5).contiguous(memory_format=torch.channels_last)
+    weak, strong = both_parameters(2, 3, 6, 5, FULL)
+    ones, statistics = torch.ones_like(images), [0.5] * 3
+    grad = torch.ops.ptgm_fast.views_backward(
+        ones, ones, images, weak.packed, strong.packed, statistics, statistics, torch.float32
+    )
+    assert grad.is_contiguous(memory_format=torch.channels_last)

@@ -64,7 +64,7 @@ class Checks:
             # Compiled kernels go to a cache that dies with the process.
             env = {
                 **os.environ,
-                "PYTHONPATH": str(FOLDER),
+                "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]),
                 "OMP_NUM_THREADS": "1",
                 "TRITON_CACHE_DIR": folder,
             }

@@ -1,0 +1,93 @@
+"""`consistency` with its gradient against eager PyTorch and torch.compile.
+
+pytest benchmarks/kernels/test_consistency.py --benchmark-enable --benchmark-only
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ptgm_fast.kernels import consistency
+from ptgm_fast.kernels.consistency import cpu_impl
+
+pytestmark = pytest.mark.usefixtures("kept_memory")
+
+# Samples, classes, and the share of samples that count.
+SIZES = [(256, 1000, 1.0), (256, 1000, 0.02), (64, 10, 1.0), (64, 10, 0.5), (64, 21841, 0.1)]
+CONTENDERS = ("fused", "fused, no autograd", "sum alone", "compile", "eager")
+TEMPERATURE, THRESHOLD = 0.4, 0.8
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def uda(weak: Tensor, strong: Tensor) -> Tensor:
+    """As one writes it in PyTorch."""
+    with torch.no_grad():
+        mask = weak.softmax(1).amax(1) >= THRESHOLD
+        target = (weak / TEMPERATURE).softmax(1)
+    return F.kl_div(strong.log_softmax(1), target, reduction="none").sum(1) * mask
+
+
+def fixmatch(weak: Tensor, strong: Tensor) -> Tensor:
+    """As one writes it in PyTorch."""
+    with torch.no_grad():
+        confidence, label = weak.softmax(1).max(1)
+    return F.cross_entropy(strong, label, reduction="none") * (confidence >= THRESHOLD)
+
+
+def inputs(num: int, classes: int, share: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits of both views, `share` of the weak rows confident, and the gradient that a mean sends back."""
+    torch.manual_seed(0)
+    weak, strong = torch.randn(2, num, classes)
+    weak[: round(num * share), 0] += 30
+    return weak, strong.requires_grad_(), torch.full((num,), 1 / num)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}, {s[2]:.0%} count")
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("plain", [uda, fixmatch], ids=lambda f: f.__name__)
+def test_consistency(
+    benchmark: Any, threads: int, plain: Loss, size: tuple[int, int, float], contender: str
+) -> None:
+    """Loss a sample and gradient, float32.
+
+    "no autograd": the two calls into C++ without torch's engine. "sum alone": strong.sum(1) and its gradient, the least
+    that anything costs which goes through the engine.
+    """
+    method = plain.__name__
+    benchmark.group = f"{method} {size[0]}x{size[1]}, {size[2]:.0%} count, {threads} threads"
+    weak, strong, grad = inputs(*size)
+    detached = strong.detach()
+    options: dict[str, Any] = {
+        "method": method,
+        "threshold": THRESHOLD,
+        "temperature": TEMPERATURE,
+        "impl": "cpu",
+    }
+
+    def with_autograd(loss: Loss) -> Callable[[], Tensor]:
+        return lambda: torch.autograd.grad(loss(weak, strong), strong, grad)[0]
+
+    def without() -> Tensor:
+        _, gradient, counts = cpu_impl.consistency(
+            weak, detached, method, TEMPERATURE, THRESHOLD, None, None, True, False
+        )
+        return cpu_impl.scale(gradient, counts, grad, torch.float32)
+
+    calls = {
+        "fused": with_autograd(lambda w, s: consistency(w, s, **options)),
+        "fused, no autograd": without,
+        "sum alone": with_autograd(lambda w, s: s.sum(1)),
+        "eager": with_autograd(plain),
+    }
+    if contender == "compile":
+        torch._dynamo.reset()
+        calls["compile"] = with_autograd(torch.compile(plain))
+    if contender != "sum alone":
+        torch.testing.assert_close(calls[contender](), calls["eager"](), rtol=1e-4, atol=1e-8)
+    benchmark.pedantic(calls[contender], rounds=300 if size[1] <= 1000 else 30, warmup_rounds=20)

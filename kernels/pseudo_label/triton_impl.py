@@ -1,0 +1,89 @@
+"""Labels, confidence and mask on a GPU: one program a block of rows, an online softmax over blocks of classes."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..rows import on_device, unit_of
+
+# Logits of one step of a program, and the most of them from one row.
+TILE, MAX_BLOCK = 1024, 4096
+
+
+@triton.jit
+def pseudo_label_kernel(
+    logits,
+    labels,
+    confidence,
+    mask,
+    num,
+    units,
+    stride_units,
+    inverse_temperature,
+    threshold,
+    UNIT: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Grid (row blocks,). Rows have units * UNIT classes and start stride_units * UNIT elements apart."""
+    classes = units * UNIT
+    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    source = logits + row[:, None] * (stride_units.to(tl.int64) * UNIT)
+    largest = tl.full((ROWS,), float("-inf"), tl.float32)
+    total = tl.zeros((ROWS,), tl.float32)
+    label = tl.zeros((ROWS,), tl.int32)
+    for first in range(0, classes, BLOCK):
+        column = first + tl.arange(0, BLOCK)[None, :]
+        inside = (row < num)[:, None] & (column < classes)
+        x = tl.load(source + column, mask=inside, other=float("-inf")).to(tl.float32)
+        peak = tl.max(x, 1)
+        # Without the NaNs, an index behind the row is never the first of the largest.
+        best = tl.argmax(tl.where(x == x, x, float("-inf")), 1)
+        label = tl.where(peak > largest, first + best, label)
+        peak = tl.maximum(peak, largest)
+        # A block of nothing but -inf adds nothing, and does not make exp(-inf + inf) of it.
+        base = tl.where(peak == float("-inf"), 0.0, peak)
+        total *= tl.exp((largest - base) * inverse_temperature)
+        total += tl.sum(tl.exp((x - base[:, None]) * inverse_temperature), 1)
+        largest = peak
+    # No finite maximum, or a NaN (which makes the total one): no confidence.
+    confident = tl.where(largest == float("-inf"), float("nan"), 1.0 / total)
+    tl.store(labels + row, label.to(tl.int64), mask=row < num)
+    tl.store(confidence + row, confident, mask=row < num)
+    tl.store(mask + row, confident >= threshold, mask=row < num)
+
+
+def pseudo_label(
+    logits: Tensor, temperature: float, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference.pseudo_label` in one read of the logits."""
+    num, classes = logits.shape
+    if logits.stride(1) != 1:
+        logits = logits.contiguous()
+    labels = logits.new_empty(num, dtype=torch.int64)
+    confidence = logits.new_empty(num, dtype=torch.float32)
+    mask = logits.new_empty(num, dtype=torch.bool)
+    if num:
+        unit = unit_of(classes, logits.stride(0))
+        block = min(triton.next_power_of_2(classes), MAX_BLOCK)
+        rows = max(1, TILE // block)
+        with on_device(logits):
+            pseudo_label_kernel[(triton.cdiv(num, rows),)](
+                logits,
+                labels,
+                confidence,
+                mask,
+                num,
+                classes // unit,
+                logits.stride(0) // unit,
+                1.0 / temperature,
+                threshold,
+                UNIT=unit,
+                ROWS=rows,
+                BLOCK=block,
+                num_warps=4 if rows * block <= 2048 else 8,
+            )
+    return labels, confidence, mask

@@ -1,0 +1,92 @@
+"""`consistency` compiled ahead of time from its real call sites: registers, spills, accesses and their width."""
+
+from __future__ import annotations
+
+import torch
+
+from helpers import fake_driver, inspection
+from helpers.fake_driver import TARGETS
+from ptgm_fast.kernels.consistency import METHODS, triton_impl
+
+NVIDIA = ("sm_80", "sm_90", "sm_100", "sm_120")
+# A small head, ImageNet, and ImageNet-21k in blocks.
+NUM, SMALL, IMAGENET, IN_BLOCKS = 64, 10, 1000, 21841
+
+
+def launch(
+    target: str,
+    method: str = "uda",
+    classes: int = IMAGENET,
+    dtype: torch.dtype = torch.float32,
+    extras: bool = False,
+) -> tuple[inspection.Report, fake_driver.Launch]:
+    weak, strong = torch.empty(2, NUM, classes, dtype=dtype)
+    weight, thresholds = (torch.empty(NUM), torch.empty(classes)) if extras else (None, None)
+    with fake_driver.compiling(target) as launches:
+        triton_impl.consistency(weak, strong, method, 0.4, 0.8, thresholds, weight, True, False)
+    (only,) = launches
+    return inspection.inspect(only.kernel), only
+
+
+def scale(target: str, dtype: torch.dtype, classes: int = IMAGENET) -> inspection.Report:
+    gradient, counts = torch.empty(NUM, classes), torch.empty(NUM, dtype=torch.bool)
+    # The gradient of a mean: one number for all rows.
+    grad = torch.empty(1).expand(NUM)
+    with fake_driver.compiling(target) as launches:
+        triton_impl.scale(gradient, counts, grad, dtype)
+    (only,) = launches
+    return inspection.inspect(only.kernel)
+
+
+def check_registers_and_spills() -> None:
+    for target in TARGETS:
+        for method in METHODS:
+            report, _ = launch(target, method, extras=True)
+            assert report.spills == report.num_atomics == 0, (method, report)
+            assert report.registers <= 64, (method, report)
+        for classes in (SMALL, triton_impl.MAX_TILE, IN_BLOCKS):
+            report, _ = launch(target, classes=classes, dtype=torch.bfloat16)
+            assert report.spills == report.num_atomics == 0, (classes, report)
+            assert report.registers <= 128, (classes, report)
+        report = scale(target, torch.bfloat16)
+        assert report.spills == 0, report
+        assert report.registers <= 48, report
+
+
+def check_bytes_of_1000_classes_are_the_minimum_in_128_bit_accesses() -> None:
+    for target in NVIDIA:
+        for dtype in (torch.float32, torch.bfloat16):
+            for method in METHODS:
+                report, only = launch(target, method, dtype=dtype)
+                tile = only.arguments["ROWS"] * only.arguments["COLUMNS"]
+                assert set(report.load_widths) == {16}, (method, report)
+                # Either tile once; the masked lanes of 1,000 of 1,024 columns included.
+                assert report.bytes_loaded() == 2 * dtype.itemsize * tile, (method, report)
+                # The gradient in float32; besides a 4-byte loss and a 1-byte flag a row.
+                assert set(report.store_widths) == {16, 4, 1}, (method, report)
+                assert report.store_widths[4] == report.store_widths[1] == 1, (method, report)
+                assert 16 * report.store_widths[16] * report.threads == 4 * tile, (method, report)
+
+
+def check_bytes_of_the_backward_pass() -> None:
+    for target in NVIDIA:
+        for dtype in (torch.float32, torch.bfloat16):
+            report = scale(target, dtype)
+            wide = 16 * report.load_widths[16] * report.threads
+            assert wide == 4 * triton_impl.TILE, report
+            assert report.bytes_stored() == dtype.itemsize * triton_impl.TILE, report
+            assert set(report.store_widths) <= {8, 16}, report
+
+
+def check_accesses_on_amd() -> None:
+    report, only = launch("gfx942")
+    tile = only.arguments["ROWS"] * only.arguments["COLUMNS"]
+    assert set(report.load_widths) == {16}, report
+    assert report.bytes_loaded() == 2 * 4 * tile, report
+
+
+def check_blocks_of_long_rows_are_read_wide_where_rows_are_aligned() -> None:
+    # 21,841 is odd: its rows start anywhere. 21,848 is a multiple of 8.
+    for target in NVIDIA:
+        report, _ = launch(target, classes=21848)
+        assert set(report.load_widths) == {16}, report

@@ -1,0 +1,49 @@
+"""`pseudo_label` compiled ahead of time from its real call sites: registers, spills, accesses and their width."""
+
+from __future__ import annotations
+
+import torch
+
+from helpers import fake_driver, inspection
+from helpers.fake_driver import TARGETS
+from ptgm_fast.kernels.pseudo_label import triton_impl
+
+NVIDIA = ("sm_80", "sm_90", "sm_100", "sm_120")
+# A small head, ImageNet, and ImageNet-21k.
+CLASSES = (10, 1000, 21841)
+
+
+def launch(
+    target: str, classes: int = 1000, dtype: torch.dtype = torch.float32
+) -> tuple[inspection.Report, int]:
+    """The report and the logits of a program's step."""
+    with fake_driver.compiling(target) as launches:
+        triton_impl.pseudo_label(torch.empty(64, classes, dtype=dtype), 0.7, 0.5)
+    (only,) = launches
+    tile = only.arguments["ROWS"] * only.arguments["BLOCK"]
+    return inspection.inspect(only.kernel), tile
+
+
+def check_registers_and_spills() -> None:
+    for target in TARGETS:
+        for classes in CLASSES:
+            for dtype in (torch.float32, torch.bfloat16):
+                report, _ = launch(target, classes, dtype)
+                assert report.spills == report.num_atomics == 0, (classes, report)
+                assert report.registers <= 96, (classes, report)
+
+
+def check_bytes_of_1000_classes_are_the_minimum_in_128_bit_accesses() -> None:
+    for target in NVIDIA:
+        for dtype in (torch.float32, torch.bfloat16):
+            report, tile = launch(target, dtype=dtype)
+            assert set(report.load_widths) == {16}, report
+            assert report.bytes_loaded() == dtype.itemsize * tile, report
+            # A label of 8 bytes, a confidence of 4 and a flag of 1 a row.
+            assert report.store_widths == {8: 1, 4: 1, 1: 1}, report
+
+
+def check_accesses_on_amd() -> None:
+    report, tile = launch("gfx942")
+    assert set(report.load_widths) == {16}, report
+    assert report.bytes_loaded() == 4 * tile, report
