@@ -81,6 +81,10 @@ class ConditionalBatchNormGenerator(Generator):
         self.norm = ConditionalBatchNorm2d(card.widths[-1], condition_dim)
         self.to_image = nn.Conv2d(card.widths[-1], card.channels, 3, padding=1)
 
+    @property
+    def class_table(self) -> Tensor:
+        return self.embedding.weight
+
     def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
         """Images [N, channels, S, S] of latents [N, latent_dim] and (mixed) class embeddings [N, embedding_dim]."""
         condition = torch.cat([latents, embedding], 1)

@@ -18,6 +18,11 @@ class Generator(nn.Module, ABC):
 
     card: GeneratorCard
 
+    @property
+    def class_table(self) -> Tensor | None:
+        """The class embeddings [num_classes, D], if `generate` takes mixtures of their rows; None if it does not."""
+        return None
+
     @abstractmethod
     def generate(
         self,
