@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import triton
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -141,7 +142,8 @@ def table() -> str:
         + "".join(f" {name} |" for name in names),
         "|---|---|---|---|" + "---|" * len(names),
     ]
-    return "\n".join([*head, *(row(case) for case in cases())]) + "\n"
+    note = f"Compiled by Triton {triton.__version__}.\n"
+    return "\n".join([note, *head, *(row(case) for case in cases())]) + "\n"
 
 
 def main() -> None:
