@@ -59,7 +59,7 @@ def load(
     except ValueError as error:
         raise UserError(f"generator card {str(folder / CARD_FILE)!r}: {error}") from error
     load_weights(generator, path, what="generator weights")
-    return generator.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return generator.to(device=device, dtype=dtype).freeze()
 
 
 def load_classifier(
