@@ -40,11 +40,16 @@ def condensed(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def times(ratio: float) -> str:
+    """1.2x, 12x, 120x."""
+    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
 def table(results: dict[str, Any]) -> str:
     """A row a group: the fused op's time, and how many times as long each other contender takes."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines = [
-        f"{results['date']}, {results['cores']} cores of {results['cpu']}; {versions}. Medians in one process.",
+        f"{results['date']}, {results['cores']} cores of {results['cpu']}; {versions}. The contenders of a row ran in one process; medians.",
         "",
         "| op, size, threads | fused, µs (quartiles) | eager PyTorch | torch.compile | others |",
         "|---|---|---|---|---|",
@@ -56,7 +61,7 @@ def table(results: dict[str, Any]) -> str:
             # Where several fused forms run, each is a row; the plain one stands for the op.
             label = group if name == "fused" else f"{group}: {name}"
             ratios = {
-                other: f"{entry['median'] / own['median']:.2g}x"
+                other: times(entry["median"] / own["median"])
                 for other, entry in contenders.items()
                 if not other.startswith("fused")
             }
@@ -73,7 +78,13 @@ def main() -> None:
     if len(sys.argv) > 1:
         raw = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(condensed(raw), indent=1) + "\n", encoding="utf-8")
+        measured = condensed(raw)
+        if RESULTS.is_file():
+            # Suites that were not run this time keep their figures, if they are from the same machine.
+            earlier = json.loads(RESULTS.read_text(encoding="utf-8"))
+            if all(earlier[key] == measured[key] for key in ("cpu", "cores", "versions")):
+                measured["groups"] = dict(sorted((earlier["groups"] | measured["groups"]).items()))
+        RESULTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     page = PAGE.read_text(encoding="utf-8")
     before, rest = page.split(BEGIN)
