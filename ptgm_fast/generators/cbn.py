@@ -58,6 +58,8 @@ class ConditionalBatchNormGenerator(Generator):
     2 ** (number of blocks).
     """
 
+    card: GeneratorCard
+
     def __init__(self, card: GeneratorCard) -> None:
         """Fresh weights for the card's sizes (from torch's global generator). Raises ValueError if they do not fit."""
         super().__init__()

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from ptgm_fast.generators.card import GeneratorCard
+from ptgm_fast.generators.card import Card
 from ptgm_fast.generators.conditions import ConditionKind
 
 
@@ -16,7 +16,7 @@ class Generator(nn.Module, ABC):
     card: the numbers a caller needs to draw latents and conditions and to read the images.
     """
 
-    card: GeneratorCard
+    card: Card
 
     @abstractmethod
     def generate(
@@ -29,7 +29,7 @@ class Generator(nn.Module, ABC):
     ) -> Tensor:
         """Images of the condition, in the card's output range.
 
-        latents [N, card.latent_dim]; condition and kind as in `conditions.condition_kind`. truncation: what the
-        card's `truncation` says it means; None leaves the latents alone.
+        latents [N, *card.latent_shape]; condition and kind as in `conditions.condition_kind`. truncation: what the
+        card's `truncation` says it means; None leaves it out.
         Returns [N, channels, image_size, image_size].
         """
