@@ -1,5 +1,6 @@
 """Conditional generators under one contract: a module, its card, and `generate(latents, condition)`."""
 
+from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.card import (
     CARD_FILE,
     AdapterCard,
@@ -10,7 +11,6 @@ from ptgm_fast.generators.card import (
     read_card,
     write_card,
 )
-from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.cbn import ConditionalBatchNorm2d, ConditionalBatchNormGenerator
 from ptgm_fast.generators.conditions import CONDITION_KINDS, ConditionKind, condition_kind
 from ptgm_fast.generators.contract import Generator
