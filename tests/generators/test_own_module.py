@@ -139,7 +139,7 @@ def test_truncated_files(suffix: str, kept: int, weights: Path) -> None:
     else:
         data = weights.read_bytes()
     path.write_bytes(data[:kept])
-    with pytest.raises(UserError, match="damaged|is empty|more than tensors"):
+    with pytest.raises(UserError, match=r"damaged|is empty|more than tensors"):
         generators.load(f"module:own_dcgan:DCGAN?weights={path}")
 
 
