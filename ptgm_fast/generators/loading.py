@@ -25,12 +25,14 @@ GENERATORS = {
     "letters": "the bundled pair: 52 Latin letters, 28x28 grey",
     "FOLDER": "a folder made by `ptgm-fast source` (card.json and safetensors); write ./letters for a folder of that name",
     "biggan-deep:DIR_OR_FILE": "BigGAN-deep in Hugging Face's layout (config.json and weights)",
+    "biggan:FILE": "BigGAN in BigGAN-PyTorch's layout, with shared embeddings",
     "diffusers:DIR": "a class-conditional DiT pipeline saved by diffusers",
     "module:PACKAGE.MODULE:FACTORY": "a torch.nn.Module of your own, ?weights=FILE",
 }
 # Scheme: the module here that loads it, and its function.
 ADAPTERS = {
     "biggan-deep": ("load_biggan", "load_biggan_deep"),
+    "biggan": ("biggan", "load_biggan"),
     "diffusers": ("dit", "load_dit"),
     "module": ("own_module", "load_own_module"),
 }
