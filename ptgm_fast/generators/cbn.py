@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +103,8 @@ class ConditionalBatchNormGenerator(Generator):
     2 ** (number of blocks).
     """
 
+    card: GeneratorCard
+
     def __init__(self, card: GeneratorCard) -> None:
         """Fresh weights for the card's sizes (from torch's global generator). Raises ValueError if they do not fit."""
         super().__init__()
@@ -155,7 +157,7 @@ class ConditionalBatchNormGenerator(Generator):
         phases = last.convolved_phases(hidden, condition)
         return kernels.cond_norm_act(phases, scale, shift + scale * last.bias, phases=True)
 
-    def freeze(self) -> ConditionalBatchNormGenerator:
+    def freeze(self) -> Self:
         """Evaluation mode, no gradients to weights, and what only weights that never change again allow.
 
         Upsampling and convolution become phase convolutions (`kernels.phase_weight`), which differ from them by
@@ -164,7 +166,7 @@ class ConditionalBatchNormGenerator(Generator):
         for block in self._up_blocks():
             block.freeze()
         self.is_frozen = True
-        return self.eval().requires_grad_(False)
+        return super().freeze()
 
     def embed(self, condition: Tensor, kind: ConditionKind | None = None) -> Tensor:
         """The class embedding of a condition: E[y], q @ E, or the embedding itself; [N, embedding_dim].
