@@ -85,14 +85,20 @@ def optimize(
         example = _example(module)
     batches = [a.shape[0] for a in example if isinstance(a, Tensor) and a.dim()]
     if not batches or min(batches) < 2:
-        raise UserError("example must hold tensors [N, ...] with N >= 2, such as (latents, classes)")
-    fast = copy.deepcopy(module).requires_grad_(False)
+        raise UserError(
+            "example must hold tensors [N, ...] with N >= 2, such as (latents, classes)"
+        )
+    fast = _copy(module).requires_grad_(False)
     with torch.no_grad():
         baked = 0 if "bake" in skip else bake(fast)
         try:
             program = Program(fast, example)
-        except Exception as error:  # torch.export raises many kinds; all mean that there is no graph
-            return Optimized(fast, (), None, left=f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        except (
+            Exception
+        ) as error:  # torch.export raises many kinds; all mean that there is no graph
+            return Optimized(
+                fast, (), None, left=f"{type(error).__name__}: {str(error).splitlines()[0]}"
+            )
         before = cost(program, batches[0])
         reports = [PassReport("bake", baked, (before[0],) * 2, (before[1],) * 2)]
         for name, run in GRAPH_PASSES.items():
@@ -106,7 +112,9 @@ def optimize(
         body = OptimizedModule(program.finish(), example)
         found = difference(module, body, example) if verify else None
     if found is not None and not found <= tolerance:
-        raise ValueError(f"the rewrite differs from the original by {found:.2g}, more than the tolerance {tolerance:.2g}; leave passes out with skip to find the cause")
+        raise ValueError(
+            f"the rewrite differs from the original by {found:.2g}, more than the tolerance {tolerance:.2g}; leave passes out with skip to find the cause"
+        )
     result: nn.Module = body
     if isinstance(module, Generator):
         # generate() calls forward: the instance's own comes before its class's.
@@ -114,19 +122,36 @@ def optimize(
         result._modules = {n: m for n, m in fast._modules.items() if n == "embedding"}
         result.add_module("body", body)
         result.__dict__["forward"] = body
-    return Optimized(result.eval(), tuple(reports), found, tuple(a for a in example if not isinstance(a, Tensor)))
+    return Optimized(
+        result.eval(), tuple(reports), found, tuple(a for a in example if not isinstance(a, Tensor))
+    )
+
+
+def _copy(module: nn.Module) -> nn.Module:
+    # Old-style weight norm keeps its last product as an attribute, which deepcopy refuses while it has a history.
+    products = [
+        v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor)
+    ]
+    return copy.deepcopy(module, {id(v): v.detach().clone() for v in products if not v.is_leaf})
 
 
 def _check(module: nn.Module, skip: Collection[str]) -> None:
     if any(part.training for part in module.modules()):
         raise UserError("optimize needs a frozen module: call module.eval() first")
     if unknown := set(skip) - set(PASSES):
-        raise UserError(f"skip names no pass: {', '.join(sorted(unknown))}; accepted: {', '.join(PASSES)}")
+        raise UserError(
+            f"skip names no pass: {', '.join(sorted(unknown))}; accepted: {', '.join(PASSES)}"
+        )
 
 
 def _example(module: nn.Module) -> tuple[Any, ...]:
     if not isinstance(module, Generator):
-        raise UserError("optimize needs example inputs of a module that is no Generator: pass example=(latents, ...)")
+        raise UserError(
+            "optimize needs example inputs of a module that is no Generator: pass example=(latents, ...)"
+        )
     like = next(module.parameters())
     card = module.card
-    return tuple(torch.zeros(2, size, dtype=like.dtype, device=like.device) for size in (card.latent_dim, card.embedding_dim))
+    return tuple(
+        torch.zeros(2, size, dtype=like.dtype, device=like.device)
+        for size in (card.latent_dim, card.embedding_dim)
+    )

@@ -19,7 +19,11 @@ def cost(program: Program, num_images: int) -> tuple[int, int]:
     """(multiply-adds, bytes of activations and weights read and written), an image, at the example's batch size."""
     adds = moved = 0
     for node in program.graph.nodes:
-        if node.op != "call_function" or node.target in VIEWS or not isinstance(node.meta.get("val"), Tensor):
+        if (
+            node.op != "call_function"
+            or node.target in VIEWS
+            or not isinstance(node.meta.get("val"), Tensor)
+        ):
             continue
         adds += _multiply_adds(node)
         moved += sum(_bytes(n) for n in [node, *node.all_input_nodes])

@@ -31,5 +31,9 @@ def fold_constants(program: Program) -> int:
 def _keeps_all(node: fx.Node) -> bool:
     _, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
     size = shape(node.args[0])[dim]
-    whole = end is None or end == torch.iinfo(torch.int64).max or (isinstance(size, int) and isinstance(end, int) and end >= size)
+    whole = (
+        end is None
+        or end == torch.iinfo(torch.int64).max
+        or (isinstance(size, int) and isinstance(end, int) and end >= size)
+    )
     return start in (None, 0) and step == 1 and whole

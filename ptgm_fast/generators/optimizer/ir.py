@@ -19,13 +19,19 @@ class Program:
 
     def __init__(self, module: nn.Module, example: tuple[Any, ...]) -> None:
         """Trace in evaluation mode; the first dimension of every tensor input is free. Raises what torch.export raises."""
-        free = tuple({0: torch.export.Dim.DYNAMIC} if isinstance(a, Tensor) else None for a in example)
-        exported = torch.export.export(module, example, dynamic_shapes=(free,) if _variadic(module) else free, strict=False)
+        free = tuple(
+            {0: torch.export.Dim.DYNAMIC} if isinstance(a, Tensor) else None for a in example
+        )
+        exported = torch.export.export(
+            module, example, dynamic_shapes=(free,) if _variadic(module) else free, strict=False
+        )
         traced: fx.GraphModule = exported.run_decompositions({}).module(check_guards=False)  # type: ignore[assignment]
         self.root: nn.Module = nn.Module()
         self.graph = traced.graph
         self.fake_mode = next(
-            v.fake_mode for n in self.graph.nodes if isinstance(v := n.meta.get("val"), torch._subclasses.FakeTensor)
+            v.fake_mode
+            for n in self.graph.nodes
+            if isinstance(v := n.meta.get("val"), torch._subclasses.FakeTensor)
         )
         self._count = 0
         for node in list(self.graph.nodes):
@@ -61,7 +67,9 @@ class Program:
         """A new call of an op in front of a node, with its shape; computed at once where all its inputs are constants."""
         inputs = [a for a in args if isinstance(a, fx.Node)]
         if inputs and all(self.value(a) is not None for a in inputs):
-            return self.constant(target(*(v if (v := self.value(a)) is not None else a for a in args)), before)
+            return self.constant(
+                target(*(v if (v := self.value(a)) is not None else a for a in args)), before
+            )
         with self.graph.inserting_before(before):
             node = self.graph.call_function(target, args)
         with self.fake_mode:
@@ -82,7 +90,11 @@ class Program:
 
 
 def _variadic(module: nn.Module) -> bool:
-    return module.forward.__code__.co_flags & 0x04 != 0 if hasattr(module.forward, "__code__") else False
+    return (
+        module.forward.__code__.co_flags & 0x04 != 0
+        if hasattr(module.forward, "__code__")
+        else False
+    )
 
 
 def shape(node: Any) -> tuple[Any, ...]:
@@ -100,11 +112,16 @@ def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
 
 
 def is_nearest_2x(node: Any) -> bool:
-    if not isinstance(node, fx.Node) or node.target not in (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default):
+    if not isinstance(node, fx.Node) or node.target not in (
+        aten.upsample_nearest2d.vec,
+        aten.upsample_nearest2d.default,
+    ):
         return False
     before, after = shape(node.args[0]), shape(node)
     # Sizes in the example would not do: the graph is for every size it was traced for.
-    return all(isinstance(s, int) for s in (*before[2:], *after[2:])) and after[2:] == tuple(2 * s for s in before[2:])
+    return all(isinstance(s, int) for s in (*before[2:], *after[2:])) and after[2:] == tuple(
+        2 * s for s in before[2:]
+    )
 
 
 def is_plain_conv(node: Any, kernel: int, padding: int) -> bool:
@@ -115,7 +132,10 @@ def is_plain_conv(node: Any, kernel: int, padding: int) -> bool:
     return (
         node.args[1].op == "get_attr"  # type: ignore[union-attr]
         and shape(node.args[1])[2:] == (kernel, kernel)
-        and all(set(_pair(argument(node, i, name, default))) == {wanted} for i, name, default, wanted in options)
+        and all(
+            set(_pair(argument(node, i, name, default))) == {wanted}
+            for i, name, default, wanted in options
+        )
         and argument(node, 6, "groups", 1) == 1
     )
 

@@ -22,8 +22,14 @@ def channels_last(program: Program) -> int:
             matched += 1
     for node in program.calls(aten.clone.default, aten.contiguous.default):
         readers = {user.target for user in node.users}
-        contiguous = argument(node, 1, "memory_format", torch.contiguous_format) == torch.contiguous_format
-        if contiguous and len(shape(node)) == 4 and readers <= {aten.conv2d.default, FUSED, aten.slice.Tensor}:
+        contiguous = (
+            argument(node, 1, "memory_format", torch.contiguous_format) == torch.contiguous_format
+        )
+        if (
+            contiguous
+            and len(shape(node)) == 4
+            and readers <= {aten.conv2d.default, FUSED, aten.slice.Tensor}
+        ):
             node.replace_all_uses_with(node.args[0])
             matched += 1
     program.graph.eliminate_dead_code()

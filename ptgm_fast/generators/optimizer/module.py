@@ -25,7 +25,11 @@ class OptimizedModule(nn.Module):
             raise ValueError(f"expected {len(self.fixed)} inputs, got {len(inputs)}")
         for given, fixed, sizes in zip(inputs, self.fixed, self.sizes, strict=True):
             if fixed is not None and given != fixed[0]:
-                raise ValueError(f"this module was optimised for {fixed[0]!r}, got {given!r}; optimise it again for that")
+                raise ValueError(
+                    f"this module was optimised for {fixed[0]!r}, got {given!r}; optimise it again for that"
+                )
             if sizes is not None and tuple(given.shape[1:]) != sizes:
-                raise ValueError(f"this module was optimised for inputs [N, {', '.join(map(str, sizes))}], got {list(given.shape)}")
+                raise ValueError(
+                    f"this module was optimised for inputs [N, {', '.join(map(str, sizes))}], got {list(given.shape)}"
+                )
         return self.graph(*inputs)

@@ -5,7 +5,14 @@ from __future__ import annotations
 import torch
 from torch import fx
 
-from ptgm_fast.generators.optimizer.ir import FUSED, Program, argument, aten, is_nearest_2x, is_plain_conv
+from ptgm_fast.generators.optimizer.ir import (
+    FUSED,
+    Program,
+    argument,
+    aten,
+    is_nearest_2x,
+    is_plain_conv,
+)
 from ptgm_fast.kernels.cond_norm_act import phase_weight
 
 
@@ -33,8 +40,16 @@ def phase_convolutions(program: Program) -> int:
         bias = argument(node, 2, "bias")
         phase = program.constant(phase_weight(weight), node)
         ones = program.constant(weight.new_ones(len(weight)), node)
-        shift = bias if isinstance(bias, fx.Node) else program.constant(torch.zeros_like(weight[:, 0, 0, 0]), node)
-        small = program.emit(node, aten.conv2d.default, node.args[0].args[0], phase, None, [1, 1], [1, 1])
-        program.replace(node, program.emit(node, FUSED, small, ones, shift, None, "none", False, True, ""))
+        shift = (
+            bias
+            if isinstance(bias, fx.Node)
+            else program.constant(torch.zeros_like(weight[:, 0, 0, 0]), node)
+        )
+        small = program.emit(
+            node, aten.conv2d.default, node.args[0].args[0], phase, None, [1, 1], [1, 1]
+        )
+        program.replace(
+            node, program.emit(node, FUSED, small, ones, shift, None, "none", False, True, "")
+        )
         matched += 1
     return matched

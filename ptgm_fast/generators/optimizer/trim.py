@@ -13,9 +13,16 @@ def trim(program: Program) -> int:
         if dim != 1 or step != 1 or conv.target is not aten.conv2d.default or len(conv.users) > 1:
             continue
         weight, bias = program.value(conv.args[1]), argument(conv, 2, "bias")
-        if weight is None or argument(conv, 6, "groups", 1) != 1 or (bias is not None and program.value(bias) is None):
+        if (
+            weight is None
+            or argument(conv, 6, "groups", 1) != 1
+            or (bias is not None and program.value(bias) is None)
+        ):
             continue
-        parts = [None if c is None else program.emit(node, aten.slice.Tensor, c, 0, start, end) for c in (conv.args[1], bias)]
+        parts = [
+            None if c is None else program.emit(node, aten.slice.Tensor, c, 0, start, end)
+            for c in (conv.args[1], bias)
+        ]
         program.replace(node, program.emit(node, conv.target, conv.args[0], *parts, *conv.args[3:]))
         matched += 1
     return matched

@@ -63,11 +63,21 @@ def test_letters_report_and_fullgraph() -> None:
     result = optimize(generators.load("letters"))
     assert result.passes[-1].multiply_adds[1] < 0.7 * result.passes[0].multiply_adds[0]
     assert matched(result)["phases"] == 2
-    explained = torch._dynamo.explain(result.module.body)(*(torch.randn(3, s) for s in result.module.body.sizes[0] + result.module.body.sizes[1]))
+    explained = torch._dynamo.explain(result.module.body)(
+        *(torch.randn(3, s) for s in result.module.body.sizes[0] + result.module.body.sizes[1])
+    )
     assert explained.graph_break_count == 0
 
 
-@pytest.mark.parametrize("style", [nn.utils.spectral_norm, nn.utils.weight_norm, nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.weight_norm])
+@pytest.mark.parametrize(
+    "style",
+    [
+        nn.utils.spectral_norm,
+        nn.utils.weight_norm,
+        nn.utils.parametrizations.spectral_norm,
+        nn.utils.parametrizations.weight_norm,
+    ],
+)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_bake(style: Any) -> None:
     result = optimize(frozen(style(nn.Conv2d(4, 6, 3)), nn.ReLU()), example=(X,))
@@ -97,20 +107,43 @@ def test_near_misses_are_left_alone(name: str) -> None:
 
 
 def test_upsampling_before_convolutions() -> None:
-    three = optimize(frozen(nn.Upsample(scale_factor=2), nn.Conv2d(4, 5, 3, padding=1)), example=(X,))
+    three = optimize(
+        frozen(nn.Upsample(scale_factor=2), nn.Conv2d(4, 5, 3, padding=1)), example=(X,)
+    )
     one = optimize(frozen(nn.Upsample(scale_factor=2), nn.Conv2d(4, 5, 1)), example=(X,))
     assert (matched(three)["phases"], matched(one)["commute"]) == (1, 1)
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.sampled_from(["up", "conv3", "conv1", "norm", "plain norm", "relu", "leaky", "silu", "tanh", "transposed"]), min_size=1, max_size=7))
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                "up",
+                "conv3",
+                "conv1",
+                "norm",
+                "plain norm",
+                "relu",
+                "leaky",
+                "silu",
+                "tanh",
+                "transposed",
+            ]
+        ),
+        min_size=1,
+        max_size=7,
+    )
+)
 def test_any_stack_of_parts(names: list[str]) -> None:
     parts = {
         "up": lambda: nn.Upsample(scale_factor=2), "conv3": lambda: nn.Conv2d(4, 4, 3, padding=1), "conv1": lambda: nn.Conv2d(4, 4, 1),
         "norm": lambda: nn.BatchNorm2d(4), "plain norm": lambda: nn.BatchNorm2d(4, affine=False), "relu": nn.ReLU,
         "leaky": lambda: nn.LeakyReLU(0.2), "silu": nn.SiLU, "tanh": nn.Tanh, "transposed": lambda: nn.ConvTranspose2d(4, 4, 4, 2, 1),
     }  # fmt: skip
-    names = [n for i, n in enumerate(names) if n not in ("up", "transposed") or names[:i].count(n) < 1]
+    names = [
+        n for i, n in enumerate(names) if n not in ("up", "transposed") or names[:i].count(n) < 1
+    ]
     result = optimize(frozen(*(parts[n]() for n in names)), example=(torch.zeros(2, 4, 3, 3),))
     assert result.left is None
     assert result.difference is not None
