@@ -25,6 +25,10 @@ def bake(module: nn.Module) -> int:
                 matched += 1
     parametrised = [part for part in module.modules() if parametrize.is_parametrized(part)]
     for part in parametrised:
+        # A copy shares its dynamic class, and the property that is about to go, with its original.
+        kind = type(part)
+        own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+        part.__class__ = type(kind.__name__, kind.__bases__, own)
         for name in list(part.parametrizations):  # type: ignore[arg-type]
             parametrize.remove_parametrizations(part, name, leave_parametrized=True)
             matched += 1

@@ -157,6 +157,8 @@ def test_biggan_deep() -> None:
     for name, value in model.state_dict().items():
         if "running_means" in name or name.endswith(("bn.weight", "bn.bias", "gamma")):
             value.normal_(0, 0.3)
+    for _ in range(3):  # the power iteration of spectral norm settles in training mode
+        model(torch.randn(2, 16), torch.zeros(2, 1000), 0.37)
     model.eval().requires_grad_(False)
     z, y = torch.randn(3, 16), F.softmax(torch.randn(3, 1000), 1)
     result = optimize(model, example=(z, y, 0.37))
