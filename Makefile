@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: train test lint types unit bench cuda clean
+.PHONY: train test lint types unit sanitize bench cuda clean
 
 train: $(VENV)/.demo
 	$(BIN)/ptgm-fast train --profile
@@ -24,8 +24,28 @@ types: $(VENV)/.test
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-bench: $(VENV)/.test
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only
+# The C++ implementations under the address and undefined-behaviour sanitizers, in a build of its own. That the
+# sanitizers see a tensor's memory at all is shown first, by a row more than there is.
+SANITIZED := build/sanitize/ptgm_fast
+UNDER_SANITIZERS = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize $(BIN)/
+sanitize: $(SANITIZED)/_C.so
+	rm -rf $(SANITIZED)/kernels && cp -r kernels $(SANITIZED)/kernels
+	cp -r $(filter-out %.so,$(wildcard ptgm_fast/*)) $(SANITIZED)
+	$(UNDER_SANITIZERS)python scripts/beyond_the_end.py 2>&1 | grep "heap-buffer-overflow"
+	$(UNDER_SANITIZERS)pytest tests/kernels -m "not slow and not gpu" \
+		-k "not interpreted and not graph and not opcheck and not compiled and not fork and not tooling"
+
+$(SANITIZED)/_C.so: $(wildcard csrc/*) | $(VENV)/.test
+	mkdir -p $(SANITIZED)
+	$(CXX) -O1 -g1 -std=c++17 -shared -fPIC -fvisibility=hidden -fopenmp -fno-math-errno -fno-trapping-math -w \
+		-fsanitize=address,undefined -fno-sanitize-recover=all \
+		$$($(BIN)/python -m pybind11 --includes) -Icsrc $(wildcard csrc/*.cpp) -o $@
+
+bench: $(VENV)/.bench
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-json=build/benchmarks.json
+	$(BIN)/python scripts/write_benchmarks.py build/benchmarks.json
 
 # Optional: one op in CUDA C++, a library of its own. Nothing that pip installs needs it.
 cuda:
@@ -45,6 +65,10 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 
 $(VENV)/.test: $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: $(SOURCES) | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@ $(VENV)/.demo
 
 clean:

@@ -18,8 +18,6 @@ enum class Mode : int { kPlain, kUpsample, kPhases };
 constexpr int64_t kBlock = 2048;
 // An output of this size would push out of the last-level cache what the next op reads, and not stay in it itself.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
-// Bytes to read ahead: the processor's own prefetching stops at pages and between groups of channels.
-constexpr uintptr_t kAhead = 2048;
 // Below this waking the other threads costs more than they save.
 constexpr int64_t kThreadBytes = int64_t{64} << 10;
 
@@ -115,11 +113,6 @@ INLINE void put(T* to, const T* from, int64_t num, Copy stream) {
   std::memcpy(to, from, bytes);
 }
 
-// Past the end of a tensor this does nothing.
-INLINE void prefetch(uintptr_t begin, int64_t bytes) {
-  for (int64_t k = 0; k < bytes; k += 64) __builtin_prefetch(reinterpret_cast<const char*>(begin + k));
-}
-
 // Channels c0 .. c0 + cn - 1 of one sample: all of them, or a part where a pixel is larger than a block.
 template <Activation A, class T>
 struct Rows {
@@ -129,7 +122,6 @@ struct Rows {
   int64_t n, c0, cn;
 
   INLINE void pixel(const T* x, const T* residual, int64_t slot) {
-    prefetch(reinterpret_cast<uintptr_t>(x + c0) + kAhead, cn * static_cast<int64_t>(sizeof(T)));
     compute<A>(x + c0, scale, shift, residual ? residual + c0 : nullptr, buffers.line + slot * cn, cn);
   }
 
@@ -159,22 +151,16 @@ struct Rows {
     }
   }
 
-  // Pixels of row i of a phase convolution's output: x[i, j] holds y[2i - a, 2j - b] in group 2a + b, so that reading
-  // it in order writes neighbouring pixels of two rows. The block holds those of a = 0, then those of a = 1.
+  // Pixels of row i of a phase convolution's output: x[i, j] holds y[2i - a, 2j - b] in group 2a + b. It is read strictly
+  // in order, which the processor's prefetching needs. The block holds what goes to row 2i, then to row 2i - 1.
   INLINE void interleave(int64_t i, int64_t first, int64_t last) {
     const int half = p.residual_shift;
     const int64_t begin = std::max<int64_t>(0, 2 * first - 1), num = std::min(p.width, 2 * last - 1) - begin;
-    int64_t slot = 0;
     for (int64_t j = first; j < last; ++j) {
-      for (int64_t b = 1; b >= 0; --b) {
-        const int64_t x = 2 * j - b;
-        if (x < 0 || x >= p.width) continue;
-        for (int64_t a = 0; a < 2; ++a) {
-          const int64_t y = 2 * i - a;
-          if (y < 0 || y >= p.height) continue;
-          pixel(p.x.at(n, i, j) + (2 * a + b) * p.channels, residual_at(y >> half, x >> half), a * num + slot);
-        }
-        ++slot;
+      for (int64_t group = 0; group < 4; ++group) {
+        const int64_t a = group >> 1, y = 2 * i - a, x = 2 * j - (group & 1);
+        if (x < 0 || x >= p.width || y < 0 || y >= p.height) continue;
+        pixel(p.x.at(n, i, j) + group * p.channels, residual_at(y >> half, x >> half), a * num + x - begin);
       }
     }
     const T* packed = pack<A>(buffers, 2 * num * cn);

@@ -5,6 +5,7 @@ if __name__ == "kernels":
     raise ImportError("this folder is installed as ptgm_fast.kernels; import it by that name")
 
 from .class_mix import class_mix
+from .cond_norm_act import cond_norm_act, phase_weight
 from .consistency import consistency
 from .latents import class_labels, latents, uniforms
 from .pseudo_label import PseudoLabel, pseudo_label
@@ -17,8 +18,10 @@ __all__ = [
     "apply_views",
     "class_labels",
     "class_mix",
+    "cond_norm_act",
     "consistency",
     "latents",
+    "phase_weight",
     "pseudo_label",
     "uniforms",
     "view_parameters",

@@ -182,6 +182,15 @@ def is_eager(*tensors: Tensor | None) -> bool:
     return True
 
 
+def traces_or_needs_gradient(*tensors: Tensor | None) -> bool:
+    """Whether an op whose gradient is registered with torch.library must be called through it."""
+    if torch.is_grad_enabled():
+        for tensor in tensors:
+            if tensor is not None and tensor.requires_grad:
+                return True
+    return not is_eager(*tensors)
+
+
 def num_threads() -> int:
     """The threads a C++ implementation may use: torch's number, but one in a forked process.
 

@@ -15,10 +15,8 @@ def class_mix(
     logits: Tensor, embedding: Tensor, temperature: float, top_k: int | None, impl: str
 ) -> Tensor:
     """The mixed embedding on checked arguments."""
-    needs_gradient = torch.is_grad_enabled() and (logits.requires_grad or embedding.requires_grad)
-    if not needs_gradient and dispatch.is_eager(logits, embedding):
-        return _forward(logits, embedding, temperature, top_k, impl)
-    return op(logits, embedding, temperature, top_k, impl)
+    call = op if dispatch.traces_or_needs_gradient(logits, embedding) else _forward
+    return call(logits, embedding, temperature, top_k, impl)
 
 
 def _forward(
@@ -26,8 +24,7 @@ def _forward(
 ) -> Tensor:
     double = torch.float64 in (logits.dtype, embedding.dtype)
     unfit = "it computes in float32; float64 needs 'reference'" if double else ""
-    chosen = dispatch.select("class_mix", logits.device, impl or None, unfit=unfit)
-    module = dispatch.implementation("class_mix", chosen)
+    module: Any = dispatch.module_for("class_mix", logits.device.type, impl or None, unfit)
     return module.class_mix(logits, embedding, temperature, top_k)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from ..launch import on_device, unit_of
 
 # Rows a program: the least that a matrix product takes, so that few rows still fill many multiprocessors.
 BLOCK_ROWS = 16
@@ -85,8 +84,8 @@ def class_mix(logits: Tensor, embedding: Tensor, temperature: float, top_k: int 
     if top_k is not None and top_k < num_classes:
         least = logits.topk(top_k, dim=1).values[:, -1].contiguous()
     block_dim = min(MAX_BLOCK_DIM, max(16, triton.next_power_of_2(dim)))
-    unit = _unit(logits)
-    with _on(logits.device):
+    unit = unit_of(num_classes, logits.stride(0))
+    with on_device(logits.device):
         class_mix_kernel[(triton.cdiv(num, BLOCK_ROWS), triton.cdiv(dim, block_dim))](
             logits,
             least,
@@ -104,15 +103,3 @@ def class_mix(logits: Tensor, embedding: Tensor, temperature: float, top_k: int 
             num_warps=NUM_WARPS,
         )
     return out
-
-
-def _unit(logits: Tensor) -> int:
-    # Elements of a 128-bit access, if every row begins and ends at a multiple of it.
-    unit = 16 // logits.element_size()
-    whole = logits.shape[1] % unit == 0 and logits.stride(0) % unit == 0
-    return unit if whole and logits.data_ptr() % 16 == 0 else 1
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    # Triton launches on the current device, which need not be the tensors'.
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

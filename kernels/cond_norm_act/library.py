@@ -22,7 +22,9 @@ def cond_norm_act(
     impl: str | None,
 ) -> Tensor:
     """The op itself, on checked arguments."""
-    return _op(x, scale, shift, residual, activation, upsample, phases, impl or "")
+    arguments = (x, scale, shift, residual)
+    call = op if dispatch.traces_or_needs_gradient(*arguments) else _forward
+    return call(*arguments, activation, upsample, phases, impl or "")
 
 
 def _forward(
@@ -36,8 +38,7 @@ def _forward(
     impl: str,
 ) -> Tensor:
     unfit = "it computes in float32" if x.dtype == torch.float64 else ""
-    chosen = dispatch.select("cond_norm_act", x.device, impl or None, unfit=unfit)
-    module = dispatch.implementation("cond_norm_act", chosen)
+    module: Any = dispatch.module_for("cond_norm_act", x.device.type, impl or None, unfit)
     return module.cond_norm_act(x, scale, shift, residual, activation, upsample, phases)
 
 
@@ -109,7 +110,7 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*grads[:3], None if residual is None else grads[3], None, None, None, None)
 
 
-_op = register(
+op = register(
     "cond_norm_act(Tensor x, Tensor scale, Tensor shift, Tensor? residual, str activation, bool upsample,"
     " bool phases, str impl) -> Tensor",
     _forward,

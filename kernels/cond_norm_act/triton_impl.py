@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..launch import on_device
 from .reference import LEAKY_SLOPE
 
 PLAIN, UPSAMPLE, PHASES = 0, 1, 2
@@ -156,7 +155,7 @@ def cond_norm_act(
     block_channels = min(triton.next_power_of_2(channels), 128)
     block_pixels = max(1, VALUES // block_channels)
     grid = (triton.cdiv(height * width, block_pixels), triton.cdiv(channels, block_channels), num)
-    with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+    with on_device(x.device):
         cond_norm_act_kernel[grid](
             x,
             scale,

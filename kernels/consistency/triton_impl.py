@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..rows import on_device, unit_of
+from ..launch import on_device, unit_of
 
 # Logits of one program's step, the most classes in registers, and the block beyond that.
 TILE, MAX_TILE, BLOCK = 1024, 8192, 4096
@@ -279,7 +279,7 @@ def consistency(
     if classes <= MAX_TILE:
         kernel, columns = tile_kernel, triton.next_power_of_2(classes)
         rows = max(1, TILE // columns)
-    with on_device(strong_logits):
+    with on_device(strong_logits.device):
         kernel[(triton.cdiv(num, rows),)](
             weak_logits,
             strong_logits,
@@ -313,7 +313,7 @@ def scale(gradient: Tensor, counts: Tensor, grad: Tensor, dtype: torch.dtype) ->
     columns = min(triton.next_power_of_2(classes), TILE)
     rows = TILE // columns
     unit = unit_of(classes)
-    with on_device(gradient):
+    with on_device(gradient.device):
         scale_kernel[(triton.cdiv(num, rows), triton.cdiv(classes, columns))](
             gradient,
             counts,

@@ -16,7 +16,7 @@ _MASK64 = 2**64 - 1
 
 
 def _module(device: torch.device, impl: str) -> ModuleType:
-    return dispatch.implementation("latents", dispatch.select("latents", device, impl or None))
+    return dispatch.module_for("latents", device.type, impl or None)
 
 
 def _register(

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..launch import on_device
 from . import reference
 
 # Counters a program: two a thread, so that a thread's bfloat16 values fill a 128-bit store too.
@@ -161,7 +160,7 @@ def _random(
         return out
     blocks_per_row = (dim + 3) // 4
     num_blocks = num * blocks_per_row
-    with _on(device):
+    with on_device(device):
         random_kernel[(triton.cdiv(num_blocks, BLOCK),)](
             out,
             counter,
@@ -208,7 +207,7 @@ def class_labels(
     """`reference.class_labels` in one kernel."""
     out = torch.empty(num, dtype=torch.int64, device=device)
     if num:
-        with _on(device):
+        with on_device(device):
             class_labels_kernel[(triton.cdiv(num, BLOCK_ROWS),)](
                 out,
                 counter,
@@ -221,8 +220,3 @@ def class_labels(
                 **_OPTIONS,
             )
     return out
-
-
-def _on(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    # Triton launches on the current device, which need not be the tensors'.
-    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

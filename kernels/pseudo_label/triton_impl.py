@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..rows import on_device, unit_of
+from ..launch import on_device, unit_of
 
 # Logits of one step of a program, and the most of them from one row.
 TILE, MAX_BLOCK = 1024, 4096
@@ -70,7 +70,7 @@ def pseudo_label(
         unit = unit_of(classes, logits.stride(0))
         block = min(triton.next_power_of_2(classes), MAX_BLOCK)
         rows = max(1, TILE // block)
-        with on_device(logits):
+        with on_device(logits.device):
             pseudo_label_kernel[(triton.cdiv(num, rows),)](
                 logits,
                 labels,

@@ -23,7 +23,8 @@ def views(
     impl: str | None,
 ) -> tuple[Tensor, Tensor]:
     """Both views with packed parameters [N, 24]; the second is empty without strong ones."""
-    return _views_op(images, weak, strong, mean, std, dtype, impl or "")
+    call = _views_op if dispatch.traces_or_needs_gradient(images, weak, strong) else _views
+    return call(images, weak, strong, mean, std, dtype, impl or "")
 
 
 def view_parameters(
@@ -35,7 +36,8 @@ def view_parameters(
     impl: str | None,
 ) -> Tensor:
     """Packed parameters [N, 24] of uniform numbers [N, >= 24] and a spec's ranges."""
-    return _view_parameters_op(numbers, spec_ranges, channels, height, width, impl or "")
+    call = _view_parameters if dispatch.is_eager(numbers) else _view_parameters_op
+    return call(numbers, spec_ranges, channels, height, width, impl or "")
 
 
 def _views(
@@ -48,8 +50,8 @@ def _views(
     impl: str,
 ) -> tuple[Tensor, Tensor]:
     unfit = "it computes in float32" if torch.float64 in (images.dtype, dtype) else ""
-    chosen = dispatch.select("views", images.device, impl or None, unfit=unfit)
-    return dispatch.implementation("views", chosen).views(images, weak, strong, mean, std, dtype)
+    module: Any = dispatch.module_for("views", images.device.type, impl or None, unfit)
+    return module.views(images, weak, strong, mean, std, dtype)
 
 
 def _views_fake(
@@ -70,10 +72,8 @@ def _views_fake(
 def _view_parameters(
     numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int, impl: str
 ) -> Tensor:
-    chosen = dispatch.select("views", numbers.device, impl or None)
-    return dispatch.implementation("views", chosen).view_parameters(
-        numbers, spec_ranges, channels, height, width
-    )
+    module: Any = dispatch.module_for("views", numbers.device.type, impl or None)
+    return module.view_parameters(numbers, spec_ranges, channels, height, width)
 
 
 def _view_parameters_fake(

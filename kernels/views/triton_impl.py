@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..launch import on_device
 from .parameters import NUM_PARAMETERS
 from .parameters.triton_impl import view_parameters
 
@@ -225,7 +225,7 @@ def views(
     # The kernel takes three of each; of a grey image it reads the first.
     means, stds = ([*s] * (3 // channels) for s in (mean, std))
     grid = (triton.cdiv(height * width, BLOCK), num)
-    with torch.cuda.device(images.device) if images.is_cuda else contextlib.nullcontext():
+    with on_device(images.device):
         views_kernel[grid](
             images,
             weak,

@@ -95,7 +95,8 @@ class SourceConfig(Options):
     """The frozen source pair."""
 
     generator: str = Field(
-        "letters", description='"letters" (bundled), or the folder that `ptgm-fast source` wrote'
+        "letters",
+        description='"letters" (bundled), the folder that `ptgm-fast source` wrote, or a URI of docs/generators.md',
     )
     truncation: float = Field(
         0.0, ge=0, le=1, description="truncation of the latents; 0 draws untruncated"

@@ -1,6 +1,16 @@
 """Conditional generators under one contract: a module, its card, and `generate(latents, condition)`."""
 
-from ptgm_fast.generators.card import CARD_FILE, FileCard, GeneratorCard, read_card, write_card
+from ptgm_fast.generators.adapted import AdaptedGenerator
+from ptgm_fast.generators.card import (
+    CARD_FILE,
+    AdapterCard,
+    Card,
+    FileCard,
+    GeneratorCard,
+    Soft,
+    read_card,
+    write_card,
+)
 from ptgm_fast.generators.cbn import ConditionalBatchNorm2d, ConditionalBatchNormGenerator
 from ptgm_fast.generators.conditions import CONDITION_KINDS, ConditionKind, condition_kind
 from ptgm_fast.generators.contract import Generator
@@ -11,12 +21,16 @@ __all__ = [
     "CARD_FILE",
     "CONDITION_KINDS",
     "GENERATORS",
+    "AdaptedGenerator",
+    "AdapterCard",
+    "Card",
     "ConditionKind",
     "ConditionalBatchNorm2d",
     "ConditionalBatchNormGenerator",
     "FileCard",
     "Generator",
     "GeneratorCard",
+    "Soft",
     "condition_kind",
     "folder_of",
     "load",

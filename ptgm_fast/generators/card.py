@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -33,48 +34,107 @@ class ClassifierCard(_Frozen):
     input_range: tuple[float, float] = (-1.0, 1.0)
 
 
-class GeneratorCard(_Frozen):
-    """Everything about a generator that its weights do not say.
+Condition = Literal["class-index", "class-embedding", "soft-vector"]
+Truncation = Literal["scales-latents", "selects-statistics", "none"]
+Soft = Literal["mix-embedding", "sample-class"]
 
-    architecture: `conditional-batch-norm` is `ConditionalBatchNormGenerator`. output_range: the images' least and
-    greatest value. condition: what the network mixes (`class-embedding`: rows of an embedding table).
-    truncation: `scales-latents` multiplies the latents by the given number.
+
+class Card(_Frozen):
+    """What a caller must know of any conditional generator.
+
+    output_range: the images' least and greatest value. condition: what the network takes: `class-index` int64 [N],
+    `class-embedding` (mixed) rows of an embedding table [N, D], `soft-vector` one-hot or soft labels [N, K].
+    truncation, of a number t in (0, 1]: `scales-latents` multiplies the latents by t; `selects-statistics` takes the
+    latents as they are (drawn truncated) and batch norm statistics collected at t; `none`: there is no such choice.
     """
 
-    format: Literal[1] = 1
     name: str
-    architecture: Literal["conditional-batch-norm"] = "conditional-batch-norm"
+    architecture: str
     num_classes: int = Field(ge=1)
     class_names: tuple[str, ...]
-    latent_dim: int = Field(ge=1)
-    embedding_dim: int = Field(ge=1)
+    latent_dim: int = Field(ge=1, description="numbers in one latent, whatever its shape")
     image_size: int = Field(ge=4, description="side in pixels")
     channels: Literal[1, 3]
-    widths: tuple[int, ...] = Field(
-        min_length=2, description="feature maps at each resolution, coarsest first"
-    )
     output_range: tuple[float, float] = (-1.0, 1.0)
-    condition: Literal["class-embedding"] = "class-embedding"
-    truncation: Literal["scales-latents"] = "scales-latents"
-    generator_file: str = "generator.safetensors"
-    classifier: ClassifierCard | None = None
-    files: dict[str, FileCard] = Field(default_factory=dict)
-    data: str = Field(description="what it was trained on, in words")
+    condition: Condition
+    truncation: Truncation
     licences: tuple[str, ...] = Field(
-        (), description="licences of the data, as their sources state them"
+        (), description="licences of the data and weights, as their sources state them"
     )
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="options, seeds, steps, seconds, versions"
-    )
-    figures: dict[str, Any] = Field(default_factory=dict, description="what was measured, and how")
+    files: dict[str, FileCard] = Field(default_factory=dict)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one latent: (latent_dim,), or (C, H, W) for the noise of a diffusion model."""
+        return (self.latent_dim,)
+
+    @property
+    def soft_labels(self) -> str:
+        """What happens to a soft label: mixed by its own nature, or the user's choice, or refused."""
+        return {"class-embedding": "mix-embedding", "soft-vector": "soft-vector"}.get(
+            self.condition, "refused"
+        )
 
     @model_validator(mode="after")
-    def _consistent(self) -> GeneratorCard:
+    def _consistent(self) -> Self:
         if len(self.class_names) != self.num_classes:
             raise ValueError(
                 f"class_names has {len(self.class_names)} entries for num_classes = {self.num_classes}"
             )
         return self
+
+
+class AdapterCard(Card):
+    """The card of a generator that came without one: an adapter fills it in from the URI, configuration and weights.
+
+    soft, soft_seed: how a network that takes only class indices answers a soft label, and the seed of its draws.
+    settings: the adapter's own options (sampling steps, guidance, ...).
+    """
+
+    grid: tuple[int, ...] | None = Field(None, description="shape of one latent, if no vector")
+    embedding_dim: int | None = Field(None, ge=1)
+    soft: Soft | None = None
+    soft_seed: int = Field(0, ge=0, lt=2**64)
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        return self.grid or (self.latent_dim,)
+
+    @property
+    def soft_labels(self) -> str:
+        return self.soft or super().soft_labels
+
+    @model_validator(mode="after")
+    def _grid_holds_the_latent(self) -> Self:
+        if math.prod(self.latent_shape) != self.latent_dim:
+            raise ValueError(
+                f"latent shape {self.grid} does not hold latent_dim = {self.latent_dim}"
+            )
+        return self
+
+
+class GeneratorCard(Card):
+    """Everything that the weights of a folder made by `ptgm-fast source` do not say.
+
+    architecture: `conditional-batch-norm` is `ConditionalBatchNormGenerator`, which mixes rows of an embedding table.
+    """
+
+    format: Literal[1] = 1
+    architecture: Literal["conditional-batch-norm"] = "conditional-batch-norm"
+    embedding_dim: int = Field(ge=1)
+    widths: tuple[int, ...] = Field(
+        min_length=2, description="feature maps at each resolution, coarsest first"
+    )
+    condition: Literal["class-embedding"] = "class-embedding"
+    truncation: Literal["scales-latents"] = "scales-latents"
+    generator_file: str = "generator.safetensors"
+    classifier: ClassifierCard | None = None
+    data: str = Field(description="what it was trained on, in words")
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="options, seeds, steps, seconds, versions"
+    )
+    figures: dict[str, Any] = Field(default_factory=dict, description="what was measured, and how")
 
 
 def read_card(folder: Path | str) -> GeneratorCard:

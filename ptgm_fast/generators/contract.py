@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Self
 
 from torch import Tensor, nn
 
-from ptgm_fast.generators.card import GeneratorCard
+from ptgm_fast.generators.card import Card
 from ptgm_fast.generators.conditions import ConditionKind
 
 
@@ -16,7 +17,16 @@ class Generator(nn.Module, ABC):
     card: the numbers a caller needs to draw latents and conditions and to read the images.
     """
 
-    card: GeneratorCard
+    card: Card
+
+    @property
+    def class_table(self) -> Tensor | None:
+        """The class embeddings [num_classes, D], if `generate` takes mixtures of their rows; None if it does not."""
+        return None
+
+    def freeze(self) -> Self:
+        """Evaluation mode, no gradients to weights, and what only weights that never change allow. Returns itself."""
+        return self.eval().requires_grad_(False)
 
     @abstractmethod
     def generate(
@@ -29,7 +39,7 @@ class Generator(nn.Module, ABC):
     ) -> Tensor:
         """Images of the condition, in the card's output range.
 
-        latents [N, card.latent_dim]; condition and kind as in `conditions.condition_kind`. truncation: what the
-        card's `truncation` says it means; None leaves the latents alone.
+        latents [N, *card.latent_shape]; condition and kind as in `conditions.condition_kind`. truncation: what the
+        card's `truncation` says it means; None leaves it out.
         Returns [N, channels, image_size, image_size].
         """

@@ -2,20 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 from torch import nn
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.generators.card import CARD_FILE, GeneratorCard, read_card
+from ptgm_fast.generators.card import CARD_FILE, Card, GeneratorCard, Soft, read_card
 from ptgm_fast.generators.cbn import ConditionalBatchNormGenerator
+from ptgm_fast.generators.contract import Generator
+from ptgm_fast.generators.files import describe
+from ptgm_fast.generators.request import Request
+from ptgm_fast.generators.uri import parse_uri
+from ptgm_fast.models import weights
 from ptgm_fast.models.build import build
-from ptgm_fast.models.weights import load_weights, sha256
+from ptgm_fast.models.weights import load_weights
 
 GENERATORS = {
     "letters": "the bundled pair: 52 Latin letters, 28x28 grey",
     "FOLDER": "a folder made by `ptgm-fast source` (card.json and safetensors); write ./letters for a folder of that name",
+    "biggan-deep:DIR_OR_FILE": "BigGAN-deep in Hugging Face's layout (config.json and weights)",
+    "biggan:FILE": "BigGAN in BigGAN-PyTorch's layout, with shared embeddings",
+    "diffusers:DIR": "a class-conditional DiT pipeline saved by diffusers",
+    "module:PACKAGE.MODULE:FACTORY": "a torch.nn.Module of your own, ?weights=FILE",
+}
+# Scheme: the module here that loads it, and its function.
+ADAPTERS = {
+    "biggan-deep": ("load_biggan", "load_biggan_deep"),
+    "biggan": ("biggan", "load_biggan"),
+    "diffusers": ("dit", "load_dit"),
+    "module": ("own_module", "load_own_module"),
 }
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 BUNDLED = {"letters": ASSETS / "letters"}
@@ -27,7 +46,7 @@ def folder_of(uri: str) -> Path:
         return BUNDLED[uri]
     folder = Path(uri)
     if not folder.is_dir():
-        accepted = "\n".join(f"  {name:<10} {what}" for name, what in GENERATORS.items())
+        accepted = "\n".join(f"  {name:<30} {what}" for name, what in GENERATORS.items())
         raise UserError(
             f"generator {uri!r} is neither bundled nor an existing folder. Accepted:\n{accepted}"
         )
@@ -38,28 +57,82 @@ def folder_of(uri: str) -> Path:
     return folder
 
 
-def load_card(uri: str) -> GeneratorCard:
-    """The card alone: cheap, no weights are read. Raises UserError as `load` does."""
-    return read_card(folder_of(uri))
+def load_card(uri: str) -> Card:
+    """The card alone; of a folder, without reading weights. Raises UserError as `load` does."""
+    return load(uri).card if _adapter(uri) else read_card(folder_of(uri))
 
 
 def load(
-    uri: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-) -> ConditionalBatchNormGenerator:
+    uri: str,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    soft: Soft | None = None,
+    soft_seed: int = 0,
+    sha256: str | None = None,
+) -> Generator:
     """A frozen generator in evaluation mode, no parameter asking for a gradient.
 
-    uri: see `GENERATORS`. The file's SHA-256 must be the card's. Raises UserError when the folder, its card or
-    its weights are missing, damaged, changed, or do not fit each other.
+    uri: see `GENERATORS`; options follow as ?name=value&name=value. soft, soft_seed, sha256 may also be options:
+    soft says how a network that takes only class indices answers soft labels: "mix-embedding" mixes its class
+    embeddings, "sample-class" draws a class a sample (see `soft.sample_classes`), None refuses them. sha256: what the
+    weights file must have; a folder's card always states it.
+    Raises UserError when files are missing, damaged, changed, hold code, or do not fit each other.
     """
+    adapter = _adapter(uri)
+    if adapter is None:
+        generator: Generator = _load_folder(uri, soft, sha256)
+    else:
+        generator = adapter(_request(uri, soft, soft_seed, sha256))
+    return generator.to(device=device, dtype=dtype).freeze()
+
+
+def _adapter(uri: str) -> Callable[[Request], Generator] | None:
+    """The loader of a URI's scheme; imported when asked for."""
+    scheme, colon, _ = uri.partition(":")
+    if not colon or scheme not in ADAPTERS:
+        return None
+    module, function = ADAPTERS[scheme]
+    return getattr(importlib.import_module(f"ptgm_fast.generators.{module}"), function)
+
+
+def _request(uri: str, soft: Soft | None, soft_seed: int, sha256: str | None) -> Request:
+    parsed = parse_uri(uri)
+    chosen = soft or parsed.choice("soft", get_args(Soft), "")
+    if chosen and chosen not in get_args(Soft):
+        raise UserError(f"soft = {chosen!r} is unknown; accepted: {', '.join(get_args(Soft))}")
+    expected = parsed.take("sha256")
+    seed = parsed.number("soft_seed", soft_seed)
+    licence = parsed.take("licence")
+    if seed is None or not 0 <= seed < 2**64:
+        raise UserError(f"generator {uri!r}: soft_seed must lie in [0, 2**64), got {seed}")
+    return Request(
+        parsed,
+        sha256=sha256 or expected or None,
+        soft=cast("Soft | None", chosen or None),
+        soft_seed=int(seed),
+        licences=(licence,) if licence else (),
+    )
+
+
+def _load_folder(
+    uri: str, soft: Soft | None, expected: str | None
+) -> ConditionalBatchNormGenerator:
     folder = folder_of(uri)
     card = read_card(folder)
+    if soft == "sample-class":
+        raise UserError(
+            f"generator {uri!r} mixes class embeddings itself; soft='sample-class' would have no effect, leave it out"
+        )
     path = _checked(folder, card, card.generator_file, "generator weights")
+    if expected is not None:
+        describe(path, expected, what="generator weights")
     try:
         generator = ConditionalBatchNormGenerator(card)
     except ValueError as error:
         raise UserError(f"generator card {str(folder / CARD_FILE)!r}: {error}") from error
     load_weights(generator, path, what="generator weights")
-    return generator.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return generator
 
 
 def load_classifier(
@@ -69,6 +142,10 @@ def load_classifier(
 
     Raises UserError as `load` does, and when the pair has no classifier.
     """
+    if _adapter(uri):
+        raise UserError(
+            f"generator {uri!r} comes without a source classifier; name one in the configuration"
+        )
     folder = folder_of(uri)
     card = read_card(folder)
     if card.classifier is None:
@@ -98,7 +175,7 @@ def _checked(folder: Path, card: GeneratorCard, name: str, what: str) -> Path:
         raise UserError(
             f"{what}: {CARD_FILE} in {str(folder)!r} has no sha256 for {name!r}; make the pair again"
         )
-    found = sha256(path)
+    found = weights.sha256(path)
     if found != expected.sha256:
         raise UserError(
             f"{what}: {str(path)!r} is not the file its card was written for (damaged or exchanged).\n"

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,9 +48,13 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
 
 
-def read_state(path: Path | str, *, what: str = "weights") -> dict[str, Tensor]:
+def read_state(
+    path: Path | str, *, what: str = "weights", mapped: bool = False
+) -> dict[str, Tensor]:
     """A flat dict of tensors from a .safetensors file or a `weights_only` PyTorch file.
 
+    mapped: tensors are private views of the file where its format allows (writing to them leaves the file alone),
+    so that nothing is held twice; the file must not be rewritten in place while they live.
     Raises UserError if the file is missing, damaged, holds code, or is not a dict of tensors.
     """
     file = Path(path)
@@ -60,7 +65,10 @@ def read_state(path: Path | str, *, what: str = "weights") -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        # Files of torch < 1.6 are no archives and cannot be mapped.
+        state = torch.load(
+            file, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(file)
+        )
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{what}: {str(path)!r} is a pickle that holds more than tensors and was not loaded "
@@ -82,8 +90,13 @@ def load_weights(module: nn.Module, path: Path | str, *, what: str = "weights") 
     load_state(module, read_state(path, what=what), where=f"{what}: {str(path)!r}")
 
 
-def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:
-    """Load a state dict strictly; the UserError lists missing, unexpected and misshapen tensors."""
+def load_state(
+    module: nn.Module, state: Mapping[str, Tensor], *, where: str, assign: bool = False
+) -> None:
+    """Load a state dict strictly; the UserError lists missing, unexpected and misshapen tensors.
+
+    assign: the module takes the tensors themselves instead of copying them (it may then be on the meta device).
+    """
     own = module.state_dict()
     problems = []
     for title, names in (
@@ -104,7 +117,7 @@ def load_state(module: nn.Module, state: Mapping[str, Tensor], *, where: str) ->
             f"{where} does not fit the architecture {type(module).__name__}.\n"
             + "\n".join(problems)
         )
-    module.load_state_dict(dict(state))
+    module.load_state_dict(dict(state), assign=assign)
 
 
 def _listed(names: list[str], most: int = 6) -> str:

@@ -118,7 +118,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
         "std": statistics.stdev(accuracies) if len(rows) > 1 else 0.0,
         "val_accuracy": validated,
         "ece": statistics.fmean(r.ece for r in rows),
-        "seconds": statistics.fmean(r.seconds for r in rows),
+        "seconds": statistics.median(r.seconds for r in rows),
         "images_synthesised": rows[0].images_synthesised,
     }
 

@@ -51,9 +51,8 @@ def sample_sheet(task: Task, path: Path, rows: int = 10) -> None:
     latents = source.latents(
         len(chosen) * NUM_SAMPLES, seed=derive_seed(config.seed, "samples"), start=0
     )
-    pseudo = source.generate(
-        latents, table.soft_labels.repeat_interleave(NUM_SAMPLES, 0), "soft-label"
-    ).cpu()
+    rows_of_samples = torch.arange(len(chosen), device=source.device).repeat_interleave(NUM_SAMPLES)
+    pseudo = source.generate(latents, *table.conditions(rows_of_samples)).cpu()
     names = source.generator.card.class_names
     figure = _figure(1.6 + 0.8 * (NUM_SAMPLES + 1), 0.86 * len(chosen) + 0.5)
     axes = figure.subplots(

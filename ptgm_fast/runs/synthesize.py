@@ -112,7 +112,7 @@ def _conditions(
                 },
             }
         )
-    return table.soft_labels, "soft-label", records
+    return (*table.conditions(torch.arange(number, device=source.device)), records)
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

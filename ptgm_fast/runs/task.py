@@ -51,9 +51,9 @@ class Task:
 
 def build_task(config: RunConfig) -> Task:
     """Load what the config names. Raises UserError where something is missing or does not fit together."""
-    card = generators.load_card(config.source.generator)
-    _check_shapes(config, card)
     source = build_source(config)
+    card = source.generator.card
+    _check_shapes(config, card)
     task = Task(
         config, source.device, source, _load_target_data(config, card.channels, card.image_size)
     )
@@ -64,10 +64,11 @@ def build_task(config: RunConfig) -> Task:
 def build_source(config: RunConfig) -> SourceModels:
     """The frozen generator and source classifier of a config, on its device."""
     device = choose_device(config.device)
-    uri, choice = config.source.generator, config.source.classifier
+    choice = config.source.classifier
+    generator = generators.load(config.source.generator, device=device)
     return SourceModels(
-        generators.load(uri, device=device),
-        _load_classifier(config, generators.load_card(uri)),
+        generator,
+        _load_classifier(config, generator.card),
         mean=choice.mean,
         std=choice.std,
         truncation=config.source.truncation or None,
@@ -75,7 +76,7 @@ def build_source(config: RunConfig) -> SourceModels:
     )
 
 
-def _check_shapes(config: RunConfig, card: generators.GeneratorCard) -> None:
+def _check_shapes(config: RunConfig, card: generators.Card) -> None:
     size, channels = card.image_size, card.channels
     asked = {
         "image_size": (config.data.image_size, size),
@@ -108,7 +109,7 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _load_classifier(config: RunConfig, card: generators.GeneratorCard) -> torch.nn.Module:
+def _load_classifier(config: RunConfig, card: generators.Card) -> torch.nn.Module:
     choice = config.source.classifier
     if not choice.network:
         return generators.load_classifier(config.source.generator)

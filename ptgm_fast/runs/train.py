@@ -160,7 +160,12 @@ def summarise(task: Task, progress: Progress) -> dict[str, Any]:
         "device": str(task.device),
         "num_threads": torch.get_num_threads(),
         "versions": versions(),
-        "source": {"generator": config.source.generator, "num_classes": card.num_classes},
+        "source": {
+            "generator": config.source.generator,
+            "num_classes": card.num_classes,
+            "soft_labels": card.soft_labels,
+            "sha256": {name: file.sha256 for name, file in card.files.items()},
+        },
         "stages": {result.stage: result.as_dict() for result in progress.results},
         "target": {
             "network": config.target.network,

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ptgm_fast import kernels
+from ptgm_fast.generators import ConditionKind
 from ptgm_fast.sampling.source import SourceModels
 
 
@@ -14,13 +16,21 @@ from ptgm_fast.sampling.source import SourceModels
 class ConditioningTable:
     """What the generator is asked for, one row a target image; computed once, as C_s and the images never change.
 
-    soft_labels q = softmax(C_s(x) / tau), float32 [N, K_s], rows sum to 1.
+    soft_labels q = softmax(C_s(x) / tau), float32 [N, K_s], rows sum to 1. embeddings: q @ E for a generator that
+    takes mixtures of its class embeddings E, [N, D]; None for one that does not.
     """
 
     soft_labels: Tensor
+    embeddings: Tensor | None
 
     def __len__(self) -> int:
         return len(self.soft_labels)
+
+    def conditions(self, rows: Tensor) -> tuple[Tensor, ConditionKind]:
+        """The conditions of target images, int64 [M], and their kind, as `Generator.generate` takes them."""
+        if self.embeddings is not None:
+            return self.embeddings[rows], "embedding"
+        return self.soft_labels[rows], "soft-label"
 
 
 def conditioning_table(
@@ -34,17 +44,18 @@ def conditioning_table(
     """The soft source labels of target images (Yamaguchi et al., arXiv:2204.12833, pseudo conditional sampling).
 
     images uint8 [N, C, H, W]. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
-    most probable classes of each image and renormalises. Raises ValueError for values out of range.
+    most probable classes of each image (and those equal to the k-th) and renormalises. Raises ValueError for values out of range.
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    logits = (
-        torch.cat([source.classify(batch) for batch in images.split(batch_size)]).float()
-        / temperature
-    )
+    logits = torch.cat([source.classify(batch) for batch in images.split(batch_size)]).float()
+    table = source.generator.class_table
+    embeddings = None
+    if table is not None:
+        embeddings = kernels.class_mix(logits, table, temperature=temperature, top_k=top_k)
     if top_k is not None and top_k < logits.shape[1]:
         least = logits.topk(top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
-    return ConditioningTable(logits.softmax(1))
+    return ConditioningTable((logits / temperature).softmax(1), embeddings)

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from ptgm_fast import kernels
+from ptgm_fast.errors import UserError
 from ptgm_fast.generators import ConditionKind, Generator
 
 
 class SourceModels:
     """A frozen generator G_s and a frozen source classifier C_s over the same K_s classes, on one device.
 
-    The generator is on `device` already, as `generators.load` returns it; its images lie in [-1, 1]. The classifier sees ((x + 1) / 2 - mean) / std of them, with the
+    The generator is on `device` already, as `generators.load` returns it. The classifier sees ((x + 1) / 2 - mean) / std of them, with the
     normalisation it was trained with. Neither takes a gradient.
     """
 
@@ -28,6 +29,10 @@ class SourceModels:
         truncation: float | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        if truncation is not None and generator.card.truncation == "none":
+            raise UserError(
+                f"generator {generator.card.name!r} has no truncation; leave source.truncation out"
+            )
         self.device = torch.device(device)
         # Channels-last is the layout that convolutions run fastest in, on CPUs and GPUs alike.
         if isinstance(generator, nn.Module):
@@ -44,8 +49,8 @@ class SourceModels:
         return self.generator.card.num_classes
 
     def latents(self, count: int, *, seed: int, start: int) -> Tensor:
-        """Latents of the samples start .. start + count - 1, float32 [count, latent_dim]."""
-        return kernels.latents(
+        """Latents of the samples start .. start + count - 1, float32 [count, *latent_shape]."""
+        drawn = kernels.latents(
             count,
             self.generator.card.latent_dim,
             seed=seed,
@@ -53,11 +58,19 @@ class SourceModels:
             truncation=self.truncation,
             device=self.device,
         )
+        return drawn.view(count, *self.generator.card.latent_shape)
 
     @torch.no_grad()
     def generate(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
         """Images [N, C, H, W] in [-1, 1]; the condition and its kind as `Generator.generate` takes them."""
-        return self.generator.generate(latents, condition, kind=kind)
+        card = self.generator.card
+        # The latents are drawn truncated: only statistics collected at that truncation are left to choose.
+        truncation = self.truncation if card.truncation == "selects-statistics" else None
+        images = self.generator.generate(latents, condition, kind=kind, truncation=truncation)
+        if card.output_range == (-1.0, 1.0):
+            return images
+        least, greatest = card.output_range
+        return (images - least) * (2 / (greatest - least)) - 1
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:

@@ -208,7 +208,7 @@ class PseudoSemiSupervised(SupervisedStage):
         with spans("latents"):
             latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
         with spans("generator"):
-            images = self.source.generate(latents, self.table.soft_labels[provenance], "soft-label")
+            images = self.source.generate(latents, *self.table.conditions(provenance))
         with spans("views"):
             weak, strong = kernels.views(
                 images,

@@ -26,7 +26,12 @@ def test_a_pair_comes_back_frozen_and_equal(
 ) -> None:
     loaded = generators.load(str(pair_folder))
     latents, labels = torch.randn(4, 3), torch.tensor([0, 1, 2, 3])
-    assert torch.equal(loaded.generate(latents, labels), tiny.generate(latents, labels))
+    assert loaded.is_frozen
+    for ours, theirs in zip(loaded.parameters(), tiny.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(
+        loaded.generate(latents, labels), tiny.generate(latents, labels), atol=1e-5, rtol=1e-5
+    )
     classifier = generators.load_classifier(str(pair_folder))
     assert classifier(torch.zeros(2, 1, 8, 8)).shape == (2, 5)
     for module in (loaded, classifier):

@@ -19,7 +19,7 @@ from torch._subclasses import FakeTensorMode
 from ptgm_fast import kernels
 from ptgm_fast.kernels import dispatch, registration
 from ptgm_fast.kernels.dispatch import ImplementationError
-from ptgm_fast.kernels.rows import unit_of
+from ptgm_fast.kernels.launch import unit_of
 
 CPU, CUDA, META = (torch.device(kind) for kind in ("cpu", "cuda", "meta"))
 CACHED = ("_automatic", "module_for", "has", "why_not", "extension_missing")

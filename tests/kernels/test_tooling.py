@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import triton
 
 from helpers import isolated
 
@@ -45,3 +48,19 @@ def test_a_file_without_checks_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(AssertionError, match="no function named check_"):
         isolated.checks(str(tmp_path / "empty.py"), interpret=False)
+
+
+@pytest.mark.slow
+def test_the_page_of_gpu_kernels_is_up_to_date() -> None:
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "benchmarks" / "README.md").read_text()
+    if f"Compiled by Triton {triton.__version__}." not in page:
+        pytest.skip("the page was written with another version of Triton, whose registers differ")
+    done = subprocess.run(
+        [sys.executable, "-c", "import write_gpu_model; print(write_gpu_model.table(), end='')"],
+        cwd=root / "scripts",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout in page, "run python scripts/write_gpu_model.py"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
@@ -10,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ...launch import on_device
 from ..spec import CHOOSABLE
 from . import LUMA, NUM_PARAMETERS, SOLARIZE_OFF
 
@@ -189,7 +189,7 @@ def view_parameters(
         return packed
     if numbers.stride(1) != 1:
         numbers = numbers.contiguous()
-    with torch.cuda.device(numbers.device) if numbers.is_cuda else contextlib.nullcontext():
+    with on_device(numbers.device):
         view_parameters_kernel[(triton.cdiv(num, BLOCK),)](
             numbers,
             packed,

@@ -1,11 +1,10 @@
-"""What the Triton implementations on rows of logits share: launch sizes from shapes."""
+"""What the launches of the Triton implementations share."""
 
 from __future__ import annotations
 
 import contextlib
 
 import torch
-from torch import Tensor
 
 
 def unit_of(*lengths: int) -> int:
@@ -20,6 +19,6 @@ def unit_of(*lengths: int) -> int:
     return unit
 
 
-def on_device(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be the tensor's."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Make a tensor's device the current one: Triton launches there, wherever the tensors are."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()

@@ -1,0 +1,109 @@
+"""What every adapter shares: checks, and the condition brought into the form that the network takes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptgm_fast.errors import UserError
+from ptgm_fast.generators.card import AdapterCard
+from ptgm_fast.generators.conditions import ConditionKind, condition_kind
+from ptgm_fast.generators.contract import Generator
+from ptgm_fast.generators.soft import sample_classes
+
+
+class AdaptedGenerator(Generator):
+    """A generator made elsewhere behind the contract. Subclasses say how to call the network: `synthesise`."""
+
+    card: AdapterCard
+
+    @abstractmethod
+    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
+        """Images of checked latents and a condition as `card.condition` names it.
+
+        Where card.soft is "mix-embedding", the condition may also be soft labels [N, K].
+        """
+
+    def class_embedding(self) -> nn.Embedding | nn.Linear:
+        """The table [K, D] of a network whose card says `class-embedding`: an Embedding, or a Linear without bias."""
+        raise NotImplementedError
+
+    @property
+    def class_table(self) -> Tensor | None:
+        if self.card.condition != "class-embedding":
+            return None
+        table = self.class_embedding()
+        return table.weight if isinstance(table, nn.Embedding) else table.weight.T
+
+    def generate(
+        self,
+        latents: Tensor,
+        condition: Tensor,
+        *,
+        kind: ConditionKind | None = None,
+        truncation: float | None = None,
+    ) -> Tensor:
+        """Images of a condition, [N, channels, image_size, image_size] in card.output_range.
+
+        latents: float [N, *card.latent_shape], or [N, latent_dim], drawn from N(0, I). condition: class indices int64
+        [N], soft labels [N, K], or (where the network mixes embeddings) embeddings [N, card.embedding_dim]; `kind`
+        names the form where the sizes leave it open. truncation: see `Card`. Raises ValueError for other forms, and
+        UserError for a soft label to a network of class indices if no way of answering it was chosen.
+        """
+        card = self.card
+        if latents.shape[1:] not in (card.latent_shape, (card.latent_dim,)) or len(latents) != len(
+            condition
+        ):
+            raise ValueError(
+                f"latents have shape {list(latents.shape)}; expected {[len(condition), *card.latent_shape]}, one a condition"
+            )
+        if truncation is not None:
+            if card.truncation == "none":
+                raise ValueError(f"generator {card.name!r} has no truncation; leave it out")
+            if not 0 < truncation <= 1:
+                raise ValueError(f"truncation must lie in (0, 1], got {truncation}")
+            if card.truncation == "scales-latents":
+                latents = latents * truncation
+        width = card.embedding_dim if card.condition == "class-embedding" else None
+        found = condition_kind(
+            condition, num_classes=card.num_classes, embedding_dim=width, kind=kind
+        )
+        latents = latents.reshape(-1, *card.latent_shape)
+        return self.synthesise(latents, self._native(latents, condition, found), truncation)
+
+    def _native(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
+        """The condition in the form that the network takes."""
+        card = self.card
+        if card.condition == "class-embedding":
+            return self._embedded(condition, kind)
+        if card.condition == "soft-vector":
+            is_class = kind == "class"
+            vector = F.one_hot(condition, card.num_classes) if is_class else condition
+            return vector.to(latents.dtype)
+        if kind == "class" or card.soft == "mix-embedding":
+            return condition
+        if card.soft == "sample-class":
+            return sample_classes(condition, latents, seed=card.soft_seed)
+        raise UserError(
+            f"generator {card.name!r} takes only class indices, and soft labels are never hardened in silence. Choose with "
+            'soft="mix-embedding" (its class embeddings are mixed) or soft="sample-class" (a class is drawn for each '
+            "image); in a URI: ?soft=mix-embedding"
+        )
+
+    def _embedded(self, condition: Tensor, kind: ConditionKind) -> Tensor:
+        rows = self.class_table
+        assert rows is not None
+        if kind == "class":
+            return F.embedding(condition, rows)
+        condition = condition.to(rows.dtype)
+        return condition @ rows if kind == "soft-label" else condition
+
+
+def one_hot_or_soft(condition: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+    """Class weights [N, K] of class indices [N] or soft labels [N, K]."""
+    if condition.dim() == 1:
+        condition = F.one_hot(condition, num_classes)
+    return condition.to(dtype)

@@ -1,0 +1,165 @@
+"""`biggan:FILE`: the generator of BigGAN-PyTorch's layout (Brock et al. 2019, arXiv:1809.11096, appendix B, figure 15)."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptgm_fast.errors import UserError
+from ptgm_fast.generators.adapted import AdaptedGenerator
+from ptgm_fast.generators.biggan_parts import attend
+from ptgm_fast.generators.card import AdapterCard
+from ptgm_fast.generators.files import describe, validated
+from ptgm_fast.generators.request import Request
+from ptgm_fast.generators.spectral import bake_power_iteration
+from ptgm_fast.models.weights import load_state, read_state
+
+
+class StoredNorm(nn.Module):
+    """(x - stored_mean) / sqrt(stored_var + eps) * gain + bias; gain = 1 + gain(c), bias(c) linear in c if given."""
+
+    def __init__(self, channels: int, condition_dim: int | None, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("stored_mean", torch.zeros(channels))
+        self.register_buffer("stored_var", torch.ones(channels))
+        self.gain: nn.Linear | nn.Parameter
+        self.bias: nn.Linear | nn.Parameter
+        if condition_dim is None:
+            self.gain, self.bias = (nn.Parameter(torch.ones(channels)) for _ in range(2))
+        else:
+            self.gain, self.bias = (
+                nn.Linear(condition_dim, channels, bias=False) for _ in range(2)
+            )
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        mean, variance = self.get_buffer("stored_mean"), self.get_buffer("stored_var")
+        if isinstance(self.gain, nn.Linear) and isinstance(self.bias, nn.Linear):
+            normal = F.batch_norm(x, mean, variance, eps=self.eps)
+            gain = 1 + self.gain(condition)
+            return normal * gain[:, :, None, None] + self.bias(condition)[:, :, None, None]
+        assert isinstance(self.gain, nn.Parameter)
+        assert isinstance(self.bias, nn.Parameter)
+        return F.batch_norm(x, mean, variance, self.gain, self.bias, eps=self.eps)
+
+
+class Block(nn.Module):
+    """Norm, ReLU, 2x upsampling, 3x3; norm, ReLU, 3x3; plus an upsampled 1x1 shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, condition_dim: int, eps: float) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.conv_sc = nn.Conv2d(inputs, outputs, 1)
+        self.bn1 = StoredNorm(inputs, condition_dim, eps)
+        self.bn2 = StoredNorm(outputs, condition_dim, eps)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        hidden = F.interpolate(F.relu(self.bn1(x, condition)), scale_factor=2)
+        hidden = self.conv2(F.relu(self.bn2(self.conv1(hidden), condition)))
+        return hidden + self.conv_sc(F.interpolate(x, scale_factor=2))
+
+
+class Attention(nn.Module):
+    """`biggan_parts.attend` under this layout's names."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.theta = nn.Conv2d(channels, channels // 8, 1, bias=False)
+        self.phi = nn.Conv2d(channels, channels // 8, 1, bias=False)
+        self.g = nn.Conv2d(channels, channels // 2, 1, bias=False)
+        self.o = nn.Conv2d(channels // 2, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return attend(x, self.theta, self.phi, self.g, self.o, self.gamma)
+
+
+class BigGAN(AdaptedGenerator):
+    """BigGAN with a shared class embedding e. With `chunk` > 0 the latents are split hierarchically: the first chunk
+    makes the 4x4 map and chunk i + 1 joins e in the condition of block i; else the condition is e alone.
+    """
+
+    def __init__(
+        self, card: AdapterCard, widths: list[tuple[int, int, bool]], chunk: int, eps: float
+    ) -> None:
+        super().__init__()
+        assert card.embedding_dim is not None
+        self.card, self.chunk = card, chunk
+        first = widths[0][0]
+        self.shared = nn.Embedding(card.num_classes, card.embedding_dim)
+        self.linear = nn.Linear(chunk or card.latent_dim, first * 16)
+        self.blocks = nn.ModuleList()
+        for inputs, outputs, attention in widths:
+            parts: list[nn.Module] = [Block(inputs, outputs, card.embedding_dim + chunk, eps)]
+            self.blocks.append(nn.ModuleList(parts + [Attention(outputs)] * attention))
+        last = widths[-1][1]
+        self.output_layer = nn.Sequential(
+            StoredNorm(last, None, 1e-5), nn.ReLU(), nn.Conv2d(last, 3, 3, padding=1)
+        )
+
+    def class_embedding(self) -> nn.Embedding:
+        return self.shared
+
+    def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
+        """Images of latents [N, latent_dim] and class embeddings [N, D]."""
+        first, *rest = latents.split(self.chunk, 1) if self.chunk else (latents,)
+        hidden = self.linear(first).view(len(latents), -1, 4, 4)
+        for index, block in enumerate(self.blocks):
+            condition = torch.cat([embedding, rest[index]], 1) if rest else embedding
+            assert isinstance(block, nn.ModuleList)
+            for part in block:
+                hidden = part(hidden, condition)
+        return torch.tanh(self.output_layer(hidden))
+
+    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
+        return self(latents, condition)
+
+
+def load_biggan(request: Request) -> BigGAN:
+    """Read the sizes off the tensors, bake spectral norm, load strictly. bn_eps, sn_eps: as it was trained."""
+    uri = request.uri
+    what, path = f"generator {uri.text!r}", Path(uri.target)
+    bn_eps, sn_eps = uri.number("bn_eps", 1e-5, float), uri.number("sn_eps", 1e-6, float)
+    uri.done()
+    assert bn_eps is not None
+    assert sn_eps is not None
+    file = describe(path, request.sha256, what=what)
+    state = bake_power_iteration(read_state(path, what=what, mapped=True), eps=sn_eps, where=what)
+    try:
+        num_classes, width = state["shared.weight"].shape
+        chunk = state["blocks.0.0.bn1.gain.weight"].shape[1] - width
+        count = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
+        widths = []
+        for index in range(count):
+            outputs, inputs = state[f"blocks.{index}.0.conv1.weight"].shape[:2]
+            widths.append((inputs, outputs, f"blocks.{index}.1.gamma" in state))
+        first = state["linear.weight"].shape[1]
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(
+            f"{what}: {str(path)!r} is no generator of BigGAN-PyTorch with shared embeddings (--shared); "
+            f"looked for {error}"
+        ) from error
+    card = {
+        "name": path.stem,
+        "architecture": "biggan",
+        "num_classes": num_classes,
+        "class_names": tuple(map(str, range(num_classes))),
+        "latent_dim": chunk * (count + 1) if chunk else first,
+        "embedding_dim": width,
+        "image_size": 4 * 2**count,
+        "channels": 3,
+        "condition": "class-embedding",
+        "truncation": "scales-latents",
+        "settings": {"bn_eps": bn_eps, "sn_eps": sn_eps},
+        "files": {path.name: file},
+        "licences": request.licences,
+    }
+    with torch.device("meta"):
+        generator = BigGAN(validated(AdapterCard, card, where=what), widths, chunk, bn_eps)
+    load_state(generator, state, where=f"{what}: {str(path)!r}", assign=True)
+    return generator

@@ -1,0 +1,193 @@
+"""BigGAN-deep in the layout of Hugging Face's pytorch-pretrained-biggan (weights converted from DeepMind's TF Hub)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from ptgm_fast.generators.adapted import AdaptedGenerator
+from ptgm_fast.generators.biggan_parts import attend
+from ptgm_fast.generators.card import AdapterCard
+
+
+class BigGANDeepConfig(BaseModel):
+    """config.json. layers: (upsample, input width, output width), widths in units of channel_width."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output_dim: int = Field(ge=8)
+    z_dim: int = Field(ge=1)
+    class_embed_dim: int = Field(ge=1)
+    channel_width: int = Field(ge=3)
+    num_classes: int = Field(ge=1)
+    layers: tuple[tuple[bool, int, int], ...] = Field(min_length=1)
+    attention_layer_position: int
+    eps: float = Field(gt=0)
+    n_stats: int = Field(ge=2)
+
+
+class TruncatedNorm(nn.Module):
+    """Batch norm with statistics for each of n_stats truncations 0, 1 / (n_stats - 1), ..., 1.
+
+    y = (x - mean_t) / sqrt(var_t + eps) * gain + offset; gain = 1 + scale(c) and offset(c) are linear in a condition
+    c [N, D], or plain parameters without one (condition_dim None). `truncation` holds t.
+    """
+
+    def __init__(self, channels: int, condition_dim: int | None, config: BigGANDeepConfig) -> None:
+        super().__init__()
+        self.register_buffer("running_means", torch.zeros(config.n_stats, channels))
+        self.register_buffer("running_vars", torch.ones(config.n_stats, channels))
+        self.eps = config.eps
+        self.step = 1 / (config.n_stats - 1)
+        self.truncation = 1.0
+        if condition_dim is None:
+            self.weight = nn.Parameter(torch.ones(channels))
+            self.bias = nn.Parameter(torch.zeros(channels))
+        else:
+            self.scale = nn.Linear(condition_dim, channels, bias=False)
+            self.offset = nn.Linear(condition_dim, channels, bias=False)
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance [C] at the truncation."""
+        fraction, index = math.modf(self.truncation / self.step)
+        first = int(index)
+        means, variances = self.get_buffer("running_means"), self.get_buffer("running_vars")
+        if fraction == 0:
+            return means[first], variances[first]
+        # The fraction weights the lower entry: so the package that published this layout interpolates, and its
+        # samples are the definition. At multiples of the step (0.02 for the published weights) it does not matter.
+        mean, variance = (
+            rows[first] * fraction + rows[first + 1] * (1 - fraction) for rows in (means, variances)
+        )
+        return mean, variance
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        mean, variance = self.statistics()
+        if condition is None:
+            return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
+        normal = (x - mean[None, :, None, None]) / torch.sqrt(variance + self.eps)[
+            None, :, None, None
+        ]
+        gain = 1 + self.scale(condition)
+        return normal * gain[:, :, None, None] + self.offset(condition)[:, :, None, None]
+
+
+class DeepBlock(nn.Module):
+    """Norm, ReLU, convolution, four times (1x1, 3x3, 3x3, 1x1; a bottleneck of a quarter), and a shortcut.
+
+    Upsampling comes before the first 3x3; the shortcut drops the channels beyond its first half where the block
+    narrows. Brock et al. 2019, appendix B, figure 16.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        condition_dim: int,
+        upsample: bool,
+        config: BigGANDeepConfig,
+    ) -> None:
+        super().__init__()
+        self.upsample = upsample
+        self.kept = inputs if inputs == outputs else inputs // 2
+        middle = inputs // 4
+        self.bn_0 = TruncatedNorm(inputs, condition_dim, config)
+        self.conv_0 = nn.Conv2d(inputs, middle, 1)
+        self.bn_1 = TruncatedNorm(middle, condition_dim, config)
+        self.conv_1 = nn.Conv2d(middle, middle, 3, padding=1)
+        self.bn_2 = TruncatedNorm(middle, condition_dim, config)
+        self.conv_2 = nn.Conv2d(middle, middle, 3, padding=1)
+        self.bn_3 = TruncatedNorm(middle, condition_dim, config)
+        self.conv_3 = nn.Conv2d(middle, outputs, 1)
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        hidden = self.conv_0(F.relu(self.bn_0(x, condition)))
+        hidden = F.relu(self.bn_1(hidden, condition))
+        shortcut = x[:, : self.kept]
+        if self.upsample:
+            hidden = F.interpolate(hidden, scale_factor=2, mode="nearest")
+            shortcut = F.interpolate(shortcut, scale_factor=2, mode="nearest")
+        hidden = self.conv_1(hidden)
+        hidden = self.conv_2(F.relu(self.bn_2(hidden, condition)))
+        return self.conv_3(F.relu(self.bn_3(hidden, condition))) + shortcut
+
+
+class DeepAttention(nn.Module):
+    """`biggan_parts.attend` under this layout's names."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.snconv1x1_theta = nn.Conv2d(channels, channels // 8, 1, bias=False)
+        self.snconv1x1_phi = nn.Conv2d(channels, channels // 8, 1, bias=False)
+        self.snconv1x1_g = nn.Conv2d(channels, channels // 2, 1, bias=False)
+        self.snconv1x1_o_conv = nn.Conv2d(channels // 2, channels, 1, bias=False)
+        self.gamma = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+        return attend(
+            x,
+            self.snconv1x1_theta,
+            self.snconv1x1_phi,
+            self.snconv1x1_g,
+            self.snconv1x1_o_conv,
+            self.gamma,
+        )
+
+
+class BigGANDeepNetwork(nn.Module):
+    """The condition c = [z, e] -> images in (-1, 1)."""
+
+    def __init__(self, config: BigGANDeepConfig) -> None:
+        super().__init__()
+        self.width = width = config.channel_width
+        condition_dim = config.z_dim + config.class_embed_dim
+        self.gen_z = nn.Linear(condition_dim, 4 * 4 * 16 * width)
+        self.layers = nn.ModuleList()
+        for position, (upsample, inputs, outputs) in enumerate(config.layers):
+            if position == config.attention_layer_position:
+                self.layers.append(DeepAttention(width * inputs))
+            self.layers.append(
+                DeepBlock(width * inputs, width * outputs, condition_dim, upsample, config)
+            )
+        self.bn = TruncatedNorm(width, None, config)
+        self.conv_to_rgb = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, condition: Tensor) -> Tensor:
+        # The Linear's outputs are ordered as TensorFlow's images: row, column, channel.
+        hidden = self.gen_z(condition).view(-1, 4, 4, 16 * self.width).permute(0, 3, 1, 2)
+        hidden = hidden.contiguous()
+        for layer in self.layers:
+            hidden = layer(hidden, condition)
+        # The layout stores `width` output channels; the first three are the image.
+        return torch.tanh(self.conv_to_rgb(F.relu(self.bn(hidden)))[:, :3])
+
+
+class BigGANDeep(AdaptedGenerator):
+    """BigGAN-deep. truncation None is 1.0, the statistics of untruncated latents."""
+
+    def __init__(self, card: AdapterCard, config: BigGANDeepConfig) -> None:
+        super().__init__()
+        self.card = card
+        self.embeddings = nn.Linear(config.num_classes, config.class_embed_dim, bias=False)
+        self.generator = BigGANDeepNetwork(config)
+
+    def class_embedding(self) -> nn.Linear:
+        return self.embeddings
+
+    def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
+        """Images of latents [N, z_dim] and class embeddings [N, class_embed_dim] at the truncation last set."""
+        return self.generator(torch.cat([latents, embedding], 1))
+
+    def set_truncation(self, truncation: float) -> None:
+        """Choose the statistics of every norm; kept out of `forward` so that they can be folded into it."""
+        for module in self.modules():
+            if isinstance(module, TruncatedNorm):
+                module.truncation = truncation
+
+    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
+        self.set_truncation(1.0 if truncation is None else truncation)
+        return self(latents, condition)

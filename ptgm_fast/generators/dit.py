@@ -1,0 +1,148 @@
+"""`diffusers:DIR`: class-conditional DiT pipelines saved by diffusers (Peebles, Xie 2023, arXiv:2212.09748)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptgm_fast.errors import MissingExtraError, UserError
+from ptgm_fast.generators.adapted import AdaptedGenerator, one_hot_or_soft
+from ptgm_fast.generators.card import AdapterCard
+from ptgm_fast.generators.files import describe, find, read_json, validated
+from ptgm_fast.generators.request import Request
+from ptgm_fast.generators.soft import class_tables, mixing
+
+SAMPLERS = {"ddim": "DDIMScheduler", "dpm-solver": "DPMSolverMultistepScheduler"}
+WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
+
+
+class DiT(AdaptedGenerator):
+    """Noise [N, C, H, W] -> latents by a deterministic sampler with classifier-free guidance -> images in [-1, 1].
+
+    eps = eps(null) + guidance (eps(y) - eps(null)) for guidance > 1 (Ho, Salimans 2022, arXiv:2207.12598). A soft
+    label, chosen with mix-embedding, mixes the rows of every block's class embedding table.
+    """
+
+    def __init__(self, card: AdapterCard, transformer: Any, vae: Any, scheduler: Any) -> None:
+        super().__init__()
+        self.card = card
+        self.transformer = transformer
+        self.vae = vae
+        self.scheduler = scheduler
+        self.null_class = transformer.config.num_embeds_ada_norm
+
+    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
+        steps, guidance = self.card.settings["steps"], self.card.settings["guidance"]
+        if not len(latents):
+            return latents.new_zeros(0, 3, self.card.image_size, self.card.image_size)
+        self.scheduler.set_timesteps(steps)
+        for time in self.scheduler.timesteps:
+            scaled = self.scheduler.scale_model_input(latents, time)
+            noise = self._noise(scaled, time, condition, guidance)
+            latents = self.scheduler.step(noise, time, latents).prev_sample
+        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+
+    def _noise(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
+        """The guided prediction, without the learned variance where the model gives one."""
+        count, channels = len(x), x.shape[1]
+        null = torch.full((count,), self.null_class, device=x.device)
+        guided = guidance > 1
+        if guided:
+            x = torch.cat([x, x])
+        times = time.to(x.device).expand(len(x))
+        if condition.dim() == 1:
+            labels = torch.cat([condition, null]) if guided else condition
+            predicted = self.transformer(x, timestep=times, class_labels=labels).sample
+        else:
+            rows = self.null_class + 1
+            mixed = nn.functional.pad(condition.to(x.dtype), (0, 1))
+            weights = torch.cat([mixed, one_hot_or_soft(null, rows, x.dtype)]) if guided else mixed
+            with mixing(class_tables(self.transformer, rows), weights):
+                # The labels only ask for rows; every table answers with the mixture.
+                labels = weights.argmax(1)
+                predicted = self.transformer(x, timestep=times, class_labels=labels).sample
+        predicted = predicted[:, :channels]
+        if not guided:
+            return predicted
+        with_class, without = predicted.chunk(2)
+        return without + guidance * (with_class - without)
+
+
+def load_dit(request: Request) -> DiT:
+    """Read transformer, VAE and scheduler of a folder; no code that the folder names is imported."""
+    uri = request.uri
+    what, place = f"generator {uri.text!r}", Path(uri.target)
+    sampler = uri.choice("sampler", SAMPLERS, "ddim")
+    steps, guidance = uri.number("steps", 50), uri.number("guidance", 4.0, float)
+    uri.done()
+    assert steps is not None
+    assert guidance is not None
+    if not 1 <= steps <= 1000 or guidance < 0:
+        raise UserError(f"{what}: steps must lie in [1, 1000] and guidance must not be negative")
+    try:
+        import diffusers
+    except ImportError as error:
+        raise MissingExtraError("a diffusers: generator", "diffusers", "diffusers") from error
+    index = read_json(place / "model_index.json", what=what)
+    if index.get("_class_name") != "DiTPipeline":
+        raise UserError(
+            f"{what}: a {index.get('_class_name')} is not supported; accepted: DiTPipeline (class-conditional)"
+        )
+    weights = find(place / "transformer", WEIGHTS, what=what)
+    file = describe(weights, request.sha256, what=what)
+    transformer = _component(diffusers.DiTTransformer2DModel, place / "transformer", what)
+    vae = _component(diffusers.AutoencoderKL, place / "vae", what)
+    scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(
+        read_json(place / "scheduler" / "scheduler_config.json", what=what)
+    )
+    config = transformer.config
+    side = config.sample_size
+    upsampling = 2 ** (len(vae.config.block_out_channels) - 1)
+    card = {
+        "name": place.name,
+        "architecture": "diffusers:DiT",
+        "num_classes": config.num_embeds_ada_norm,
+        "class_names": tuple(map(str, range(config.num_embeds_ada_norm))),
+        "latent_dim": config.in_channels * side**2,
+        "grid": (config.in_channels, side, side),
+        "image_size": side * upsampling,
+        "channels": vae.config.out_channels,
+        "condition": "class-index",
+        "truncation": "none",
+        "soft": request.soft,
+        "soft_seed": request.soft_seed,
+        "settings": {"sampler": sampler, "steps": int(steps), "guidance": guidance},
+        "files": {f"transformer/{weights.name}": file},
+        "licences": request.licences,
+    }
+    return DiT(validated(AdapterCard, card, where=what), transformer, vae, scheduler)
+
+
+def _component(kind: Any, folder: Path, what: str) -> Any:
+    """A model of a folder, strictly. diffusers reads safetensors, or pickles with weights_only=True."""
+    path = find(folder, WEIGHTS, what=what)
+    try:
+        model, found = kind.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=path.suffix == ".safetensors",
+            low_cpu_mem_usage=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # diffusers raises several unrelated types
+        raise UserError(f"{what}: {str(folder)!r} cannot be loaded ({error})") from error
+    problems = [
+        f"{title}: {', '.join(sorted(map(str, found[key]))[:6])}"
+        for title, key in (
+            ("missing", "missing_keys"),
+            ("unexpected", "unexpected_keys"),
+            ("of another shape", "mismatched_keys"),
+        )
+        if found.get(key)
+    ]
+    if problems:
+        raise UserError(f"{what}: {str(folder)!r} does not fit its config.\n" + "\n".join(problems))
+    return model

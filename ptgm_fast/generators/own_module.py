@@ -1,0 +1,185 @@
+"""`module:package.module:factory?weights=FILE`: anyone's torch.nn.Module behind the contract."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ptgm_fast.errors import UserError
+from ptgm_fast.generators.adapted import AdaptedGenerator, one_hot_or_soft
+from ptgm_fast.generators.card import AdapterCard
+from ptgm_fast.generators.files import describe, validated
+from ptgm_fast.generators.request import Request
+from ptgm_fast.generators.soft import class_tables, mixing
+from ptgm_fast.models.weights import load_weights
+
+CONDITIONS = ("class-index", "class-embedding", "soft-vector")
+SIZES = ("num_classes", "latent_dim", "embedding_dim")
+
+
+class OwnModule(AdaptedGenerator):
+    """Calls network(latents [N, *latent_shape], condition); the card says what the condition is."""
+
+    def __init__(self, card: AdapterCard, network: nn.Module) -> None:
+        super().__init__()
+        self.card = card
+        self.network = network
+
+    def class_embedding(self) -> nn.Embedding:
+        return class_tables(self.network, self.card.num_classes)[0]
+
+    def forward(self, latents: Tensor, condition: Tensor) -> Tensor:
+        return self.network(latents, condition)
+
+    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
+        block: Any = nullcontext()
+        if self.card.condition == "class-index" and condition.dim() == 2:
+            weights = one_hot_or_soft(condition, self.card.num_classes, latents.dtype)
+            block = mixing(class_tables(self.network, self.card.num_classes), weights)
+            condition = weights.argmax(
+                1
+            )  # only asks for rows; every table answers with the mixture
+        with block:
+            return self(latents, condition)
+
+
+def load_own_module(request: Request) -> OwnModule:
+    """Import the module that the user named, build, load weights strictly, and make one image to read its size.
+
+    Each number of the card comes from the URI, or else from the attribute of that name on the network.
+    """
+    uri = request.uri
+    what = f"generator {uri.text!r}"
+    network = _build(uri.target, what)
+    values: dict[str, Any] = {}
+    for name in SIZES:
+        if (value := uri.number(name, getattr(network, name, None))) is not None:
+            values[name] = value
+    condition = uri.choice("condition", CONDITIONS, getattr(network, "condition", "soft-vector"))
+    truncation = uri.choice("truncation", ("scales-latents", "none"), "scales-latents")
+    shape = _shape(uri.take("latent_shape"), what) or getattr(network, "latent_shape", None)
+    output = _range(uri.take("output_range"), what) or getattr(network, "output_range", (-1.0, 1.0))
+    weights = uri.take("weights")
+    uri.done()
+    if shape and "latent_dim" not in values:
+        values["latent_dim"] = int(torch.Size(shape).numel())
+    if missing := [name for name in SIZES[:2] if name not in values]:
+        raise UserError(
+            f"{what}: the network has no attribute {missing[0]!r}; set it in the class, or write ?{missing[0]}=NUMBER"
+        )
+    files = {}
+    if weights:
+        files[Path(weights).name] = describe(Path(weights), request.sha256, what=what)
+        load_weights(network, weights, what=what)
+    elif request.sha256:
+        raise UserError(f"{what}: sha256 is given without weights=FILE to check")
+    num_classes = values["num_classes"]
+    if condition == "class-embedding" or request.soft == "mix-embedding":
+        tables = class_tables(network, num_classes)
+        if not tables or (condition == "class-embedding" and len(tables) > 1):
+            raise UserError(
+                f"{what}: embeddings can be mixed only with a torch.nn.Embedding of num_classes = {num_classes} rows "
+                f"({'exactly one for condition=class-embedding' if tables else 'the network has none'})"
+            )
+        if condition == "class-embedding":
+            values["embedding_dim"] = tables[0].embedding_dim
+    card = {
+        "name": uri.target,
+        "architecture": f"module:{uri.target}",
+        "class_names": tuple(map(str, getattr(network, "class_names", range(num_classes)))),
+        "condition": condition,
+        "truncation": truncation,
+        "grid": shape,
+        "output_range": output,
+        "files": files,
+        "licences": request.licences,
+        "soft": request.soft,
+        "soft_seed": request.soft_seed,
+        "image_size": 4,
+        "channels": 3,
+        **values,
+    }
+    generator = OwnModule(validated(AdapterCard, card, where=what), network)
+    size, channels = _probe(generator, what)
+    generator.card = validated(
+        AdapterCard, card | {"image_size": size, "channels": channels}, where=what
+    )
+    return generator
+
+
+def _probe(generator: OwnModule, what: str) -> tuple[int, int]:
+    """Side and channels of one image. Raises UserError if the network cannot make a square one."""
+    card = generator.card
+    generator.eval()
+    try:
+        with torch.no_grad():
+            images = generator.generate(
+                torch.zeros(1, *card.latent_shape), torch.zeros(1, dtype=torch.int64)
+            )
+    except Exception as error:  # whatever the user's code raises
+        raise UserError(
+            f"{what}: the network failed on latents {[1, *card.latent_shape]} and a {card.condition} condition "
+            f"({type(error).__name__}: {error}); its forward takes (latents, condition)"
+        ) from error
+    if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[2] != images.shape[3]:
+        shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(
+            f"{what}: the network returned {shape}; expected square images [N, C, S, S]"
+        )
+    return images.shape[2], images.shape[1]
+
+
+def _build(target: str, what: str) -> nn.Module:
+    module_name, _, attribute = target.partition(":")
+    try:
+        module = _import(module_name)
+    except ImportError as error:
+        raise UserError(f"{what}: module {module_name!r} cannot be imported ({error})") from error
+    factory = getattr(module, attribute, None) if attribute else None
+    if not callable(factory):
+        raise UserError(
+            f"{what}: module {module_name!r} has no function or class {attribute!r}; write module:package.module:factory"
+        )
+    try:
+        network = factory()
+    except TypeError as error:
+        raise UserError(
+            f"{what}: {attribute} must be callable without arguments ({error})"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise UserError(
+            f"{what}: {attribute} returned a {type(network).__name__}, expected a torch.nn.Module"
+        )
+    return network
+
+
+def _import(module_name: str) -> Any:
+    # A console script does not have the working directory on its path, where a user's own module lies.
+    sys.path.append(str(Path.cwd()))
+    try:
+        return importlib.import_module(module_name)
+    finally:
+        sys.path.pop()
+
+
+def _shape(text: str, what: str) -> tuple[int, ...] | None:
+    try:
+        return tuple(int(part) for part in text.split(",")) if text else None
+    except ValueError as error:
+        raise UserError(f"{what}: latent_shape is written 100,1,1, got {text!r}") from error
+
+
+def _range(text: str, what: str) -> tuple[float, float] | None:
+    if not text:
+        return None
+    try:
+        least, greatest = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise UserError(f"{what}: output_range is written 0,1, got {text!r}") from error
+    return least, greatest

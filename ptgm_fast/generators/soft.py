@@ -1,0 +1,65 @@
+"""Soft labels for networks that take only class indices: the two honest ways, one of which the user chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+def sample_classes(soft: Tensor, latents: Tensor, *, seed: int) -> Tensor:
+    """One class a row, drawn from the soft labels: int64 [N], P(class k) = soft[n, k] / sum(soft[n]).
+
+    soft: non-negative floats [N, K]. latents: float [N, ...]. The uniform number of a draw is a hash of (seed, the
+    bits of the row's latent in float32): a sample keeps its class in whatever batch it is made, as its latent does,
+    and rows with different latents draw independently. Inverse CDF in float32. No gradient flows.
+    """
+    bits = latents.detach().float().flatten(1).contiguous().view(torch.int32).to(torch.int64)
+    # A multilinear hash (Carter, Wegman 1979) modulo 2^64, then the finaliser of splitmix64 (Steele et al. 2014).
+    words = np.random.Generator(np.random.Philox(key=seed)).integers(
+        -(2**63), 2**63, size=bits.shape[1], dtype=np.int64
+    )
+    hashed = (bits * torch.from_numpy(words).to(bits.device)).sum(1)
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        hashed = (hashed ^ _shifted(hashed, shift)) * factor
+    uniform = _shifted(hashed ^ _shifted(hashed, 31), 40).float() / 2**24
+    cumulative = soft.detach().float().cumsum(1)
+    classes = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(1)
+    return classes.clamp(max=soft.shape[1] - 1)
+
+
+def _shifted(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift of int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def class_tables(module: nn.Module, num_rows: int) -> list[nn.Embedding]:
+    """The embedding tables of a module that have a row a class."""
+    return [
+        child
+        for child in module.modules()
+        if isinstance(child, nn.Embedding) and child.num_embeddings == num_rows
+    ]
+
+
+@contextmanager
+def mixing(tables: list[nn.Embedding], weights: Tensor) -> Iterator[None]:
+    """Within the block every table answers weights @ table, [N, D], whatever indices [N] it is asked for.
+
+    weights: float [N, rows]. The network runs with mixed class embeddings though it takes only indices.
+    """
+
+    def mixed(table: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        assert isinstance(table, nn.Embedding)
+        return weights.to(table.weight.dtype) @ table.weight
+
+    handles: list[RemovableHandle] = [table.register_forward_hook(mixed) for table in tables]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

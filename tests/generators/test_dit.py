@@ -1,0 +1,109 @@
+"""DiT against diffusers' own pipeline, on a tiny saved one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ptgm_fast import generators
+from ptgm_fast.errors import UserError
+
+diffusers = pytest.importorskip("diffusers")
+
+
+def made(folder: Path, num_classes: int) -> None:
+    torch.manual_seed(0)
+    transformer = diffusers.DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=num_classes,
+    )
+    for parameter in transformer.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+    )
+    pipeline = diffusers.DiTPipeline(transformer.eval(), vae.eval(), diffusers.DDIMScheduler())
+    pipeline.save_pretrained(folder)
+
+
+# The pipeline's null class is 1000 whatever the model; guidance of another number of classes is compared without it.
+@pytest.mark.parametrize("sampler", ["ddim", "dpm-solver"])
+@pytest.mark.parametrize(
+    ("num_classes", "guidance"), [(1000, 3.0), (7, 1.0)], ids=["guided", "plain"]
+)
+def test_equals_the_pipeline(
+    sampler: str, num_classes: int, guidance: float, tmp_path: Path
+) -> None:
+    made(tmp_path, num_classes)
+    pipeline = diffusers.DiTPipeline.from_pretrained(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    if sampler == "dpm-solver":
+        pipeline.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(
+            pipeline.scheduler.config
+        )
+    ours = generators.load(f"diffusers:{tmp_path}?sampler={sampler}&steps=4&guidance={guidance}")
+    expected = pipeline(
+        [1, 6],
+        guidance_scale=guidance,
+        num_inference_steps=4,
+        generator=torch.Generator().manual_seed(3),
+        output_type="pt",
+    ).images
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        found = ours.generate(noise, torch.tensor([1, 6]))
+    assert expected.std() > 0.01
+    torch.testing.assert_close(found / 2 + 0.5, expected, atol=1e-5, rtol=0)
+    assert (ours.card.latent_shape, ours.card.image_size) == ((4, 8, 8), 16)
+
+
+def test_soft_labels_mix_the_class_embeddings(tmp_path: Path) -> None:
+    made(tmp_path, 7)
+    uri = f"diffusers:{tmp_path}?steps=2&guidance=2"
+    noise, labels = torch.randn(2, 4, 8, 8), torch.tensor([1, 6])
+    one_hot = F.one_hot(labels, 7).float()
+    with pytest.raises(UserError, match="never hardened in silence"):
+        generators.load(uri).generate(noise, one_hot)
+    ours = generators.load(uri, soft="mix-embedding")
+    with torch.no_grad():
+        by_class = ours.generate(noise, labels)
+        torch.testing.assert_close(ours.generate(noise, one_hot), by_class, atol=1e-5, rtol=0)
+        # A mixture is what a class whose row of every table holds that mixture would be.
+        soft = torch.softmax(torch.randn(1, 7), 1).expand(2, 7)
+        mixed = ours.generate(noise, soft)
+        for block in ours.transformer.transformer_blocks:
+            table = block.norm1.emb.class_embedder.embedding_table.weight
+            table[0] = soft[0] @ table[:7]
+        expected = ours.generate(noise, torch.tensor([0, 0]))
+    torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=0)
+    assert (mixed - by_class).abs().max() > 1e-3
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    made(tmp_path, 7)
+    with pytest.raises(UserError, match="sampler = 'euler' is unknown; accepted: ddim, dpm-solver"):
+        generators.load(f"diffusers:{tmp_path}?sampler=euler")
+    with pytest.raises(UserError, match="steps must lie in"):
+        generators.load(f"diffusers:{tmp_path}?steps=0")
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "transformer" / "diffusion_pytorch_model.safetensors"
+    state = load_file(path)
+    del state["proj_out_2.bias"]
+    save_file(state, path)
+    with pytest.raises(UserError, match=r"missing: proj_out_2\.bias"):
+        generators.load(f"diffusers:{tmp_path}")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "os.system"}')
+    with pytest.raises(UserError, match=r"a os\.system is not supported"):
+        generators.load(f"diffusers:{tmp_path}")
