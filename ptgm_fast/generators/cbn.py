@@ -68,7 +68,8 @@ class UpBlock(nn.Module):
 
     def freeze(self) -> None:
         """Keep the weights of the phase convolution that upsampling and convolution are together."""
-        self.register_buffer("phases", kernels.phase_weight(self.conv.weight), persistent=False)
+        weight = kernels.phase_weight(self.conv.weight.detach())
+        self.register_buffer("phases", weight, persistent=False)
 
     @property
     def bias(self) -> Tensor:

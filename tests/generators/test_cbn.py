@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -112,6 +113,12 @@ def test_freezing_again_follows_changed_weights(tiny: ConditionalBatchNormGenera
     torch.testing.assert_close(
         tiny.freeze()(*inputs), in_plain_pytorch(tiny, *inputs), atol=1e-5, rtol=1e-5
     )
+
+
+def test_a_frozen_generator_can_be_copied(make_card: Callable[..., GeneratorCard]) -> None:
+    frozen = randomised(ConditionalBatchNormGenerator(make_card())).freeze()
+    inputs = torch.randn(2, 3), torch.randn(2, 4)
+    assert torch.equal(copy.deepcopy(frozen)(*inputs), frozen(*inputs))
 
 
 def test_a_frozen_generator_is_one_graph(tiny: ConditionalBatchNormGenerator) -> None:
