@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
+from ptgm_fast.generators.cbn import ConditionalBatchNormGenerator
 from ptgm_fast.generators.contract import Generator
 from ptgm_fast.generators.optimizer.bake import bake
 from ptgm_fast.generators.optimizer.cost import cost
@@ -132,7 +133,11 @@ def _copy(module: nn.Module) -> nn.Module:
     products = [
         v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor)
     ]
-    return copy.deepcopy(module, {id(v): v.detach().clone() for v in products if not v.is_leaf})
+    fast = copy.deepcopy(module, {id(v): v.detach().clone() for v in products if not v.is_leaf})
+    if isinstance(fast, ConditionalBatchNormGenerator):
+        # What freezing wrote by hand, the passes find, and more.
+        fast.is_frozen = False
+    return fast
 
 
 def _check(module: nn.Module, skip: Collection[str]) -> None:
