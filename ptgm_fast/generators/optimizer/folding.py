@@ -1,0 +1,39 @@
+"""What depends on constants alone is computed once: truncation statistics, reciprocal deviations, transposes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from ptgm_fast.generators.optimizer.ir import Program, aten, shape
+
+
+def fold_constants(program: Program) -> int:
+    """Replace calls whose inputs are all constants by their value, and drop slices that keep everything."""
+    matched = 0
+    for node in list(program.graph.nodes):
+        if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
+            continue
+        inputs = node.all_input_nodes
+        if inputs and all(program.value(n) is not None for n in inputs):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), program.value)
+            new = program.constant(node.target(*args, **kwargs), node)
+        elif node.target is aten.slice.Tensor and _keeps_all(node):
+            new = node.args[0]
+        else:
+            continue
+        node.replace_all_uses_with(new)
+        matched += 1
+    program.graph.eliminate_dead_code()
+    return matched
+
+
+def _keeps_all(node: fx.Node) -> bool:
+    _, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+    size = shape(node.args[0])[dim]
+    whole = (
+        end is None
+        or end == torch.iinfo(torch.int64).max
+        or (isinstance(size, int) and isinstance(end, int) and end >= size)
+    )
+    return start in (None, 0) and step == 1 and whole

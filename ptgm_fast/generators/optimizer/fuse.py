@@ -1,0 +1,240 @@
+"""Per-channel scale, shift, activation, upsampling and residual -> one `cond_norm_act`."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any, NamedTuple
+
+import torch
+from torch import fx
+
+from ptgm_fast.generators.optimizer.ir import FUSED, Program, argument, aten, is_nearest_2x, shape
+
+ACTIVATIONS = {
+    aten.relu.default: "relu",
+    aten.leaky_relu.default: "leaky_relu",
+    aten.silu.default: "silu",
+    aten.tanh.default: "tanh",
+}
+ARITHMETIC = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)
+
+
+class Affine(NamedTuple):
+    """U(x) * scale + shift of an op under construction; U as in `cond_norm_act`."""
+
+    x: fx.Node
+    scale: fx.Node
+    shift: fx.Node
+    upsample: bool
+    phases: bool
+
+
+def fuse(program: Program) -> int:
+    """Fold norms, convolution biases, activations, upsampling and residual sums; returns how many ops were absorbed."""
+    matched = 0
+    for node in list(program.graph.nodes):
+        if node.op == "call_function" and len(shape(node)) == 4 and node.users:
+            new = (
+                _affine(program, node)
+                or _residual(program, node)
+                or _activation(program, node)
+                or _upsample(program, node)
+            )
+            if new is not None:
+                node.replace_all_uses_with(new)
+                # Reader counts decide what may be absorbed next.
+                _drop(program, node)
+                matched += 1
+    program.graph.eliminate_dead_code()
+    return matched
+
+
+def _drop(program: Program, node: fx.Node) -> None:
+    stack = [node]
+    while stack:
+        dead = stack.pop()
+        if not dead.users and dead.op in ("call_function", "get_attr") and not dead._erased:
+            stack += dead.all_input_nodes
+            program.graph.erase_node(dead)
+
+
+def _plain(program: Program, node: Any, before: fx.Node) -> Affine | None:
+    """An affine that only this reader sees: an unfinished cond_norm_act, or a convolution with its bias as the shift."""
+    if not isinstance(node, fx.Node) or len(node.users) != 1:
+        return None
+    if node.target is FUSED and node.args[3] is None and node.args[4] == "none":
+        x, scale, shift, _, _, upsample, phases, _ = node.args
+        return Affine(x, scale, shift, upsample, phases)
+    if node.target is aten.conv2d.default:
+        bias = argument(node, 2, "bias")
+        vector = node.meta["val"].dtype, shape(node)[1]
+        ones = program.constant(
+            torch.ones(vector[1], dtype=vector[0], device=node.meta["val"].device), before
+        )
+        if bias is None:
+            zeros = torch.zeros(vector[1], dtype=vector[0], device=node.meta["val"].device)
+            return Affine(node, ones, program.constant(zeros, before), False, False)
+        bare = program.emit(before, node.target, node.args[0], node.args[1], None, *node.args[3:])
+        return Affine(bare, ones, bias, False, False)
+    return None
+
+
+def _vector(program: Program, value: Any, like: fx.Node, before: fx.Node) -> fx.Node | None:
+    """A factor or summand of a [N, C, H, W] as [C] or [N, C]; None where it is not one value a channel."""
+    num, channels, *image = shape(like)
+    fake = like.meta["val"]
+    if isinstance(value, (int, float)):
+        return program.constant(
+            torch.full((channels,), float(value), dtype=fake.dtype, device=fake.device), before
+        )
+    if not isinstance(value, fx.Node) or value.meta["val"].dtype != fake.dtype:
+        return None
+    constant, sizes = program.value(value), shape(value)
+    if constant is not None:
+        fits = constant.numel() == 1 or (
+            sizes[-3:] == (channels, 1, 1) and constant.numel() == channels
+        )
+        return (
+            program.constant(constant.reshape(-1).expand(channels).contiguous(), before)
+            if fits
+            else None
+        )
+    if (
+        image == [1, 1]
+        or len(sizes) != 4
+        or sizes[1:] != (channels, 1, 1)
+        or str(sizes[0]) != str(num)
+    ):
+        return None
+    return program.emit(before, aten.squeeze.dims, value, [2, 3])
+
+
+def _affine(program: Program, node: fx.Node) -> fx.Node | None:
+    emit = program.emit
+    found = _norm(program, node) if node.target is operator.getitem else _arithmetic(program, node)
+    if found is None:
+        return None
+    x, scale, shift = found
+    inner = _plain(program, x, node)
+    if inner is None:
+        if scale is None:
+            scale = program.constant(torch.ones_like(_zeros(x)), node)
+        if shift is None:
+            shift = program.constant(_zeros(x), node)
+        return emit(node, FUSED, x, scale, shift, None, "none", False, False, "")
+    before = inner.scale
+    old_shift = inner.shift
+    if scale is not None:
+        before = emit(node, aten.mul.Tensor, before, scale)
+        old_shift = emit(node, aten.mul.Tensor, old_shift, scale)
+    if shift is not None:
+        old_shift = emit(node, aten.add.Tensor, old_shift, shift)
+    return emit(
+        node, FUSED, inner.x, before, old_shift, None, "none", inner.upsample, inner.phases, ""
+    )
+
+
+def _zeros(x: fx.Node) -> torch.Tensor:
+    fake = x.meta["val"]
+    return torch.zeros(fake.shape[1], dtype=fake.dtype, device=fake.device)
+
+
+def _norm(program: Program, node: fx.Node) -> tuple[fx.Node, fx.Node | None, fx.Node | None] | None:
+    """Batch norm with running statistics: scale = gain / sqrt(var + eps), shift = bias - mean * scale."""
+    norm = node.args[0]
+    if (
+        not isinstance(norm, fx.Node)
+        or norm.target is not aten._native_batch_norm_legit_no_training.default
+        or node.args[1] != 0
+    ):
+        return None
+    x, gain, bias, mean, var, _, eps = norm.args
+    values = [None if p is None else program.value(p) for p in (gain, bias, mean, var)]
+    if (
+        values[2] is None
+        or values[3] is None
+        or any(v is None for v, p in zip(values, (gain, bias), strict=False) if p is not None)
+    ):
+        return None
+    # In float64: the rounding of the rewrite should be that of its run, not of its making.
+    scale = (values[3].double() + eps).rsqrt()
+    if values[0] is not None:
+        scale = scale * values[0]
+    shift = -values[2] * scale if values[1] is None else values[1] - values[2] * scale
+    kind = values[3].dtype
+    return x, program.constant(scale.to(kind), node), program.constant(shift.to(kind), node)  # type: ignore[return-value]
+
+
+def _arithmetic(
+    program: Program, node: fx.Node
+) -> tuple[fx.Node, fx.Node | None, fx.Node | None] | None:
+    if node.target not in ARITHMETIC or node.kwargs:
+        return None
+    a, b = node.args
+    pairs = [(a, b)] if node.target in (aten.sub.Tensor, aten.div.Tensor) else [(a, b), (b, a)]
+    for x, other in pairs:
+        if not isinstance(x, fx.Node) or program.value(x) is not None or shape(x) != shape(node):
+            continue
+        if (
+            x.meta["val"].dtype != node.meta["val"].dtype
+            or (vector := _vector(program, other, x, node)) is None
+        ):
+            continue
+        if node.target is aten.mul.Tensor:
+            return x, vector, None
+        if node.target is aten.div.Tensor:
+            return x, program.emit(node, aten.reciprocal.default, vector), None
+        return (
+            x,
+            None,
+            vector
+            if node.target is aten.add.Tensor
+            else program.emit(node, aten.neg.default, vector),
+        )
+    return None
+
+
+def _residual(program: Program, node: fx.Node) -> fx.Node | None:
+    """cond_norm_act(x) + r, or conv(x) + r; r's own nearest 2x upsampling is done on the way."""
+    if node.target is not aten.add.Tensor or node.kwargs:
+        return None
+    a, b = node.args
+    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or shape(a) != shape(b) or a is b:
+        return None
+    for x, other in sorted(((a, b), (b, a)), key=lambda pair: not is_nearest_2x(pair[1])):
+        inner = _plain(program, x, node)
+        if inner is not None and a.meta["val"].dtype == b.meta["val"].dtype:
+            residual = other.args[0] if is_nearest_2x(other) else other
+            return program.emit(
+                node, FUSED, *inner[:3], residual, "none", inner.upsample, inner.phases, ""
+            )
+    return None
+
+
+def _activation(program: Program, node: fx.Node) -> fx.Node | None:
+    name = ACTIVATIONS.get(node.target)
+    x = node.args[0] if node.args else None
+    if name is None or (name == "leaky_relu" and argument(node, 1, "negative_slope", 0.01) != 0.2):
+        return None
+    if (
+        not isinstance(x, fx.Node)
+        or x.target is not FUSED
+        or len(x.users) > 1
+        or x.args[4] != "none"
+    ):
+        return None
+    return program.emit(node, FUSED, *x.args[:4], name, *x.args[5:])
+
+
+def _upsample(program: Program, node: fx.Node) -> fx.Node | None:
+    x = node.args[0] if node.args else None
+    if (
+        not is_nearest_2x(node)
+        or not isinstance(x, fx.Node)
+        or x.target is not FUSED
+        or len(x.users) > 1
+    ):
+        return None
+    if x.args[3] is not None or x.args[5] or x.args[6]:
+        return None
+    return program.emit(node, FUSED, *x.args[:5], True, False, "")

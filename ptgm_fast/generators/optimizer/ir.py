@@ -1,0 +1,144 @@
+"""A frozen module as a graph of aten ops, and what the passes read and write in it."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from ptgm_fast.kernels import cond_norm_act as _registers_the_op  # noqa: F401
+
+aten = torch.ops.aten
+FUSED = torch.ops.ptgm_fast.cond_norm_act.default
+
+
+class Program:
+    """A traced module. Constants are buffers of `module`; every node carries a fake tensor as ``meta["val"]``."""
+
+    def __init__(self, module: nn.Module, example: tuple[Any, ...]) -> None:
+        """Trace in evaluation mode; the first dimension of every tensor input is free. Raises what torch.export raises."""
+        free = tuple(
+            {0: torch.export.Dim.DYNAMIC} if isinstance(a, Tensor) else None for a in example
+        )
+        exported = torch.export.export(
+            module, example, dynamic_shapes=(free,) if _variadic(module) else free, strict=False
+        )
+        traced: fx.GraphModule = exported.run_decompositions({}).module(check_guards=False)  # type: ignore[assignment]
+        self.root: nn.Module = nn.Module()
+        self.graph = traced.graph
+        self.fake_mode = next(
+            v.fake_mode
+            for n in self.graph.nodes
+            if isinstance(v := n.meta.get("val"), torch._subclasses.FakeTensor)
+        )
+        self._count = 0
+        for node in list(self.graph.nodes):
+            if node.op == "get_attr":
+                value = operator.attrgetter(node.target)(traced).detach()
+                node.target = self._keep(value)
+                node.meta["val"] = self.fake_mode.from_tensor(value, static_shapes=True)
+        # The owner of the graph, which its checks ask for the constants.
+        self.root = fx.GraphModule(self.root, self.graph)
+        self.graph = self.root.graph
+
+    def _keep(self, value: Tensor) -> str:
+        name = f"constant_{self._count}"
+        self._count += 1
+        self.root.register_buffer(name, value)
+        return name
+
+    def calls(self, *targets: Any) -> list[fx.Node]:
+        return [n for n in self.graph.nodes if n.op == "call_function" and n.target in targets]
+
+    def value(self, node: Any) -> Tensor | None:
+        """The tensor of a constant, else None."""
+        is_constant = isinstance(node, fx.Node) and node.op == "get_attr"
+        return getattr(self.root, str(node.target)) if is_constant else None
+
+    def constant(self, value: Tensor, before: fx.Node) -> fx.Node:
+        with self.graph.inserting_before(before):
+            node = self.graph.create_node("get_attr", self._keep(value))
+        node.meta["val"] = self.fake_mode.from_tensor(value, static_shapes=True)
+        return node
+
+    def emit(self, before: fx.Node, target: Any, *args: Any) -> fx.Node:
+        """A new call of an op in front of a node, with its shape; computed at once where all its inputs are constants."""
+        inputs = [a for a in args if isinstance(a, fx.Node)]
+        if inputs and all(self.value(a) is not None for a in inputs):
+            return self.constant(
+                target(*(v if (v := self.value(a)) is not None else a for a in args)), before
+            )
+        with self.graph.inserting_before(before):
+            node = self.graph.call_function(target, args)
+        with self.fake_mode:
+            node.meta["val"] = target(*fx.map_arg(args, lambda n: n.meta["val"]))
+        return node
+
+    def replace(self, old: fx.Node, new: fx.Node) -> None:
+        old.replace_all_uses_with(new)
+        self.graph.eliminate_dead_code()
+
+    def finish(self) -> fx.GraphModule:
+        self.graph.eliminate_dead_code()
+        used = {n.target for n in self.graph.nodes if n.op == "get_attr"}
+        for name in [name for name, _ in self.root.named_buffers() if name not in used]:
+            delattr(self.root, name)
+        self.graph.lint()
+        return fx.GraphModule(self.root, self.graph)
+
+
+def _variadic(module: nn.Module) -> bool:
+    return (
+        module.forward.__code__.co_flags & 0x04 != 0
+        if hasattr(module.forward, "__code__")
+        else False
+    )
+
+
+def shape(node: Any) -> tuple[Any, ...]:
+    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def hint(size: Any) -> int:
+    """A size as in the example inputs, without tying the graph to it."""
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+
+
+def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
+
+
+def is_nearest_2x(node: Any) -> bool:
+    if not isinstance(node, fx.Node) or node.target not in (
+        aten.upsample_nearest2d.vec,
+        aten.upsample_nearest2d.default,
+    ):
+        return False
+    before, after = shape(node.args[0]), shape(node)
+    # Sizes in the example would not do: the graph is for every size it was traced for.
+    return all(isinstance(s, int) for s in (*before[2:], *after[2:])) and after[2:] == tuple(
+        2 * s for s in before[2:]
+    )
+
+
+def is_plain_conv(node: Any, kernel: int, padding: int) -> bool:
+    """A conv2d with a constant square weight, stride 1, dilation 1, one group."""
+    if not isinstance(node, fx.Node) or node.target is not aten.conv2d.default:
+        return False
+    options = ((3, "stride", 1, 1), (4, "padding", 0, padding), (5, "dilation", 1, 1))
+    return (
+        node.args[1].op == "get_attr"  # type: ignore[union-attr]
+        and shape(node.args[1])[2:] == (kernel, kernel)
+        and all(
+            set(_pair(argument(node, i, name, default))) == {wanted}
+            for i, name, default, wanted in options
+        )
+        and argument(node, 6, "groups", 1) == 1
+    )
+
+
+def _pair(value: Any) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,)
