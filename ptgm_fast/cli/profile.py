@@ -89,9 +89,7 @@ def lines(profile: Profile) -> Iterator[str]:
         if stage.steps:
             yield _about(stage)
     hardware = profile.hardware
-    memory = []
-    if hardware.peak_rss_bytes:
-        memory.append(f"{hardware.peak_rss_bytes / 2**20:,.0f} MiB of memory")
+    memory = [f"{hardware.peak_rss_bytes / 2**20:,.0f} MiB of memory"]
     if hardware.peak_gpu_bytes is not None:
         memory.append(f"{hardware.peak_gpu_bytes / 2**20:,.0f} MiB on the GPU")
     gauges = [

@@ -166,7 +166,8 @@ class HardwareSampler:
             samples=len(self.samples),
             seconds_between_samples=self._interval,
             gauges=tuple(self._gauges()),
-            peak_rss_bytes=_peak_rss(),
+            # The kernel's own maximum may lag behind what a sample has just seen.
+            peak_rss_bytes=max(_peak_rss() or 0, *(int(s.values["rss"]) for s in self.samples)),
             peak_gpu_bytes=peak_gpu,
             gpu_joules=joules,
             joules_per_image=joules / images if joules is not None and images else None,

@@ -121,7 +121,7 @@ class Hardware(Part):
     samples: int
     seconds_between_samples: float
     gauges: tuple[Gauge, ...]
-    peak_rss_bytes: int | None = Field(description="of the whole process since it started")
+    peak_rss_bytes: int = Field(description="of the whole process since it started")
     peak_gpu_bytes: int | None = Field(description="that torch's allocator held at once")
     gpu_joules: float | None = Field(
         description="of the whole GPU, from its counter or its sampled power"

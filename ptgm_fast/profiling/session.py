@@ -62,7 +62,8 @@ class Profiler:
         self.sampler = HardwareSampler(self._device, interval=self._interval)
         self.sampler.start()
         if self._stage:
-            self._stage_span = self.recorder(self._stage).__enter__()
+            self._stage_span = self.recorder(self._stage)
+            self._stage_span.__enter__()
         return self
 
     def __call__(self, name: str) -> Span:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 
@@ -237,7 +237,7 @@ class Span:
         self._recorder = recorder
         self._name = name
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> None:
         recorder = self._recorder
         lane = self._lane = recorder._lane()
         self._parent = lane.path
@@ -251,7 +251,6 @@ class Span:
         lane.path = self._path
         self._first = recorder._timer.mark() if recorder._timer else None
         self._started = recorder.now()
-        return self
 
     def __exit__(self, *exception: object) -> None:
         recorder, lane, path = self._recorder, self._lane, self._path

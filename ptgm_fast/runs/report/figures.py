@@ -181,7 +181,7 @@ def confusion(record: EvaluationRecord) -> str:
     counts = np.asarray(record.confusion, dtype=float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     number = len(counts)
-    side = min(6.4, 1.6 + 0.32 * number)
+    side = min(6.4, max(3.6, 1.6 + 0.32 * number))
 
     def draw(into: list[str]) -> None:
         label = f"Confusion matrix of {record.images:,} test images, accuracy {record.accuracy:.2%}"

@@ -23,12 +23,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     """
     if not folders:
         raise UserError("name at least one run folder")
+    runs, comparisons = load_folders(folders)
     out = out or folders[0] / "report.html"
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise UserError(
             f"--out {str(out)!r} must be a file in a folder that exists, such as report.html"
         )
-    runs, comparisons = load_folders(folders)
     page = _template().render(
         title=", ".join([run.name for run in runs] + [c.name for c in comparisons]),
         version=__version__,
@@ -102,8 +102,7 @@ def _environment(run: Run) -> dict[str, str]:
     if run.profile:
         hardware = run.profile.hardware
         facts["processor"] = f"{hardware.processor}, {hardware.cores} logical cores"
-        if hardware.peak_rss_bytes:
-            facts["peak memory"] = f"{hardware.peak_rss_bytes / 2**20:,.0f} MiB"
+        facts["peak memory"] = f"{hardware.peak_rss_bytes / 2**20:,.0f} MiB"
         if hardware.peak_gpu_bytes is not None:
             facts["peak GPU memory"] = f"{hardware.peak_gpu_bytes / 2**20:,.0f} MiB"
     return facts
