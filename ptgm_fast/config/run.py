@@ -101,6 +101,10 @@ class SourceConfig(Options):
     truncation: float = Field(
         0.0, ge=0, le=1, description="truncation of the latents; 0 draws untruncated"
     )
+    optimize: bool = Field(
+        True,
+        description="rewrite the generator into an equal, cheaper one; false keeps the original",
+    )
     classifier: ClassifierConfig = ClassifierConfig()
 
 

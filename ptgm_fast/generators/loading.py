@@ -84,7 +84,7 @@ def load(
         generator: Generator = _load_folder(uri, soft, sha256)
     else:
         generator = adapter(_request(uri, soft, soft_seed, sha256))
-    return generator.to(device=device, dtype=dtype).freeze()
+    return generator.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
 def _adapter(uri: str) -> Callable[[Request], Generator] | None:

@@ -16,6 +16,7 @@ from ptgm_fast.models.weights import load_state
 from ptgm_fast.runs import plots
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.task import Task, build_task, versions
+from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.evaluation import evaluate
@@ -148,6 +149,20 @@ def _recording(context: Context, folder: RunFolder) -> Context:
     )
 
 
+def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
+    """What the rewrite of the generator did; None if the original was kept."""
+    done = source.optimized
+    if done is None:
+        return None
+    before, after = done.multiply_adds
+    return {
+        "multiply_adds_per_image": {"before": before, "after": after},
+        "difference": done.difference,
+        "left": done.left,
+        "parts": list(done.parts),
+    }
+
+
 def summarise(task: Task, progress: Progress) -> dict[str, Any]:
     """Test accuracy and calibration of the network as it is, with what the stages did."""
     data, config = task.data, task.config
@@ -164,6 +179,8 @@ def summarise(task: Task, progress: Progress) -> dict[str, Any]:
             "generator": config.source.generator,
             "num_classes": card.num_classes,
             "soft_labels": card.soft_labels,
+            "settings": getattr(card, "settings", {}),
+            "optimized": describe_optimizer(task.source),
             "sha256": {name: file.sha256 for name, file in card.files.items()},
         },
         "stages": {result.stage: result.as_dict() for result in progress.results},

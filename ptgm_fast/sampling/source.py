@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from ptgm_fast import kernels
 from ptgm_fast.errors import UserError
-from ptgm_fast.generators import ConditionKind, Generator
+from ptgm_fast.generators import ConditionKind, Generator, Optimized
 
 
 class SourceModels:
     """A frozen generator G_s and a frozen source classifier C_s over the same K_s classes, on one device.
 
     The generator is on `device` already, as `generators.load` returns it. The classifier sees ((x + 1) / 2 - mean) / std of them, with the
-    normalisation it was trained with. Neither takes a gradient.
+    normalisation it was trained with. Neither takes a gradient. optimized: what `optimize` did, if it made the generator.
     """
 
     def __init__(
@@ -27,6 +27,7 @@ class SourceModels:
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.5,),
         truncation: float | None = None,
+        optimized: Optimized | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if truncation is not None and generator.card.truncation == "none":
@@ -35,12 +36,12 @@ class SourceModels:
             )
         self.device = torch.device(device)
         # Channels-last is the layout that convolutions run fastest in, on CPUs and GPUs alike.
-        if isinstance(generator, nn.Module):
-            generator.to(memory_format=torch.channels_last)
+        generator.to(memory_format=torch.channels_last)
         self.generator = generator
         self.classifier = classifier.to(self.device).requires_grad_(False).eval()
         self.classifier.to(memory_format=torch.channels_last)
         self.truncation = truncation
+        self.optimized = optimized
         self.mean = torch.tensor(tuple(mean), device=self.device).view(1, -1, 1, 1)
         self.std = torch.tensor(tuple(std), device=self.device).view(1, -1, 1, 1)
 

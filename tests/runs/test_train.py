@@ -75,6 +75,22 @@ def test_saved_weights_are_the_original_architectures(tiny: Tiny, tmp_path: Path
     assert (predicted == test.labels).double().mean().item() == summary["target"]["test_accuracy"]
 
 
+def test_the_rewritten_generator_makes_the_same_run(tiny: Tiny, tmp_path: Path) -> None:
+    both = [
+        train(tiny(f"source.optimize={choice}"), tmp_path / choice) for choice in ("true", "false")
+    ]
+    rewritten, original = (summary["source"]["optimized"] for summary in both)
+    assert original is None
+    assert rewritten["left"] is None
+    assert rewritten["difference"] <= 1e-5
+    counts = rewritten["multiply_adds_per_image"]
+    assert counts["after"] < counts["before"]
+    first, second = (weights(tmp_path / choice) for choice in ("true", "false"))
+    # Images differ by rounding: so do the weights, and nothing else.
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], atol=1e-3, rtol=1e-3)
+
+
 def test_same_seed_same_bits_and_another_seed_others(tiny: Tiny, tmp_path: Path) -> None:
     summaries = [
         train(tiny(seed=seed), tmp_path / name) for seed, name in ((1, "a"), (1, "b"), (2, "c"))
