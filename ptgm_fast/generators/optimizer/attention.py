@@ -23,7 +23,7 @@ def split_attention(program: Program) -> int:
             continue
         queries, keys, values, transposed = found
         num_rows = shape(queries)[1]
-        parts = []
+        parts: list[Node] = []
         for start in range(0, num_rows, ROWS):
             end = min(start + ROWS, num_rows)
             some = program.emit(node, aten.slice.Tensor, queries, 1, start, end)
