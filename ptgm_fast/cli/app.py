@@ -189,3 +189,21 @@ def optimize(
     from ptgm_fast.cli.optimize import run
 
     run(generator, device, truncation, batch, rounds)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.pkl", help="NVIDIA's pickle of StyleGAN2-ADA or StyleGAN3."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.safetensors", help="Default: beside the pickle."),
+    ] = None,
+    network: Annotated[str, typer.Option("--network", help="G_ema (the average) or G.")] = "G_ema",
+) -> None:
+    """Write a StyleGAN pickle as safetensors; nothing of the pickle is run."""
+    from ptgm_fast.cli.convert import run
+
+    run(source, out, network)

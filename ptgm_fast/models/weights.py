@@ -34,6 +34,21 @@ def save_weights(
     write_atomically(Path(path), data)
 
 
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """What `save_weights` was given as metadata; empty for other files."""
+    from safetensors import SafetensorError, safe_open
+
+    if Path(path).suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get("ptgm_fast", "{}"))
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        # What is wrong with the file is said when its tensors are read.
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write bytes so that `path` holds either what it held or all of `data`, even after a kill or a full disk."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -51,22 +51,25 @@ class SourceModels:
 
     def latents(self, count: int, *, seed: int, start: int) -> Tensor:
         """Latents of the samples start .. start + count - 1, float32 [count, *latent_shape]."""
+        card = self.generator.card
         drawn = kernels.latents(
             count,
-            self.generator.card.latent_dim,
+            card.latent_dim,
             seed=seed,
             start=start,
-            truncation=self.truncation,
+            # Styles are truncated behind the mapping network, which expects what it was trained with.
+            truncation=None if card.truncation == "interpolates-styles" else self.truncation,
             device=self.device,
         )
-        return drawn.view(count, *self.generator.card.latent_shape)
+        return drawn.view(count, *card.latent_shape)
 
     @torch.no_grad()
     def generate(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
         """Images [N, C, H, W] in [-1, 1]; the condition and its kind as `Generator.generate` takes them."""
         card = self.generator.card
-        # The latents are drawn truncated: only statistics collected at that truncation are left to choose.
-        truncation = self.truncation if card.truncation == "selects-statistics" else None
+        # Where a truncation scales latents, they were drawn with it.
+        chosen = card.truncation in ("selects-statistics", "interpolates-styles")
+        truncation = self.truncation if chosen else None
         images = self.generator.generate(latents, condition, kind=kind, truncation=truncation)
         if card.output_range == (-1.0, 1.0):
             return images

@@ -88,6 +88,15 @@ def test_optimize_reports_passes_difference_and_rates(cli: Run) -> None:
     assert (code, "Traceback" in err) == (2, False)
 
 
+def test_convert_refuses_a_pickle_with_code(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "n.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    code, _, err = cli("convert", tmp_path / "n.pkl")
+    assert (code, "Traceback" in err) == (2, False)
+    assert "asks for os.system" in err
+    assert not (tmp_path / "ran").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["n.pkl"]
+
+
 def test_no_optimize_keeps_the_original(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
     for command, extra in (("train", ()), ("synthesize", ("--count", 3))):
         for flag, kept in (("--no-optimize", "false"), ("--set=source.optimize=true", "true")):

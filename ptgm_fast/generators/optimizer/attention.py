@@ -43,8 +43,8 @@ def split_attention(program: Program) -> int:
 def _match(node: Node) -> tuple[Node, Node, Node, bool] | None:
     """(queries, keys, values, whether the second form) of a product that ends an attention."""
     first, second = node.args[:2]
-    transposed = is_node(second) and second.target is aten.permute.default
-    if transposed and (list(second.args[1]) != [0, 2, 1] or len(second.users) > 1):
+    transposed = _is_transposed(second)
+    if transposed and len(second.users) > 1:
         return None
     weights, values = (second.args[0], first) if transposed else (first, second)
     if not is_node(weights) or weights.target is not aten.softmax.int or len(weights.users) > 1:
@@ -58,3 +58,12 @@ def _match(node: Node) -> tuple[Node, Node, Node, bool] | None:
     if not isinstance(num_rows, int) or num_rows <= ROWS:
         return None
     return *scores.args, values, transposed
+
+
+def _is_transposed(node: Node) -> bool:
+    """Of [N, M, L]: permuted to [N, L, M]."""
+    if not is_node(node) or len(shape(node)) != 3:
+        return False
+    if node.target is aten.permute.default:
+        return [d % 3 for d in node.args[1]] == [0, 2, 1]
+    return node.target is aten.transpose.int and {d % 3 for d in node.args[1:3]} == {1, 2}

@@ -179,25 +179,27 @@ def test_one_channel(bias: bool) -> None:
 class Attention(nn.Module):
     """softmax(q k) v of one input, in the order and with the sharing that the flags say."""
 
-    def __init__(self, transposed: bool, shared: bool) -> None:
+    def __init__(self, form: str, shared: bool) -> None:
         super().__init__()
-        self.transposed, self.shared = transposed, shared
+        self.form, self.shared = form, shared
 
     def forward(self, x: Tensor) -> Tensor:
         weights = torch.bmm(x, x.transpose(1, 2)).softmax(-1)
-        if self.transposed:
+        if self.form == "rows":
+            out = weights @ x
+        elif self.form == "permute":
             out = torch.bmm(x.transpose(1, 2), weights.permute(0, 2, 1)).transpose(1, 2)
         else:
-            out = weights @ x
+            out = (x.transpose(1, 2) @ weights.transpose(-1, -2)).transpose(1, 2)
         return out + weights.sum(2, keepdim=True) if self.shared else out
 
 
-@pytest.mark.parametrize("transposed", [True, False])
+@pytest.mark.parametrize("form", ["rows", "permute", "transpose"])
 @pytest.mark.parametrize(
     ("rows", "shared", "count"), [(300, False, 1), (300, True, 0), (128, False, 0)]
 )
-def test_attention(transposed: bool, rows: int, shared: bool, count: int) -> None:
-    module = Attention(transposed, shared).eval()
+def test_attention(form: str, rows: int, shared: bool, count: int) -> None:
+    module = Attention(form, shared).eval()
     result = optimize(module, example=(torch.zeros(2, rows, 5),))
     assert matched(result)["attention"] == count
 
