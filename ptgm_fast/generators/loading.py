@@ -25,7 +25,7 @@ GENERATORS = {
     "letters": "the bundled pair: 52 Latin letters, 28x28 grey",
     "FOLDER": "a folder made by `ptgm-fast source` (card.json and safetensors); write ./letters for a folder of that name",
     "biggan-deep:DIR_OR_FILE": "BigGAN-deep in Hugging Face's layout (config.json and weights)",
-    "biggan:FILE": "BigGAN in BigGAN-PyTorch's layout, with shared embeddings",
+    "biggan:FILE": "BigGAN in BigGAN-PyTorch's layout",
     "stylegan2-ada:FILE": "StyleGAN2-ADA with class labels, as `ptgm-fast convert` writes it",
     "stylegan3:FILE": "StyleGAN3 with class labels, as `ptgm-fast convert` writes it",
     "diffusers:DIR": "a class-conditional DiT pipeline saved by diffusers",
