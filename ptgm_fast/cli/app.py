@@ -78,8 +78,26 @@ def train(
     seed: SeedOption = None,
     settings: SetOption = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Print time and images/s per stage and phase.")
+        bool,
+        typer.Option(
+            "--profile",
+            help="Print where the time went; write profile.json and trace.json (for Perfetto).",
+        ),
     ] = False,
+    profile_ops: Annotated[
+        int,
+        typer.Option(
+            "--profile-ops",
+            metavar="K",
+            min=0,
+            max=1000,
+            help="--profile, and torch.profiler over K steps of each stage.",
+        ),
+    ] = 0,
+    logger: Annotated[
+        str | None,
+        typer.Option("--logger", metavar="NAME", help="Also log to: tensorboard."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out (default: the newest).")
     ] = False,
@@ -88,7 +106,16 @@ def train(
     """Run the stages of a config: pseudo pre-training, then P-SSL, then evaluation."""
     from ptgm_fast.cli.train import run
 
-    run(config, out, seed, _settings(settings, no_optimize), profile, resume)
+    run(
+        config,
+        out,
+        seed,
+        _settings(settings, no_optimize),
+        profile,
+        resume,
+        profile_ops,
+        logger,
+    )
 
 
 @app.command()
@@ -118,6 +145,37 @@ def compare(
     from ptgm_fast.cli.compare import run
 
     run(config, out, seeds, methods, _settings(settings, no_optimize))
+
+
+@app.command()
+def profile(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --profile.")
+    ],
+) -> None:
+    """Print where the time of a profiled run went."""
+    from ptgm_fast.cli.profile import run
+
+    run(runs)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Folders of `train`, and of `compare` if you like."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE.html", help="The page (default: report.html in the first RUN)."
+        ),
+    ] = None,
+) -> None:
+    """Write one self-contained HTML page about one or several runs."""
+    from ptgm_fast.cli.report import run
+
+    run(runs, out)
 
 
 @app.command()

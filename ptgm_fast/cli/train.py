@@ -7,16 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from ptgm_fast.cli.profile import show_new_profile, written_at
 from ptgm_fast.cli.ui import StageProgress, console, percent, stop_on_signal
 from ptgm_fast.config import RunConfig, config_to_toml, load_config
 from ptgm_fast.errors import UserError
-from ptgm_fast.profiling import SpanRecorder
 from ptgm_fast.runs.folder import newest, next_free
+from ptgm_fast.runs.loggers import open_logger
 from ptgm_fast.runs.task import choose_device
 from ptgm_fast.runs.train import train
-from ptgm_fast.training.context import Context, Interrupted, no_spans
+from ptgm_fast.training.context import Context, Interrupted
 
 RUNS = Path("runs")
 
@@ -28,29 +27,39 @@ def run(
     settings: list[str],
     profile: bool,
     resume: bool,
+    profile_ops: int = 0,
+    logger: str | None = None,
 ) -> None:
     if resume:
         config, out = _resumed(config_path, out, seed, settings)
     else:
         config = load_config(config_path, settings, seed)
         out = out or next_free(RUNS, f"{config.task}-seed{config.seed}")
-    spans = SpanRecorder(choose_device(config.device)) if profile else None
+    log = open_logger(logger, out) if logger else None
     console.print(
         f"{config.task}: {' -> '.join(config.stages)} on {choose_device(config.device)}, seed {config.seed}; folder {out}"
     )
     with StageProgress() as progress, stop_on_signal() as asked:
-        context = Context(
-            spans=spans or no_spans,
-            on_step=progress.update,
-            stop=lambda: bool(asked),
-        )
+        context = Context(on_step=progress.update, stop=lambda: bool(asked))
+        if log:
+            context = log.watch(context)
+        before = written_at(out)
         try:
-            summary = train(config, out, resume=resume, context=context)
+            summary = train(
+                config,
+                out,
+                resume=resume,
+                context=context,
+                profile=profile,
+                profile_ops=profile_ops,
+            )
         except Interrupted as stopped:
             console.print(f"{stopped}. Continue with: ptgm-fast train --resume --out {out}")
             sys.exit(130)
-    if spans:
-        console.print(profile_table(spans, summary))
+    if log:
+        log.close()
+    if profile or profile_ops:
+        show_new_profile(out, before)
     _report(summary, out)
 
 
@@ -77,34 +86,6 @@ def _resumed(
                 "Leave the settings out, or start a new run without --resume"
             )
     return config, out
-
-
-def profile_table(spans: SpanRecorder, summary: Mapping[str, Any]) -> Table:
-    """Seconds, share and images/s per stage and phase."""
-    table = Table(title="Where the time went", title_justify="left")
-    for name in ("stage", "phase", "seconds", "share", "images/s"):
-        table.add_column(name, justify="left" if name in ("stage", "phase") else "right")
-    total = sum(seconds for path, seconds in spans.seconds.items() if len(path) == 1)
-    for path, seconds in spans.seconds.items():
-        if len(path) != 1:
-            continue
-        stage = summary["stages"].get(path[0])
-        images = stage["images_per_second"] * stage["seconds"] if stage else 0
-        table.add_section()
-        rate = f"{images / seconds:,.0f}" if images else ""
-        table.add_row(path[0], "all", f"{seconds:.2f}", f"{seconds / total:.0%}", rate)
-        if not stage:
-            continue
-        synthesised = stage["images_synthesised"]
-        for phase, spent in sorted(spans.phases(path[0]).items(), key=lambda item: -item[1]):
-            count = synthesised if phase in ("latents", "generator") else images
-            per_second = f"{count / spent:,.0f}" if phase in PER_IMAGE and spent > 0 else ""
-            table.add_row("", phase, f"{spent:.2f}", f"{spent / total:.0%}", per_second)
-    return table
-
-
-# Phases whose time is spent on images; for the others a rate would mean nothing.
-PER_IMAGE = {"latents", "generator", "views", "forward", "loss", "backward", "classifier"}
 
 
 def _report(summary: Mapping[str, Any], out: Path) -> None:

@@ -1,5 +1,7 @@
-"""Where the time of a run goes."""
+"""Where the time of a run goes: spans, hardware, traces, and what bounds it."""
 
+from ptgm_fast.profiling.schema import Profile, read_profile
+from ptgm_fast.profiling.session import Profiler, profile
 from ptgm_fast.profiling.spans import SpanRecorder
 
-__all__ = ["SpanRecorder"]
+__all__ = ["Profile", "Profiler", "SpanRecorder", "profile", "read_profile"]

@@ -1,51 +1,274 @@
-"""Named, nested spans on a monotonic clock."""
+"""Named, nested spans of every thread, on the host's monotonic clock and, on a GPU, on the device's."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 
+from ptgm_fast.profiling.device import DeviceTimer, device_timer
+from ptgm_fast.profiling.steady import StepTimes
+
+MAX_EVENTS = 100_000
+MAIN = "main"
+# A lane looks for finished device marks once it has this many, so that they stay few in a long run.
+DRAIN_AT = 256
+REBASE_NS = 10 * 10**9
+
+Path = tuple[str, ...]
+
+
+class Event(NamedTuple):
+    """A span that ended: its path, begin and end in nanoseconds since the recorder began."""
+
+    path: Path
+    start: int
+    end: int
+
+
+class Counter(NamedTuple):
+    """A value at a time, in nanoseconds since the recorder began."""
+
+    name: str
+    time: int
+    value: float
+
+
+@dataclass(slots=True)
+class Total:
+    """What all spans of one path in one lane add up to."""
+
+    count: int = 0
+    host_ns: int = 0
+    device_seconds: float = 0.0
+    on_device: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Device seconds where the device was timed, else the host's."""
+        return self.device_seconds if self.on_device else self.host_ns / 1e9
+
+
+class Lane:
+    """The spans of one thread (and, on a GPU, one stream). Only its thread writes here, so nothing is locked."""
+
+    def __init__(self, name: str, max_events: int) -> None:
+        self.name = name
+        self.path: Path = ()
+        # Keyed by (path, whether the stage was in its steady state).
+        self.totals: dict[tuple[Path, bool], Total] = {}
+        self.events: deque[Event] = deque(maxlen=max_events)
+        self.device_events: deque[Event] = deque(maxlen=max_events)
+        self.recorded = 0
+        self.pending: deque[tuple[Path, bool, Any, Any]] = deque()
+
 
 class SpanRecorder:
-    """Adds up the seconds of named spans, by their path (`("pp", "generator")`).
+    """Adds up the seconds of named spans by their path (`("pp", "generator")`), in one lane a thread.
 
-    On a GPU the device is synchronised at both ends of a span, so that a span holds the work it started; that
-    takes away overlap while profiling. Not thread-safe: one recorder a thread.
+    A span opened at top level by the thread that made the recorder is a stage. Spans of other threads, and on a GPU of
+    other streams, lie in lanes of their own under the stage that is open then: a producer's under its trainer's.
+
+    On a GPU each span also marks its stream at both ends. The host never waits for a mark: finished ones are read in
+    passing, the rest by `resolve`, after which a path's `seconds` are the device's, from the first mark to the second.
+
+    Totals are whole whatever happens; of the events, for a trace, the newest `max_events` of each lane are kept.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.seconds: dict[tuple[str, ...], float] = {}
-        self.counts: dict[tuple[str, ...], int] = {}
-        self._path: list[str] = []
-        self._synchronise = torch.device(device).type == "cuda"
+    def __init__(
+        self,
+        device: torch.device | str = "cpu",
+        *,
+        max_events: int = MAX_EVENTS,
+        clock: Callable[[], int] = time.perf_counter_ns,
+        timer: DeviceTimer | None = None,
+    ) -> None:
+        self.max_events = max_events
+        self.steps: dict[str, StepTimes] = {}
+        self.marks: deque[Counter] = deque(maxlen=max_events)
+        self.counters: deque[Counter] = deque(maxlen=max_events)
+        self.counter_totals: dict[tuple[str, str], tuple[int, float, float, float]] = {}
+        self.stage = ""
+        self._clock = clock
+        self.began = clock()
+        self._timer = timer or device_timer(device)
+        self._owner = threading.get_ident()
+        self._main_stream: Hashable = self._timer.stream() if self._timer else None
+        self._lock = threading.Lock()
+        self._lanes: dict[Hashable, Lane] = {}
+        self._steady = False
+        self._step_began = 0
+        self._base: Any = self._timer.mark() if self._timer else None
+        self._base_ns = 0
+        if self._timer:
+            # Once, before the first step: host and device agree on when the recorder began.
+            self._timer.synchronise()
+            self._base_ns = self.now()
+        self.main = self._lane()
 
-    @contextmanager
-    def __call__(self, name: str) -> Iterator[None]:
-        self._path.append(name)
-        path = tuple(self._path)
-        started = self._now()
-        try:
-            yield
-        finally:
-            self._path.pop()
-            self.seconds[path] = self.seconds.get(path, 0.0) + self._now() - started
-            self.counts[path] = self.counts.get(path, 0) + 1
+    def now(self) -> int:
+        """Nanoseconds since the recorder began."""
+        return self._clock() - self.began
 
-    def _now(self) -> float:
-        if self._synchronise:
-            torch.cuda.synchronize()
-        return time.perf_counter()
+    def __call__(self, name: str) -> Span:
+        return Span(self, name)
+
+    def step(self, stage: str | None = None, *, last: bool = False, measured: bool = True) -> None:
+        """The main thread's stage has finished a step. last: what follows in this stage is no step's work."""
+        now, stage = self.now(), stage or self.stage
+        times = self.steps.setdefault(stage, StepTimes())
+        times.add(now - self._step_began, measured=measured)
+        self._step_began = now
+        self._steady = times.steady and not last
+        self.marks.append(Counter(stage, now, times.count))
+
+    def counter(self, name: str, value: float) -> None:
+        """A quantity that changes over time, such as a ring's depth; from any thread."""
+        with self._lock:
+            self.counters.append(Counter(name, self.now(), value))
+            key = (self.stage, name)
+            count, total, greatest, _ = self.counter_totals.get(key, (0, 0.0, value, value))
+            self.counter_totals[key] = (count + 1, total + value, max(greatest, value), value)
+
+    @property
+    def steady(self) -> bool:
+        """Whether spans that end now count as the steady state's."""
+        return self._steady
+
+    def begin_step(self, *, steady: bool) -> None:
+        """The next step begins now, not when the last one ended: what was between them was an instrument's work."""
+        self._step_began = self.now()
+        self._steady = steady
+
+    def lanes(self) -> list[Lane]:
+        with self._lock:
+            return list(self._lanes.values())
+
+    @property
+    def dropped(self) -> int:
+        """How many events the lanes no longer hold."""
+        return sum(lane.recorded - len(lane.events) for lane in self.lanes())
+
+    def _lane(self) -> Lane:
+        thread = threading.get_ident()
+        stream = self._timer.stream() if self._timer else None
+        key = (thread, stream)
+        lane = self._lanes.get(key)
+        if lane is None:
+            if thread == self._owner:
+                name = MAIN if stream == self._main_stream else f"{MAIN}, stream {stream}"
+            else:
+                name = threading.current_thread().name
+            with self._lock:
+                taken = {other.name for other in self._lanes.values()}
+                if name in taken:
+                    name = f"{name} ({len(taken)})"
+                lane = self._lanes[key] = Lane(name, self.max_events)
+        return lane
+
+    def _open_stage(self, name: str) -> None:
+        self.stage = name
+        self._step_began = self.now()
+        self._steady = False
+
+    def _drain(self, lane: Lane, *, everything: bool = False) -> None:
+        timer = self._timer
+        assert timer is not None
+        while lane.pending and (everything or timer.ready(lane.pending[0][3])):
+            path, steady, first, second = lane.pending.popleft()
+            seconds = timer.seconds(first, second)
+            total = lane.totals[path, steady]
+            total.device_seconds += seconds
+            total.on_device = True
+            duration = int(seconds * 1e9)
+            with self._lock:
+                start = self._base_ns + int(timer.seconds(self._base, first) * 1e9)
+                spare = second
+                # Event times are float32 milliseconds, exact only nearby: the base moves along.
+                if start - self._base_ns > REBASE_NS:
+                    spare, self._base, self._base_ns = self._base, second, start + duration
+            timer.recycle(first)
+            timer.recycle(spare)
+            lane.device_events.append(Event(path, start, start + duration))
+
+    def resolve(self) -> None:
+        """Wait for the device once and read every mark that is left. Call it when no span is open any more."""
+        if self._timer:
+            self._timer.synchronise()
+            for lane in self.lanes():
+                self._drain(lane, everything=True)
+
+    def totals(self, lane: Lane | None = None) -> dict[Path, tuple[Total, Total]]:
+        """Of each path of a lane (the main one), in order of first use: its total, and the steady state's part of it."""
+        merged: dict[Path, tuple[Total, Total]] = {}
+        for (path, steady), part in list((lane or self.main).totals.items()):
+            whole, steadily = merged.setdefault(path, (Total(), Total()))
+            for total in (whole, steadily) if steady else (whole,):
+                total.count += part.count
+                total.host_ns += part.host_ns
+                total.device_seconds += part.device_seconds
+                total.on_device |= part.on_device
+        return merged
+
+    @property
+    def seconds(self) -> dict[Path, float]:
+        """Seconds of each path of the main lane."""
+        return {path: whole.seconds for path, (whole, _) in self.totals().items()}
 
     def phases(self, stage: str) -> dict[str, float]:
-        """Seconds of each direct child of a top-level span, in order of first use; ``other`` is what none covers."""
-        phases = {
-            path[1]: seconds
-            for path, seconds in self.seconds.items()
-            if len(path) == 2 and path[0] == stage
-        }
-        total = self.seconds.get((stage,), 0.0)
-        phases["other"] = max(0.0, total - sum(phases.values()))
+        """Seconds of each direct child of a stage in the main lane; ``other`` is what none covers."""
+        seconds = self.seconds
+        phases = {p[1]: s for p, s in seconds.items() if len(p) == 2 and p[0] == stage}
+        phases["other"] = max(0.0, seconds.get((stage,), 0.0) - sum(phases.values()))
         return phases
+
+
+class Span:
+    """One use of a span; `SpanRecorder` makes it."""
+
+    __slots__ = ("_first", "_lane", "_name", "_parent", "_path", "_recorder", "_started")
+
+    def __init__(self, recorder: SpanRecorder, name: str) -> None:
+        self._recorder = recorder
+        self._name = name
+
+    def __enter__(self) -> None:
+        recorder = self._recorder
+        lane = self._lane = recorder._lane()
+        self._parent = lane.path
+        if lane is recorder.main:
+            if not lane.path:
+                recorder._open_stage(self._name)
+            self._path = (*lane.path, self._name)
+        else:
+            # Another thread's outermost span lies under the stage that is open now.
+            self._path = (*(lane.path or ((recorder.stage,) if recorder.stage else ())), self._name)
+        lane.path = self._path
+        self._first = recorder._timer.mark() if recorder._timer else None
+        self._started = recorder.now()
+
+    def __exit__(self, *exception: object) -> None:
+        recorder, lane, path = self._recorder, self._lane, self._path
+        ended = recorder.now()
+        lane.path = self._parent
+        key = (path, recorder._steady)
+        total = lane.totals.get(key)
+        if total is None:
+            total = lane.totals[key] = Total()
+        total.count += 1
+        total.host_ns += ended - self._started
+        lane.recorded += 1
+        lane.events.append(Event(path, self._started, ended))
+        if self._first is not None:
+            second = recorder._timer.mark() if recorder._timer else None
+            if second is not None:
+                lane.pending.append((path, key[1], self._first, second))
+                if len(lane.pending) >= DRAIN_AT:
+                    recorder._drain(lane)
+        if not self._parent and lane is recorder.main:
+            recorder.stage = ""

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ptgm_fast.sampling import conditioning_table, derive_seed
-
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from ptgm_fast.runs.task import Task
-
-NUM_SAMPLES = 8
+    from ptgm_fast.runs.evidence import Pairs
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -38,43 +34,23 @@ def _save(figure: Figure, path: Path) -> None:
         raise
 
 
-def sample_sheet(task: Task, path: Path, rows: int = 10) -> None:
-    """For ten target images, spread over the classes: the image, its top soft labels, its pseudo samples."""
-    data, source, config = task.data.train, task.source, task.config
-    chosen = torch.linspace(0, len(data) - 1, min(rows, len(data))).round().long()
-    table = conditioning_table(
-        source,
-        data.images[chosen],
-        temperature=config.p_ssl.pcs_temperature,
-        top_k=config.p_ssl.pcs_top_k or None,
-    )
-    latents = source.latents(
-        len(chosen) * NUM_SAMPLES, seed=derive_seed(config.seed, "samples"), start=0
-    )
-    rows_of_samples = torch.arange(len(chosen), device=source.device).repeat_interleave(NUM_SAMPLES)
-    pseudo = source.generate(latents, *table.conditions(rows_of_samples)).cpu()
-    names = source.generator.card.class_names
-    figure = _figure(1.6 + 0.8 * (NUM_SAMPLES + 1), 0.86 * len(chosen) + 0.5)
+def sample_sheet(pairs: Pairs, path: Path) -> None:
+    """Each target image, its top soft labels, its pseudo samples: one row a target image."""
+    rows, num_samples = pairs.pseudo.shape[:2]
+    figure = _figure(1.6 + 0.8 * (num_samples + 1), 0.86 * rows + 0.5)
     axes = figure.subplots(
-        len(chosen), NUM_SAMPLES + 2, squeeze=False, width_ratios=[1, 2] + [1] * NUM_SAMPLES
+        rows, num_samples + 2, squeeze=False, width_ratios=[1, 2] + [1] * num_samples
     )
-    for row, index in enumerate(chosen):
-        _show(axes[row, 0], data.images[index].float() / 255)
+    for row in range(rows):
+        _show(axes[row, 0], pairs.targets[row].float() / 255)
         axes[row, 0].set_ylabel(
-            data.class_names[int(data.labels[index])],
-            rotation=0,
-            ha="right",
-            va="center",
-            fontsize=9,
+            pairs.class_names[row], rotation=0, ha="right", va="center", fontsize=9
         )
-        top = table.soft_labels[row].cpu().topk(min(3, len(names)))
-        text = "\n".join(
-            f"{names[int(c)]}  {float(p):.2f}" for p, c in zip(top.values, top.indices, strict=True)
-        )
+        text = "\n".join(f"{name}  {share:.2f}" for name, share in pairs.soft_labels[row].items())
         axes[row, 1].text(0.5, 0.5, text, ha="center", va="center", family="monospace", fontsize=8)
         axes[row, 1].axis("off")
-        for column in range(NUM_SAMPLES):
-            _show(axes[row, column + 2], (pseudo[row * NUM_SAMPLES + column] + 1) / 2)
+        for column in range(num_samples):
+            _show(axes[row, column + 2], (pairs.pseudo[row, column] + 1) / 2)
     axes[0, 0].set_title("target", fontsize=9)
     axes[0, 1].set_title("soft label", fontsize=9)
     axes[0, 2].set_title("pseudo samples", fontsize=9, loc="left")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ from ptgm_fast import models
 from ptgm_fast.config import RunConfig, config_to_toml
 from ptgm_fast.models.weights import load_state
 from ptgm_fast.runs import plots
+from ptgm_fast.runs.evidence import make_pairs, write_evaluation, write_pairs
 from ptgm_fast.runs.folder import RunFolder
+from ptgm_fast.runs.profiled import profiled
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context
-from ptgm_fast.training.evaluation import evaluate
+from ptgm_fast.training.evaluation import Evaluation, evaluate
 from ptgm_fast.training.pp import PseudoPreTraining
 from ptgm_fast.training.stage import Stage, StageResult
 from ptgm_fast.training.target import PseudoSemiSupervised, SupervisedStage
@@ -84,14 +86,29 @@ def run_stages(
 
 
 def train(
-    config: RunConfig, out: Path, *, resume: bool = False, context: Context | None = None
+    config: RunConfig,
+    out: Path,
+    *,
+    resume: bool = False,
+    context: Context | None = None,
+    profile: bool = False,
+    profile_ops: int = 0,
 ) -> dict[str, Any]:
     """Run `config` in the folder `out` and return its summary (also written there as summary.json).
 
     With resume, a run stopped before is continued, bit for bit as if it had not been stopped; a finished one
-    returns its summary. Raises UserError for what does not fit, `Interrupted` when the context asks to stop.
+    returns its summary. profile: also write profile.json and trace.json; profile_ops: steps of each stage under
+    torch.profiler. Raises UserError for what does not fit, `Interrupted` when the context asks to stop.
     """
     context = context or Context()
+    if profile or profile_ops:
+        return profiled(
+            lambda watched: train(config, out, resume=resume, context=watched),
+            config,
+            out,
+            context,
+            profile_ops,
+        )
     if resume and (folder := RunFolder.reopen(out)).summary.is_file():
         return json.loads(folder.summary.read_text(encoding="utf-8"))
     # Everything that can be wrong with the input is found before the folder exists.
@@ -105,14 +122,18 @@ def train(
     progress = _start(task, folder, checkpoint if resume and checkpoint.exists() else None)
     run_stages(task, progress, context, checkpoint)
     with context.spans("evaluation"):
-        summary = summarise(task, progress)
+        summary = summarise(
+            task, progress, lambda test: write_evaluation(test, task.data.test.class_names, folder)
+        )
     models.save_weights(
         progress.network.export_state(),
         folder.model,
         {"network": config.target.network, "task": config.task},
     )
     with context.spans("pictures"):
-        plots.sample_sheet(task, folder.path / "samples.png")
+        pairs = make_pairs(task)
+        write_pairs(pairs, folder)
+        plots.sample_sheet(pairs, folder.path / "samples.png")
         plots.curves(folder.read_metrics(), config.stages, folder.path / "curves.png")
     folder.write_json(folder.summary, summary)
     return summary
@@ -144,9 +165,7 @@ def _recording(context: Context, folder: RunFolder) -> Context:
         folder.append_metrics({"stage": stage, "step": step, **metrics})
         shown(stage, step, steps, metrics)
 
-    return Context(
-        spans=context.spans, on_metrics=on_metrics, on_step=context.on_step, stop=context.stop
-    )
+    return replace(context, on_metrics=on_metrics)
 
 
 def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
@@ -163,11 +182,14 @@ def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
     }
 
 
-def summarise(task: Task, progress: Progress) -> dict[str, Any]:
-    """Test accuracy and calibration of the network as it is, with what the stages did."""
+def summarise(
+    task: Task, progress: Progress, on_test: Callable[[Evaluation], None] = lambda test: None
+) -> dict[str, Any]:
+    """Test accuracy and calibration of the network as it is, with what the stages did; on_test sees every prediction."""
     data, config = task.data, task.config
     normalise = data.normaliser(task.device)
     test = evaluate(progress.network, normalise, data.test.images, data.test.labels)
+    on_test(test)
     card = task.source.generator.card
     return {
         "task": config.task,

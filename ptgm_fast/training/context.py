@@ -22,17 +22,23 @@ def no_spans(name: str) -> AbstractContextManager[None]:
     return _NOTHING
 
 
+def no_counter(name: str, value: float) -> None:
+    return None
+
+
 def _ignore(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
     return None
 
 
 @dataclass
 class Context:
-    """spans: see `Spans`. on_metrics(stage, step, steps, metrics) is called every `log_every` steps and after
+    """spans: see `Spans`. counter(name, value) tells a quantity that changes over time, such as a ring's depth, from any
+    thread. on_metrics(stage, step, steps, metrics) is called every `log_every` steps and after
     each validation; on_step(stage, step, steps) after each step. stop() is asked after each step: when true,
     the stage saves a checkpoint and raises `Interrupted`."""
 
     spans: Spans = no_spans
+    counter: Callable[[str, float], None] = no_counter
     on_metrics: Callable[[str, int, int, Mapping[str, float]], None] = _ignore
     on_step: Callable[[str, int, int], None] = field(default=lambda stage, step, steps: None)
     stop: Callable[[], bool] = field(default=lambda: False)

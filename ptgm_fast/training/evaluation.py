@@ -49,8 +49,31 @@ def expected_calibration_error(
     """
     if len(labels) == 0:
         raise ValueError("the calibration error of no samples is undefined")
+    confidence, correct, bins = _binned(probabilities, labels, num_bins)
+    gaps = torch.zeros(num_bins, dtype=torch.float64).index_add_(0, bins, correct - confidence)
+    return (gaps.abs().sum() / len(labels)).item()
+
+
+def reliability_bins(
+    probabilities: Tensor, labels: Tensor, *, num_bins: int = 15
+) -> list[tuple[int, float, float]]:
+    """Of each bin of `expected_calibration_error`: samples, mean confidence, accuracy (both 0.0 in an empty bin).
+
+    probabilities [N, K], labels int64 [N]; a reliability diagram's bars (Guo et al. 2017, arXiv:1706.04599, figure 1).
+    """
+    confidence, correct, bins = _binned(probabilities, labels, num_bins)
+    zeros = torch.zeros(num_bins, dtype=torch.float64)
+    counts = torch.bincount(bins, minlength=num_bins)
+    means = [
+        (zeros.index_add(0, bins, values) / counts.clamp(min=1)).tolist()
+        for values in (confidence, correct)
+    ]
+    return list(zip(counts.tolist(), *means, strict=True))
+
+
+def _binned(probabilities: Tensor, labels: Tensor, num_bins: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Confidence, correctness (0 or 1) and bin of each sample."""
     confidence, predicted = probabilities.double().max(1)
     correct = (predicted == labels).double()
     bins = (confidence * num_bins).ceil().long().clamp_(1, num_bins) - 1
-    gaps = torch.zeros(num_bins, dtype=torch.float64).index_add_(0, bins, correct - confidence)
-    return (gaps.abs().sum() / len(labels)).item()
+    return confidence, correct, bins

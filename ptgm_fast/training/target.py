@@ -166,7 +166,7 @@ class PseudoSemiSupervised(SupervisedStage):
         self.images_per_step = options.batch_size + pssl.batch_size
         self.images_synthesised_per_step = pssl.batch_size
         self.pseudo_order = AddressedOrder(len(self.labels), seed=seed, purpose="p-ssl/order")
-        with context.spans("classifier"):
+        with context.spans("conditioning"):
             self.table = conditioning_table(
                 source, self.images, temperature=pssl.pcs_temperature, top_k=pssl.pcs_top_k or None
             )
@@ -207,8 +207,10 @@ class PseudoSemiSupervised(SupervisedStage):
         provenance = self.pseudo_order.indices(start, count).to(self.device)
         with spans("latents"):
             latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
+        with spans("conditioning"):
+            conditions = self.table.conditions(provenance)
         with spans("generator"):
-            images = self.source.generate(latents, *self.table.conditions(provenance))
+            images = self.source.generate(latents, *conditions)
         with spans("views"):
             weak, strong = kernels.views(
                 images,

@@ -48,6 +48,41 @@ def test_train_and_resume_of_a_finished_run(cli: Run, tiny_toml: Path, tmp_path:
     assert accuracy == [line for line in again.splitlines() if line.startswith("test accuracy")]
 
 
+def test_profile_is_written_printed_and_printed_again(
+    cli: Run, tiny_toml: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    code, out, err = cli("train", tiny_toml, "--out", run, "--profile-ops", 2)
+    assert (code, err) == (0, "")
+    profile = (run / "profile.json").read_text()
+    assert (run / "ops-pp.txt").is_file()
+    assert (run / "ops-p-ssl-trace.json").is_file()
+    for words in ("Where the time went", "images synthesised", "no overlap", "MiB of memory"):
+        assert words in out
+    assert "Bottleneck: " in out
+    assert "perfetto" in out
+    code, again, _ = cli("profile", run)
+    assert code == 0
+    assert again.strip() in out
+    # A resume of a finished run takes no step: the profile stays.
+    code, out, _ = cli("train", "--resume", "--out", run, "--profile")
+    assert code == 0
+    assert "nothing was profiled" in out
+    assert (run / "profile.json").read_text() == profile
+
+
+def test_report_and_logger(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    run = tmp_path / "run"
+    few = ("--set", "training.steps=4", "--set", "pp.steps=4", "--set", "training.validate_every=2")
+    assert cli("train", tiny_toml, "--out", run, "--logger", "tensorboard", *few)[0] == 0
+    assert list((run / "tensorboard").glob("events.out.tfevents.*"))
+    code, out, err = cli("report", run)
+    assert (code, err) == (0, "")
+    assert "report.html" in out
+    assert (run / "report.html").read_text().startswith("<!doctype html>")
+
+
 def test_runs_without_out_get_folders_of_their_own(
     cli: Run, tiny_toml: Path, tmp_path: Path
 ) -> None:
@@ -140,6 +175,10 @@ def test_doctor_names_device_implementations_and_extras(cli: Run) -> None:
         (["compare", "CONFIG", "--seeds", "0"], "at least 1"),
         (["synthesize", "CONFIG", "--count", "3", "--out", "taken"], "already exists"),
         (["source", "missing.toml"], "does not exist"),
+        (["train", "CONFIG", "--logger", "wandb"], "unknown --logger 'wandb'"),
+        (["profile", "taken"], "was not profiled"),
+        (["report", "taken"], "holds no run"),
+        (["report", "missing"], "is no folder"),
     ],
 )
 def test_mistakes_end_with_one_message_and_code_2(
@@ -252,7 +291,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
         started = time.perf_counter()
         result = subprocess.run(command("--help"), capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - started)
-    for name in ("train", "compare", "synthesize", "source", "doctor"):
+    for name in ("train", "compare", "synthesize", "source", "doctor", "profile", "report"):
         assert name in result.stdout
     # 0.18 s measured alone on two cores; the best of three, with room for a busy machine.
     assert min(seconds) < 1.0

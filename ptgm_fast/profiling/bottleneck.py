@@ -1,0 +1,73 @@
+"""What bounds a run, in one sentence, with the setting that moves it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ptgm_fast.profiling.schema import MAIN_LANE, WAIT, StageProfile
+
+# The config's table of a stage's budget.
+SECTION = {"pp": "pp", "supervised": "training", "p-ssl": "training"}
+
+
+def moving_setting(stage: str, phase: str) -> tuple[str, str] | None:
+    """The setting that moves a phase of a stage and what to do with it; None for a stage or phase of the user's own."""
+    section = SECTION.get(stage)
+    if section is None:
+        return None
+    synthesis = (
+        ("p_ssl.batch_size", "lower: fewer pseudo samples a step")
+        if stage == "p-ssl"
+        else ("pp.steps", "lower: fewer images to make")
+    )
+    network = ("target.network", "a lighter network")
+    return {
+        "latents": synthesis,
+        "generator": synthesis,
+        "conditioning": ("data.labels_per_class", "lower: fewer target images to condition on"),
+        "views": (f"{section}.views", "cheaper views"),
+        "classifier": ("p_ssl.source_label", '"condition" asks the source classifier less often')
+        if stage == "p-ssl"
+        else ("supervised.distillation", '"none" leaves the source classifier out'),
+        "forward": network,
+        "backward": network,
+        "optimiser": network,
+        "loss": (f"{section}.batch_size", "lower"),
+        "evaluation": ("training.validate_every", "higher: fewer validations"),
+        "checkpoint": (f"{section}.checkpoint_every", "higher: fewer checkpoints"),
+        "other": (f"{section}.batch_size", "higher: less work around each image"),
+    }.get(phase)
+
+
+def bottleneck(stages: Sequence[StageProfile]) -> str:
+    """One sentence about the stage that took longest, by its steady state where it has one."""
+    if not stages:
+        return "Nothing was timed."
+    longest = max(stages, key=lambda s: s.seconds)
+    total = sum(s.seconds for s in stages)
+    share = f"{longest.seconds / total:.0%} of {total:.1f} s" if total else "all"
+    if not longest.steps:
+        return f"Bottleneck: {longest.name} ({share}), which does not grow with the steps; only a longer run makes it matter less."
+    phases = longest.phases(steady=_has_steady(longest))
+    phase = next(iter(phases))
+    within = f"{phases[phase] / max(sum(phases.values()), 1e-12):.0%} of {longest.name}"
+    if phase == WAIT:
+        phase = _producers_longest(longest)
+        what = f"the trainer waits for its producer ({within}), which spends most on {phase}"
+    else:
+        what = f"{phase}, {within}"
+    setting = moving_setting(longest.name, phase)
+    advice = f"; --set {setting[0]}=... moves it ({setting[1]})" if setting else ""
+    return f"Bottleneck: {what} ({longest.name} is {share}){advice}."
+
+
+def _has_steady(stage: StageProfile) -> bool:
+    return stage.steady is not None and stage.steady.steps > 0
+
+
+def _producers_longest(stage: StageProfile) -> str:
+    seconds: dict[str, float] = {}
+    for span in stage.spans:
+        if span.lane != MAIN_LANE and len(span.path) == 1 and span.path[0] != WAIT:
+            seconds[span.path[0]] = seconds.get(span.path[0], 0.0) + span.seconds
+    return max(seconds, key=lambda name: seconds[name]) if seconds else "other"

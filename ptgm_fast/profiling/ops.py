@@ -1,0 +1,75 @@
+"""torch.profiler over a few steady steps of each stage: which operators the time goes to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ptgm_fast.models.weights import write_atomically
+
+ROWS = 40
+
+
+class OpsProfiler:
+    """Profiles `steps` steps of each stage, from its first steady step on, or the last ones of a short stage.
+
+    Writes ``ops-STAGE.txt`` (operators by their own time) and ``ops-STAGE-trace.json`` (for Perfetto). It sees the
+    trainer's thread and its backward threads. Steps that it watches are slower and do not count as steady.
+    """
+
+    def __init__(self, folder: Path, steps: int, device: torch.device | str) -> None:
+        self.written: list[Path] = []
+        self._folder = folder
+        self._steps = steps
+        self._on_gpu = torch.device(device).type == "cuda"
+        self._done: set[str] = set()
+        self._left = 0
+        self._stage = ""
+        self._profiler: Any = None
+
+    @property
+    def active(self) -> bool:
+        return self._profiler is not None
+
+    def after_step(self, stage: str, *, steady: bool, left: int | None) -> None:
+        """A step ended. left: how many the stage still has, None where nobody knows."""
+        if self._profiler:
+            self._left -= 1
+            if self._left <= 0 or left == 0:
+                self.stop()
+            return
+        last_ones = left is not None and 0 < left <= self._steps
+        if stage not in self._done and (last_ones or (steady and left != 0)):
+            self._start(stage)
+
+    def _start(self, stage: str) -> None:
+        from torch.profiler import ProfilerActivity, profile
+
+        activities = [ProfilerActivity.CPU]
+        if self._on_gpu:
+            activities.append(ProfilerActivity.CUDA)
+        self._stage, self._left = stage, self._steps
+        self._done.add(stage)
+        self._profiler = profile(activities=activities)
+        self._profiler.start()
+
+    def stop(self) -> None:
+        """End and write; nothing happens when none is running."""
+        if not self._profiler:
+            return
+        profiler, self._profiler = self._profiler, None
+        profiler.stop()
+        order = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
+        table = profiler.key_averages().table(sort_by=order, row_limit=ROWS)
+        trace = self._folder / f"ops-{self._stage}-trace.json"
+        temporary = trace.with_name(f".{trace.name}.tmp")
+        try:
+            profiler.export_chrome_trace(str(temporary))
+            temporary.replace(trace)
+        finally:
+            temporary.unlink(missing_ok=True)
+        text = self._folder / f"ops-{self._stage}.txt"
+        write_atomically(text, (table + "\n").encode())
+        self.written += [text, trace]

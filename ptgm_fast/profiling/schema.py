@@ -1,0 +1,181 @@
+"""`profile.json`: its schema, and reading it back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ptgm_fast.errors import UserError
+
+FORMAT: Literal["ptgm-fast profile"] = "ptgm-fast profile"
+VERSION: Literal[1] = 1
+FILE = "profile.json"
+AGAIN = "Run it again with --profile (a new --out folder), or remove the file"
+
+MAIN_LANE = "main"
+WAIT = "ring wait"
+DEPTH = "ring depth"
+SYNTHESISED = "images synthesised"
+SERVED = "images served"
+
+
+class Part(BaseModel):
+    """Frozen; an unknown key is an error: it would be a figure that nobody shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SpanTotals(Part):
+    """All spans of one path in one lane. seconds: the device's where `on_device`, else the host's."""
+
+    lane: str = Field(
+        description='"main" for the trainer; a thread\'s name for what runs beside it'
+    )
+    path: tuple[str, ...] = Field(description="names from the stage's direct child down")
+    count: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    host_seconds: float = Field(ge=0)
+    on_device: bool
+    steady_count: int = Field(ge=0)
+    steady_seconds: float = Field(ge=0)
+
+
+class Steady(Part):
+    """The steps after warm-up and compiling."""
+
+    first_step: int = Field(ge=1, description="counted from 1 within what this process ran")
+    steps: int = Field(ge=0)
+    seconds: float = Field(ge=0)
+    median_step_seconds: float = Field(ge=0)
+    p95_step_seconds: float = Field(ge=0)
+    settled: bool = Field(description="false: the steps still varied after 50 of them")
+
+
+class Overlap(Part):
+    """Producer and consumer against each other; steady state where there is one, else the whole stage."""
+
+    producer_seconds: float = Field(ge=0, description="the producers' work, waits left out")
+    consumer_seconds: float = Field(ge=0, description="the trainer's work, waits left out")
+    consumer_wait_seconds: float = Field(ge=0)
+    producer_wait_seconds: float = Field(ge=0)
+    hideable_seconds: float = Field(ge=0, description="min(producer, consumer)")
+    hidden_seconds: float = Field(
+        ge=0, description="producer - consumer's wait, within 0 and hideable"
+    )
+    efficiency: float | None = Field(
+        description="hidden / hideable; null when nothing could be hidden"
+    )
+
+
+class CounterTotals(Part):
+    name: str
+    count: int
+    mean: float
+    greatest: float
+    last: float
+
+
+class StageProfile(Part):
+    """One stage: a top-level span."""
+
+    name: str
+    seconds: float = Field(ge=0)
+    steps: int = Field(ge=0)
+    steady: Steady | None = Field(description="null: too few steps to tell it from warm-up")
+    images_trained: int | None = None
+    images_synthesised: int | None = None
+    images_served: int | None = None
+    spans: tuple[SpanTotals, ...]
+    counters: tuple[CounterTotals, ...] = ()
+    overlap: Overlap | None = Field(description="null: nothing ran beside the trainer")
+
+    def phases(self, *, steady: bool = False) -> dict[str, float]:
+        """Seconds of the trainer's direct children, the longest first; ``other`` is what none of them covers."""
+        whole = self.steady.seconds if steady and self.steady else self.seconds
+        found = {
+            span.path[0]: span.steady_seconds if steady else span.seconds
+            for span in self.spans
+            if span.lane == MAIN_LANE and len(span.path) == 1
+        }
+        found["other"] = max(0.0, whole - sum(found.values()))
+        return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+class Gauge(Part):
+    """One sampled quantity."""
+
+    name: str
+    unit: str
+    mean: float
+    greatest: float
+
+
+class Hardware(Part):
+    """What the machine did meanwhile; `notes` says what could not be read and why."""
+
+    processor: str
+    cores: int
+    samples: int
+    seconds_between_samples: float
+    gauges: tuple[Gauge, ...]
+    peak_rss_bytes: int = Field(description="of the whole process since it started")
+    peak_gpu_bytes: int | None = Field(description="that torch's allocator held at once")
+    gpu_joules: float | None = Field(
+        description="of the whole GPU, from its counter or its sampled power"
+    )
+    joules_per_image: float | None = Field(description="gpu_joules over the images trained")
+    notes: tuple[str, ...] = ()
+
+
+class Profile(Part):
+    """Where a run's time went. Times are seconds."""
+
+    format: Literal["ptgm-fast profile"] = FORMAT
+    version: Literal[1] = VERSION
+    complete: bool = Field(description="false: the run was stopped or failed before its end")
+    device: str
+    num_threads: int
+    versions: dict[str, str]
+    seconds: float = Field(ge=0)
+    stages: tuple[StageProfile, ...]
+    hardware: Hardware
+    trace_events: int = Field(ge=0)
+    trace_events_dropped: int = Field(ge=0)
+    bottleneck: str = Field(
+        description="one sentence: what bounds the run, and the option that moves it"
+    )
+
+
+def read_profile(folder: Path) -> Profile:
+    """The profile of a run folder. Raises UserError when there is none, it is damaged, or of another version."""
+    path = folder / FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(
+            f"{str(folder)!r} has no {FILE}: the run was not profiled. Profile one with: ptgm-fast train --profile"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error}). {AGAIN}") from None
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{str(path)!r} is not whole JSON ({error}): it was cut off or edited. {AGAIN}"
+        ) from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise UserError(f"{str(path)!r} is no profile of ptgm-fast (no format {FORMAT!r}). {AGAIN}")
+    if values.get("version") != VERSION:
+        raise UserError(
+            f"{str(path)!r} is a profile of version {values.get('version')!r}; this ptgm-fast reads version {VERSION}. "
+            "Read it with the version that wrote it, or profile the run again"
+        )
+    try:
+        return Profile.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{str(path)!r}: {place}: {first['msg']}. {AGAIN}") from None

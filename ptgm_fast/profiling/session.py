@@ -1,0 +1,184 @@
+"""`profile`: spans, counters, hardware and operators of a block, written into a folder when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+
+from ptgm_fast import __version__
+from ptgm_fast.errors import UserError
+from ptgm_fast.models.weights import write_atomically
+from ptgm_fast.profiling import schema, trace
+from ptgm_fast.profiling.hardware import INTERVAL, HardwareSampler
+from ptgm_fast.profiling.ops import OpsProfiler
+from ptgm_fast.profiling.schema import Profile
+from ptgm_fast.profiling.spans import MAX_EVENTS, Span, SpanRecorder
+from ptgm_fast.profiling.summary import build_profile
+from ptgm_fast.training.context import Context
+
+
+class Profiler:
+    """What `profile` gives: call it with a name for a span, tell it when a step ends.
+
+    result: the `Profile`, from the end of the block on. Spans may be opened in any thread; `step` belongs to the one
+    that entered the block.
+    """
+
+    result: Profile | None = None
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device | str,
+        stage: str | None,
+        ops_steps: int,
+        max_events: int,
+        interval: float,
+        versions: Mapping[str, str] | None,
+        after_a_step: bool,
+    ) -> None:
+        self.folder = folder
+        self.ops = OpsProfiler(folder, ops_steps, device) if ops_steps else None
+        self._device = torch.device(device)
+        self._max_events = max_events
+        self._interval = interval
+        self._versions = dict(versions or {"ptgm_fast": __version__, "torch": torch.__version__})
+        self._after_a_step = after_a_step
+        self._images: dict[str, Mapping[str, int]] = {}
+        self._stage = stage
+        self._stage_span: Span | None = None
+
+    def __enter__(self) -> Self:
+        if not self._after_a_step:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self.recorder = SpanRecorder(self._device, max_events=self._max_events)
+        self.sampler = HardwareSampler(self._device, interval=self._interval)
+        self.sampler.start()
+        if self._stage:
+            self._stage_span = self.recorder(self._stage)
+            self._stage_span.__enter__()
+        return self
+
+    def __call__(self, name: str) -> Span:
+        """A span: ``with profiler("forward"): ...``; spans nest."""
+        return self.recorder(name)
+
+    def counter(self, name: str, value: float) -> None:
+        """A value that changes over time, for the trace; "ring depth", "images synthesised" and "images served" have a meaning."""
+        self.recorder.counter(name, value)
+
+    def step(self, stage: str | None = None, *, left: int | None = None) -> None:
+        """A step has ended; left: how many more there will be, where that is known."""
+        stage, recorder = stage or self.recorder.stage, self.recorder
+        watched = self.ops is not None and self.ops.active
+        recorder.step(stage, last=left == 0, measured=not watched)
+        if self.ops:
+            steady = recorder.steady
+            recorder.begin_step(steady=False)
+            with recorder("torch.profiler"):
+                self.ops.after_step(stage, steady=recorder.steps[stage].steady, left=left)
+            recorder.begin_step(steady=steady and not self.ops.active)
+
+    def images(self, stage: str, **counts: int) -> None:
+        """What a stage did: ``images_trained``, ``images_synthesised``, ``images_served``."""
+        self._images[stage] = {**self._images.get(stage, {}), **counts}
+
+    def watch(self, context: Context) -> Context:
+        """The same context with this profiler's spans, counters and steps."""
+        told = context.on_step
+
+        def on_step(stage: str, step: int, steps: int) -> None:
+            self.step(stage, left=steps - step)
+            told(stage, step, steps)
+
+        return replace(context, spans=self.recorder, counter=self.counter, on_step=on_step)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._stage_span:
+            self._stage_span.__exit__(kind, error, traceback)
+        # An error of the block's own matters more than one in writing its profile.
+        with suppress(*((OSError,) if error else ())):
+            self._finish(complete=error is None)
+
+    def _finish(self, *, complete: bool) -> None:
+        self.recorder.resolve()
+        trained = sum(counts.get("images_trained", 0) for counts in self._images.values())
+        hardware = self.sampler.stop(trained or None)
+        if self._after_a_step and not self.recorder.steps:
+            # The run ended before it began, by a mistake in its config: the folder may be another's.
+            return
+        if self.ops:
+            self.ops.stop()
+        self.result = build_profile(
+            self.recorder,
+            hardware,
+            device=str(self._device),
+            versions=self._versions,
+            complete=complete,
+            images=self._images,
+        )
+        events = trace.trace_events(self.recorder, self.sampler.samples)
+        trace.write_trace(events, self.folder / trace.FILE, self.recorder.dropped)
+        text = self.result.model_dump_json(indent=2) + "\n"
+        write_atomically(self.folder / schema.FILE, text.encode())
+
+
+def profile(
+    folder: Path | str,
+    *,
+    device: torch.device | str = "cpu",
+    stage: str | None = "loop",
+    ops_steps: int = 0,
+    max_events: int = MAX_EVENTS,
+    sample_seconds: float = INTERVAL,
+    versions: Mapping[str, str] | None = None,
+    after_a_step: bool = False,
+) -> Profiler:
+    """Profile a block; ``profile.json`` and ``trace.json`` are in `folder` when it ends, also after an exception::
+
+        with profile("runs/mine") as p:
+            for batch in loader:
+                with p("forward"):
+                    loss = network(batch)
+                with p("backward"):
+                    loss.backward()
+                p.step()
+
+    device: whose clock and counters are read beside the host's. stage: the name that the block's spans stand under; None
+    where the block opens its stages itself. ops_steps: steps of each stage under torch.profiler. max_events: spans
+    kept for the trace, the newest of each thread; totals always count all. sample_seconds: between hardware samples.
+    after_a_step: make no folder and write nothing unless a
+    step has ended. Raises UserError for a value out of range.
+    """
+    for name, value, least in (
+        ("ops_steps", ops_steps, 0),
+        ("max_events", max_events, 1),
+        ("sample_seconds", sample_seconds, 0.01),
+    ):
+        if value < least:
+            raise UserError(f"{name} must be at least {least}, got {value}")
+    path = Path(folder)
+    if path.exists() and not path.is_dir():
+        raise UserError(f"{str(path)!r} is a file; a profile needs a folder")
+    return Profiler(
+        path,
+        device=device,
+        stage=stage,
+        ops_steps=ops_steps,
+        max_events=max_events,
+        interval=sample_seconds,
+        versions=versions,
+        after_a_step=after_a_step,
+    )

@@ -1,0 +1,50 @@
+"""A run under the profiler: its files in the run's folder, its images by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ptgm_fast.config import RunConfig
+from ptgm_fast.profiling import Profiler, profile
+from ptgm_fast.runs.task import choose_device, versions
+from ptgm_fast.training.context import Context
+
+
+def profiled(
+    run: Callable[[Context], dict[str, Any]],
+    config: RunConfig,
+    out: Path,
+    context: Context,
+    ops_steps: int,
+) -> dict[str, Any]:
+    """`run` with a watched context, and its summary. The profile is written too when the run is stopped or fails.
+
+    A run that takes no step here (a resume of a finished one, a mistake in the config) leaves the folder as it is.
+    """
+    with profile(
+        out,
+        device=choose_device(config.device),
+        stage=None,
+        ops_steps=ops_steps,
+        versions=versions(),
+        after_a_step=True,
+    ) as profiler:
+        summary = run(profiler.watch(context))
+        _count_images(profiler, summary)
+    return summary
+
+
+def _count_images(profiler: Profiler, summary: dict[str, Any]) -> None:
+    for name, stage in summary["stages"].items():
+        times = profiler.recorder.steps.get(name)
+        if times is None:
+            continue
+        # A resumed stage's summary counts all its steps; this profile those that ran here.
+        here = times.count / stage["steps"]
+        profiler.images(
+            name,
+            images_trained=round(stage["images_per_second"] * stage["seconds"] * here),
+            images_synthesised=round(stage["images_synthesised"] * here),
+        )

@@ -1,0 +1,249 @@
+"""The folders that a report is about: what is there, what is missing, what is damaged."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+from pydantic import BaseModel, ValidationError
+
+from ptgm_fast.errors import UserError
+from ptgm_fast.profiling import Profile, read_profile
+from ptgm_fast.profiling import schema as profile_schema
+from ptgm_fast.profiling import trace as profile_trace
+from ptgm_fast.runs.evidence import (
+    EVALUATION,
+    PAIRS,
+    PAIRS_PICTURE,
+    EvaluationRecord,
+    PairsRecord,
+)
+from ptgm_fast.runs.folder import RunFolder
+
+OLDER = "it was written by a version before these were recorded, or has not finished"
+Model = TypeVar("Model", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """A target image, what it asked for, and the pseudo samples it got; images as data URIs."""
+
+    class_name: str
+    soft_label: dict[str, float]
+    target: str
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One `train` folder. What is None is not there, and `notes` says why and what to do."""
+
+    name: str
+    config: str
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+    evaluation: EvaluationRecord | None
+    tiles: tuple[Tiles, ...]
+    profile: Profile | None
+    trace: list[dict[str, Any]]
+    notes: tuple[str, ...]
+
+    @property
+    def stages(self) -> list[str]:
+        """In the order in which they ran."""
+        return list(dict.fromkeys(record["stage"] for record in self.metrics))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One `compare` folder: what compare.json holds."""
+
+    name: str
+    report: dict[str, Any]
+
+
+def load_folders(paths: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
+    """Runs and comparisons, in the order given. Raises UserError for a folder that is neither, or is damaged."""
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("a run is given twice; name each folder once")
+    runs: list[Run] = []
+    comparisons: list[Comparison] = []
+    for path, name in zip(paths, _short_names(paths), strict=True):
+        if not path.is_dir():
+            raise UserError(
+                f"{str(path)!r} is no folder; give the folders that train or compare wrote"
+            )
+        if (path / "compare.json").is_file():
+            comparisons.append(Comparison(name, _comparison(path / "compare.json")))
+        else:
+            runs.append(_run(path, name))
+    return runs, comparisons
+
+
+def _short_names(paths: Sequence[Path]) -> list[str]:
+    last = [path.resolve().name for path in paths]
+    return last if len(set(last)) == len(last) else [str(path) for path in paths]
+
+
+def _run(path: Path, name: str) -> Run:
+    folder = RunFolder(path)
+    if not folder.config.is_file():
+        raise UserError(
+            f"{str(path)!r} holds no run (no config.toml); give a folder that train or compare wrote"
+        )
+    notes: list[str] = []
+    summary = None
+    if folder.summary.is_file():
+        summary = _json(folder.summary)
+        if not isinstance(summary, dict) or not {"stages", "target", "task"} <= set(summary):
+            raise UserError(
+                f"{str(folder.summary)!r} is not what train writes; "
+                "a report is about folders of train and compare"
+            )
+    metrics = _metrics(folder)
+    if summary is None:
+        notes.append(
+            f"The run has not finished. Continue it with: ptgm-fast train --resume --out {path}"
+        )
+    evaluation = _record(path / EVALUATION, EvaluationRecord)
+    if evaluation is None:
+        notes.append(f"No {EVALUATION} (confusion matrix, reliability diagram): {OLDER}.")
+    tiles = _tiles(path)
+    if not tiles:
+        notes.append(f"No {PAIRS} (pseudo samples): {OLDER}.")
+    profile, trace = None, []
+    if (path / profile_schema.FILE).is_file():
+        profile = read_profile(path)
+        trace = _trace(path / profile_trace.FILE)
+    else:
+        notes.append(
+            "No profile (times by phase, timeline): run it with --profile to see where the time goes."
+        )
+    return Run(
+        name=name,
+        config=folder.config.read_text(encoding="utf-8"),
+        metrics=metrics,
+        summary=summary,
+        evaluation=evaluation,
+        tiles=tiles,
+        profile=profile,
+        trace=trace,
+        notes=tuple(notes),
+    )
+
+
+def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
+    again = f"continue the run with: ptgm-fast train --resume --out {folder.path}"
+    if not folder.metrics.is_file() or not folder.metrics.read_text(encoding="utf-8").strip():
+        raise UserError(
+            f"{str(folder.metrics)!r} is empty or missing: the run stopped before its first line. "
+            f"There is nothing to report yet; {again}"
+        )
+    metrics = folder.read_metrics()
+    lines = folder.metrics.read_text(encoding="utf-8").splitlines()
+    # A kill cuts the last line off; a broken line before it is damage, and what follows it would be left out.
+    if len(metrics) < len(lines) - 1:
+        raise UserError(
+            f"{str(folder.metrics)!r} is damaged: line {len(metrics) + 1} of {len(lines)} is no JSON. "
+            "Remove that line"
+        )
+    if metrics and "method" in metrics[0]:
+        raise UserError(
+            f"{str(folder.path)!r} is a comparison that has not finished (no compare.json); run compare again"
+        )
+    if not metrics or not all({"stage", "step"} <= set(record) for record in metrics):
+        raise UserError(
+            f"{str(folder.metrics)!r} has no metrics of a stage; a report is about folders of train and compare"
+        )
+    return metrics
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{str(path)!r} is not whole JSON ({error}): it was cut off or edited. "
+            "Remove it, and write it again by running its command into a new folder"
+        ) from None
+
+
+def _record(path: Path, model: type[Model]) -> Model | None:
+    if not path.is_file():
+        return None
+    values = _json(path)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(
+            f"{str(path)!r}: {place}: {first['msg']}; it is damaged or of another version. Remove it to report without it"
+        ) from None
+
+
+def _comparison(path: Path) -> dict[str, Any]:
+    report = _json(path)
+    needed = {"test_accuracy", "mean", "std", "ece", "seconds", "images_synthesised"}
+    methods = report.get("methods") if isinstance(report, dict) else None
+    if not isinstance(methods, dict) or not methods:
+        raise UserError(f"{str(path)!r} has no methods; run compare again")
+    for name, row in methods.items():
+        if not isinstance(row, dict) or not needed <= set(row):
+            raise UserError(
+                f"{str(path)!r}: method {name!r} lacks some of {', '.join(sorted(needed))}; run compare again"
+            )
+    return report
+
+
+def _tiles(path: Path) -> tuple[Tiles, ...]:
+    record = _record(path / PAIRS, PairsRecord)
+    picture = path / PAIRS_PICTURE
+    if record is None or not picture.is_file():
+        return ()
+    height, width = record.tile
+    size = (width * (1 + record.samples), height * len(record.targets))
+    try:
+        with Image.open(picture) as opened:
+            sheet = opened.copy()
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"{str(picture)!r} cannot be read ({error}). Remove it to report without it"
+        ) from None
+    if sheet.size != size:
+        raise UserError(
+            f"{str(picture)!r} is {sheet.size[0]}x{sheet.size[1]}, but {PAIRS} describes {size[0]}x{size[1]}; "
+            "remove both to report without them"
+        )
+
+    def tile(row: int, column: int) -> str:
+        left, top = column * width, row * height
+        buffer = io.BytesIO()
+        sheet.crop((left, top, left + width, top + height)).save(buffer, "PNG")
+        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+    return tuple(
+        Tiles(
+            target.class_name,
+            target.soft_label,
+            tile(row, 0),
+            tuple(tile(row, 1 + column) for column in range(record.samples)),
+        )
+        for row, target in enumerate(record.targets)
+    )
+
+
+def _trace(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    values = _json(path)
+    events = values.get("traceEvents") if isinstance(values, dict) else None
+    if not isinstance(events, list) or not all(isinstance(e, dict) and "ph" in e for e in events):
+        raise UserError(f"{str(path)!r} has no traceEvents. Remove it to report without a timeline")
+    return events

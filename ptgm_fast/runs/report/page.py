@@ -1,0 +1,108 @@
+"""The page: figures and tables of the runs side by side, in one file that asks nothing of any network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ptgm_fast import __version__
+from ptgm_fast.errors import UserError
+from ptgm_fast.models.weights import write_atomically
+from ptgm_fast.runs.report import figures
+from ptgm_fast.runs.report.load import Run, load_folders
+from ptgm_fast.runs.report.timeline import timeline
+
+
+def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page about the folders of `train` and `compare` given, and return its place.
+
+    out: by default ``report.html`` in the first folder. Raises UserError for a folder that is none of these, for a damaged
+    file, and for a place that cannot be written. A part that a folder does not have is left out with a note that says why.
+    """
+    if not folders:
+        raise UserError("name at least one run folder")
+    runs, comparisons = load_folders(folders)
+    out = out or folders[0] / "report.html"
+    if out.is_dir() or not out.resolve().parent.is_dir():
+        raise UserError(
+            f"--out {str(out)!r} must be a file in a folder that exists, such as report.html"
+        )
+    page = _template().render(
+        title=", ".join([run.name for run in runs] + [c.name for c in comparisons]),
+        version=__version__,
+        style=files("ptgm_fast").joinpath("assets/report/style.css").read_text(encoding="utf-8"),
+        runs=[_run(run) for run in runs],
+        comparisons=[
+            {"name": c.name, "report": c.report, "figure": figures.comparison(c.report)}
+            for c in comparisons
+        ],
+    )
+    write_atomically(out, page.encode())
+    return out
+
+
+def _template() -> Any:
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.2f} %"
+    source = files("ptgm_fast").joinpath("assets/report/page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _run(run: Run) -> dict[str, Any]:
+    """What the template shows of a run; a missing part is None."""
+    profile = run.profile
+    return {
+        "name": run.name,
+        "summary": run.summary,
+        "seconds": sum(s["seconds"] for s in run.summary["stages"].values())
+        if run.summary
+        else None,
+        "notes": run.notes,
+        "curves": [(stage, figures.curves(run.metrics, stage)) for stage in run.stages],
+        "profile": profile,
+        "time_bars": figures.time_bars(profile) if profile else None,
+        "timeline": timeline(profile, run.trace) if profile else None,
+        "tiles": run.tiles,
+        "evaluation": run.evaluation,
+        "confused": _most_confused(run) if run.evaluation else (),
+        "confusion": figures.confusion(run.evaluation) if run.evaluation else None,
+        "reliability": figures.reliability(run.evaluation) if run.evaluation else None,
+        "config": run.config,
+        "environment": _environment(run),
+    }
+
+
+def _most_confused(run: Run) -> list[tuple[str, str, int]]:
+    """The five most frequent mistakes: true class, predicted class, images."""
+    assert run.evaluation is not None
+    names = run.evaluation.class_names
+    mistakes = [
+        (names[row], names[column], count)
+        for row, counts in enumerate(run.evaluation.confusion)
+        for column, count in enumerate(counts)
+        if row != column and count
+    ]
+    return sorted(mistakes, key=lambda mistake: -mistake[2])[:5]
+
+
+def _environment(run: Run) -> dict[str, str]:
+    facts: dict[str, str] = {}
+    if run.summary:
+        facts["device"] = f"{run.summary['device']}, {run.summary['num_threads']} thread(s)"
+        facts.update({name: str(version) for name, version in run.summary["versions"].items()})
+        source = run.summary.get("source", {})
+        facts["generator"] = str(source.get("generator", ""))
+        facts.update({f"sha256 of {n}": digest for n, digest in source.get("sha256", {}).items()})
+    if run.profile:
+        hardware = run.profile.hardware
+        facts["processor"] = f"{hardware.processor}, {hardware.cores} logical cores"
+        facts["peak memory"] = f"{hardware.peak_rss_bytes / 2**20:,.0f} MiB"
+        if hardware.peak_gpu_bytes is not None:
+            facts["peak GPU memory"] = f"{hardware.peak_gpu_bytes / 2**20:,.0f} MiB"
+    return facts
