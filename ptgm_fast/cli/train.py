@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ptgm_fast.runs.folder import newest, next_free
 from ptgm_fast.runs.task import choose_device
 from ptgm_fast.runs.train import train
 from ptgm_fast.training.context import Context, Interrupted, no_spans
+from ptgm_fast.training.distributed import joined, own_device, several_processes
 
 RUNS = Path("runs")
 
@@ -29,29 +31,53 @@ def run(
     profile: bool,
     resume: bool,
 ) -> None:
-    if resume:
-        config, out = _resumed(config_path, out, seed, settings)
-    else:
-        config = load_config(config_path, settings, seed)
-        out = out or next_free(RUNS, f"{config.task}-seed{config.seed}")
-    spans = SpanRecorder(choose_device(config.device)) if profile else None
-    console.print(
-        f"{config.task}: {' -> '.join(config.stages)} on {choose_device(config.device)}, seed {config.seed}; folder {out}"
-    )
-    with StageProgress() as progress, stop_on_signal() as asked:
-        context = Context(
-            spans=spans or no_spans,
-            on_step=progress.update,
-            stop=lambda: bool(asked),
+    with stop_on_signal(alone=not several_processes()) as asked, joined() as world:
+        say = console.print if world.is_first else _silent
+        # The first process's machine holds the folder; the others do not look for it.
+        config, out = world.from_first(lambda: _choose(config_path, out, seed, settings, resume))
+        own_device(config.device, world)
+        device = choose_device(config.device)
+        spans = SpanRecorder(device) if profile and world.is_first else None
+        together = f", {world.size} processes" if world.size > 1 else ""
+        say(
+            f"{config.task}: {' -> '.join(config.stages)} on {device}{together}, seed {config.seed}; folder {out}"
         )
-        try:
-            summary = train(config, out, resume=resume, context=context)
-        except Interrupted as stopped:
-            console.print(f"{stopped}. Continue with: ptgm-fast train --resume --out {out}")
-            sys.exit(130)
-    if spans:
-        console.print(profile_table(spans, summary))
-    _report(summary, out)
+        with StageProgress() if world.is_first else nullcontext() as progress:
+            context = Context(
+                spans=spans or no_spans,
+                stop=lambda: bool(asked),
+                on_notice=say,
+                world=world,
+            )
+            if progress:
+                context.on_step = progress.update
+            try:
+                summary = train(config, out, resume=resume, context=context)
+            except Interrupted as stopped:
+                say(f"{stopped}. Continue with: ptgm-fast train --resume --out {out}")
+                sys.exit(130)
+        if spans:
+            say(profile_table(spans, summary))
+        if world.is_first:
+            _report(summary, out)
+
+
+def _silent(*parts: object) -> None:
+    """What another process than the first prints."""
+
+
+def _choose(
+    config_path: Path | None,
+    out: Path | None,
+    seed: int | None,
+    settings: list[str],
+    resume: bool,
+) -> tuple[RunConfig, Path]:
+    """The run's config and folder."""
+    if resume:
+        return _resumed(config_path, out, seed, settings)
+    config = load_config(config_path, settings, seed)
+    return config, out or next_free(RUNS, f"{config.task}-seed{config.seed}")
 
 
 def _resumed(
