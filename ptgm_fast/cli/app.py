@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ptgm_fast.errors import UserError
 
 app = typer.Typer(
     name="ptgm-fast",
@@ -59,8 +62,13 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+# What torchrun may start several processes of; the others would do the same work in each of them.
+SHARED_COMMANDS = ("train", "synthesize")
+
+
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -69,6 +77,14 @@ def root(
     ] = False,
 ) -> None:
     """Train a target classifier from a frozen conditional generator and a frozen source classifier."""
+    several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+    if several and context.invoked_subcommand not in SHARED_COMMANDS:
+        if os.environ.get("RANK", "0") != "0":
+            raise typer.Exit(2)
+        raise UserError(
+            f"{context.invoked_subcommand} runs in one process, but {os.environ['WORLD_SIZE']} were started: start it without "
+            f"torchrun (which is for {' and '.join(SHARED_COMMANDS)})"
+        )
 
 
 @app.command()
