@@ -1,7 +1,7 @@
 """Condense what pytest-benchmark measured and write the tables of benchmarks/README.md from it.
 
-pytest benchmarks/kernels --benchmark-enable --benchmark-only --benchmark-json=raw.json
-python scripts/write_benchmarks.py raw.json        # raw.json -> benchmarks/results/kernels.json -> the tables
+pytest benchmarks --benchmark-enable --benchmark-only --benchmark-json=raw.json
+python scripts/write_benchmarks.py raw.json        # raw.json -> benchmarks/results/measured.json -> the tables
 python scripts/write_benchmarks.py                 # the tables again, from the condensed file
 """
 
@@ -15,9 +15,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "benchmarks" / "README.md"
-RESULTS = ROOT / "benchmarks" / "results" / "kernels.json"
+RESULTS = ROOT / "benchmarks" / "results" / "measured.json"
 BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
-PACKAGES = ("torch", "torchvision", "kornia", "scipy")
+PACKAGES = ("torch", "torchvision", "kornia", "scipy", "pytorch-pretrained-biggan")
+# The contenders that are this project's, in all their forms; the others are measured against them.
+OWN = ("fused", "optimized")
 
 
 def condensed(raw: dict[str, Any]) -> dict[str, Any]:
@@ -46,24 +48,24 @@ def times(ratio: float) -> str:
 
 
 def table(results: dict[str, Any]) -> str:
-    """A row a group: the fused op's time, and how many times as long each other contender takes."""
+    """A row a group: our time, and how many times as long each other contender takes."""
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     lines = [
         f"{results['date']}, {results['cores']} cores of {results['cpu']}; {versions}. The contenders of a row ran in one process; medians.",
         "",
-        "| op, size, threads | fused, µs (quartiles) | eager PyTorch | torch.compile | others |",
+        "| what, size, threads | ours, µs (quartiles) | eager PyTorch | torch.compile | others |",
         "|---|---|---|---|---|",
     ]
     for group, contenders in results["groups"].items():
         for name, own in contenders.items():
-            if not name.startswith("fused"):
+            if not name.startswith(OWN):
                 continue
             # Where several fused forms run, each is a row; the plain one stands for the op.
-            label = group if name == "fused" else f"{group}: {name}"
+            label = group if name in OWN else f"{group}: {name}"
             ratios = {
                 other: times(entry["median"] / own["median"])
                 for other, entry in contenders.items()
-                if not other.startswith("fused")
+                if not other.startswith(OWN)
             }
             rest = "; ".join(f"{k} {v}" for k, v in ratios.items() if k not in ("eager", "compile"))
             low, high = own["quartiles"]

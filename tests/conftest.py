@@ -88,6 +88,7 @@ validation_per_class = 5
 test_per_class = 10
 [source]
 generator = "{pair}"
+optimize = false  # tracing takes longer than the whole run; tests that mean it ask for it
 [pp]
 steps = 12
 batch_size = 16

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from ptgm_fast.errors import UserError
 
 app = typer.Typer(
     name="ptgm-fast",
@@ -39,6 +42,16 @@ SetOption = Annotated[
         help="Change one setting, e.g. p_ssl.weight=0.3; may be repeated.",
     ),
 ]
+OriginalOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-optimize", help="Keep the generator as it is (the same as source.optimize=false)."
+    ),
+]
+
+
+def _settings(settings: list[str] | None, original: bool) -> list[str]:
+    return [*(settings or []), *(["source.optimize=false"] if original else [])]
 
 
 def _version(value: bool) -> None:
@@ -49,8 +62,13 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+# What torchrun may start several processes of; the others would do the same work in each of them.
+SHARED_COMMANDS = ("train", "synthesize")
+
+
 @app.callback()
 def root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option(
@@ -59,6 +77,14 @@ def root(
     ] = False,
 ) -> None:
     """Train a target classifier from a frozen conditional generator and a frozen source classifier."""
+    several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+    if several and context.invoked_subcommand not in SHARED_COMMANDS:
+        if os.environ.get("RANK", "0") != "0":
+            raise typer.Exit(2)
+        raise UserError(
+            f"{context.invoked_subcommand} runs in one process, but {os.environ['WORLD_SIZE']} were started: start it without "
+            f"torchrun (which is for {' and '.join(SHARED_COMMANDS)})"
+        )
 
 
 @app.command()
@@ -91,11 +117,21 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out (default: the newest).")
     ] = False,
+    no_optimize: OriginalOption = False,
 ) -> None:
     """Run the stages of a config: pseudo pre-training, then P-SSL, then evaluation."""
     from ptgm_fast.cli.train import run
 
-    run(config, out, seed, settings or [], profile, resume, profile_ops, logger)
+    run(
+        config,
+        out,
+        seed,
+        _settings(settings, no_optimize),
+        profile,
+        resume,
+        profile_ops,
+        logger,
+    )
 
 
 @app.command()
@@ -119,11 +155,12 @@ def compare(
         ),
     ] = None,
     settings: SetOption = None,
+    no_optimize: OriginalOption = False,
 ) -> None:
     """Run every method on the same data, network, budget and seeds; say whether the pseudo data helped."""
     from ptgm_fast.cli.compare import run
 
-    run(config, out, seeds, methods, settings or [])
+    run(config, out, seeds, methods, _settings(settings, no_optimize))
 
 
 @app.command()
@@ -172,11 +209,12 @@ def synthesize(
     ] = False,
     seed: SeedOption = None,
     settings: SetOption = None,
+    no_optimize: OriginalOption = False,
 ) -> None:
     """Write labelled pseudo images as an image folder with a manifest."""
     from ptgm_fast.cli.synthesize import run
 
-    run(config, count, out, conditioned, seed, settings or [])
+    run(config, count, out, conditioned, seed, _settings(settings, no_optimize))
 
 
 @app.command()
@@ -205,10 +243,41 @@ def doctor() -> None:
 @app.command()
 def optimize(
     generator: Annotated[
-        str, typer.Argument(metavar="GENERATOR", help="`letters`, or a folder with a card.")
+        str, typer.Argument(metavar="GENERATOR", help="`letters`, a folder with a card, or a URI.")
     ],
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, ...")] = "auto",
+    truncation: Annotated[
+        float | None,
+        typer.Option(
+            "--truncation", help="For a generator whose truncation selects its statistics."
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option("--batch", metavar="N", min=1, help="Batch size of the timing.")
+    ] = 32,
+    rounds: Annotated[
+        int, typer.Option("--rounds", min=0, help="Timed rounds of each; 0 leaves the timing out.")
+    ] = 5,
 ) -> None:
-    """Rewrite a frozen generator into an equal, cheaper one, and say what each pass saved."""
+    """Rewrite a frozen generator into an equal, cheaper one; say what each pass saved and how fast both are."""
     from ptgm_fast.cli.optimize import run
 
-    run(generator)
+    run(generator, device, truncation, batch, rounds)
+
+
+@app.command()
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FILE.pkl", help="NVIDIA's pickle of StyleGAN2-ADA or StyleGAN3."),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.safetensors", help="Default: beside the pickle."),
+    ] = None,
+    network: Annotated[str, typer.Option("--network", help="G_ema (the average) or G.")] = "G_ema",
+) -> None:
+    """Write a StyleGAN pickle as safetensors; nothing of the pickle is run."""
+    from ptgm_fast.cli.convert import run
+
+    run(source, out, network)

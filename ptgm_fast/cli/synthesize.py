@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from ptgm_fast.cli.ui import StageProgress, console
 from ptgm_fast.config import load_config
 from ptgm_fast.runs.synthesize import synthesize
+from ptgm_fast.training.distributed import joined
 
 
 def run(
@@ -17,15 +21,22 @@ def run(
     seed: int | None,
     settings: list[str],
 ) -> None:
-    config = load_config(config_path, settings, seed)
-    with StageProgress(unit="image") as progress:
-        summary = synthesize(
-            config,
-            count,
-            out,
-            conditioned=conditioned,
-            on_images=lambda done, total: progress.update("synthesize", done, total),
-        )
+    with joined() as world:
+        config = world.from_first(lambda: load_config(config_path, settings, seed))
+        with StageProgress(unit="image") if world.is_first else nullcontext() as progress:
+
+            def on_images(done: int, total: int) -> None:
+                if progress:
+                    progress.update("synthesize", done, total)
+
+            summary = synthesize(
+                config, count, out, conditioned=conditioned, on_images=on_images, world=world
+            )
+        if world.is_first:
+            _report(summary, out)
+
+
+def _report(summary: Mapping[str, Any], out: Path) -> None:
     console.print(
         f"{summary['count']:,} images of {len(summary['class_names'])} classes in {out}, with manifest.jsonl and summary.json"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ptgm_fast.runs.loggers import open_logger
 from ptgm_fast.runs.task import choose_device
 from ptgm_fast.runs.train import train
 from ptgm_fast.training.context import Context, Interrupted
+from ptgm_fast.training.distributed import joined, own_device, several_processes
 
 RUNS = Path("runs")
 
@@ -30,37 +32,62 @@ def run(
     profile_ops: int = 0,
     logger: str | None = None,
 ) -> None:
-    if resume:
-        config, out = _resumed(config_path, out, seed, settings)
-    else:
-        config = load_config(config_path, settings, seed)
-        out = out or next_free(RUNS, f"{config.task}-seed{config.seed}")
-    log = open_logger(logger, out) if logger else None
-    console.print(
-        f"{config.task}: {' -> '.join(config.stages)} on {choose_device(config.device)}, seed {config.seed}; folder {out}"
-    )
-    with StageProgress() as progress, stop_on_signal() as asked:
-        context = Context(on_step=progress.update, stop=lambda: bool(asked))
+    with stop_on_signal(alone=not several_processes()) as asked, joined() as world:
+        say = console.print if world.is_first else _silent
+        # The first process's machine holds the folder; the others do not look for it.
+        config, out = world.from_first(lambda: _choose(config_path, out, seed, settings, resume))
+        own_device(config.device, world)
+        device = choose_device(config.device)
+        # One process is looked at, and one writes the log.
+        looked_at = (profile or profile_ops) and world.is_first
+        log = open_logger(logger, out) if logger and world.is_first else None
+        together = f", {world.size} processes" if world.size > 1 else ""
+        say(
+            f"{config.task}: {' -> '.join(config.stages)} on {device}{together}, seed {config.seed}; folder {out}"
+        )
+        with StageProgress() if world.is_first else nullcontext() as progress:
+            context = Context(stop=lambda: bool(asked), on_notice=say, world=world)
+            if progress:
+                context.on_step = progress.update
+            if log:
+                context = log.watch(context)
+            before = written_at(out)
+            try:
+                summary = train(
+                    config,
+                    out,
+                    resume=resume,
+                    context=context,
+                    profile=profile,
+                    profile_ops=profile_ops,
+                )
+            except Interrupted as stopped:
+                say(f"{stopped}. Continue with: ptgm-fast train --resume --out {out}")
+                sys.exit(130)
         if log:
-            context = log.watch(context)
-        before = written_at(out)
-        try:
-            summary = train(
-                config,
-                out,
-                resume=resume,
-                context=context,
-                profile=profile,
-                profile_ops=profile_ops,
-            )
-        except Interrupted as stopped:
-            console.print(f"{stopped}. Continue with: ptgm-fast train --resume --out {out}")
-            sys.exit(130)
-    if log:
-        log.close()
-    if profile or profile_ops:
-        show_new_profile(out, before)
-    _report(summary, out)
+            log.close()
+        if looked_at:
+            show_new_profile(out, before)
+        if world.is_first:
+            _report(summary, out)
+
+
+def _silent(*parts: object) -> None:
+    """What another process than the first prints."""
+
+
+def _choose(
+    config_path: Path | None,
+    out: Path | None,
+    seed: int | None,
+    settings: list[str],
+    resume: bool,
+) -> tuple[RunConfig, Path]:
+    """The run's config and folder."""
+    if resume:
+        return _resumed(config_path, out, seed, settings)
+    config = load_config(config_path, settings, seed)
+    return config, out or next_free(RUNS, f"{config.task}-seed{config.seed}")
 
 
 def _resumed(

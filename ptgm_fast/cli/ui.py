@@ -86,14 +86,20 @@ class StageProgress:
 
 
 @contextmanager
-def stop_on_signal() -> Iterator[list[bool]]:
-    """A flag list that is non-empty after Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once."""
+def stop_on_signal(*, alone: bool = True) -> Iterator[list[bool]]:
+    """A flag list that is non-empty after Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once.
+
+    alone: False in one of several processes, where torchrun passes a signal on that the terminal may have sent
+    already: a second one is no second wish, and each process's line would be one too many.
+    """
     asked: list[bool] = []
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if asked and number == signal.SIGINT:
+        if asked and alone and number == signal.SIGINT:
             raise KeyboardInterrupt
         asked.append(True)
+        if not alone:
+            return
         console.print("finishing this step and saving ... (Ctrl-C again stops at once)")
 
     previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

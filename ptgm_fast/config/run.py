@@ -101,6 +101,10 @@ class SourceConfig(Options):
     truncation: float = Field(
         0.0, ge=0, le=1, description="truncation of the latents; 0 draws untruncated"
     )
+    optimize: bool = Field(
+        True,
+        description="rewrite the generator into an equal, cheaper one; false keeps the original",
+    )
     classifier: ClassifierConfig = ClassifierConfig()
 
 
@@ -120,6 +124,17 @@ class RunConfig(Options):
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", ...')
     stages: tuple[Literal["pp", "supervised", "p-ssl"], ...] = ("pp", "p-ssl")
+    checkpoint_keep: int = Field(
+        2, ge=1, description="checkpoints kept; a damaged newest one falls back to the one before"
+    )
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="torch.compile of the target network: auto on GPUs, for stages of 10,000 steps and more",
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="of the target network's training forward: auto is bfloat16 on GPUs, float32 on CPUs",
+    )
     data: DataConfig = DataConfig()
     source: SourceConfig = SourceConfig()
     target: NetworkConfig = NetworkConfig()

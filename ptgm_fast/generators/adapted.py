@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +38,17 @@ class AdaptedGenerator(Generator):
             return None
         table = self.class_embedding()
         return table.weight if isinstance(table, nn.Embedding) else table.weight.T
+
+    def example(self, truncation: float | None = None) -> tuple[Any, ...]:
+        card, like = self.card, next(self.parameters())
+        latents = like.new_zeros(2, *card.latent_shape)
+        if card.condition == "class-embedding":
+            return latents, like.new_zeros(2, card.embedding_dim or 1)
+        if card.condition == "soft-vector":
+            return latents, like.new_full((2, card.num_classes), 1 / card.num_classes)
+        if card.soft == "mix-embedding":
+            raise ValueError("its class embeddings are mixed within the network, at each call")
+        return latents, torch.arange(2, device=like.device) % card.num_classes
 
     def generate(
         self,

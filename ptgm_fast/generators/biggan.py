@@ -80,22 +80,24 @@ class Attention(nn.Module):
 
 
 class BigGAN(AdaptedGenerator):
-    """BigGAN with a shared class embedding e. With `chunk` > 0 the latents are split hierarchically: the first chunk
-    makes the 4x4 map and chunk i + 1 joins e in the condition of block i; else the condition is e alone.
+    """BigGAN with a shared class embedding e, or with a table of its own in every norm: then e is the label's vector.
+
+    With `chunk` > 0 the latents are split hierarchically: the first chunk makes the 4x4 map and chunk i + 1 joins e in
+    the condition of block i; else the condition is e alone.
     """
 
     def __init__(
         self, card: AdapterCard, widths: list[tuple[int, int, bool]], chunk: int, eps: float
     ) -> None:
         super().__init__()
-        assert card.embedding_dim is not None
         self.card, self.chunk = card, chunk
-        first = widths[0][0]
-        self.shared = nn.Embedding(card.num_classes, card.embedding_dim)
+        first, width = widths[0][0], card.embedding_dim or card.num_classes
+        if card.embedding_dim:
+            self.shared = nn.Embedding(card.num_classes, card.embedding_dim)
         self.linear = nn.Linear(chunk or card.latent_dim, first * 16)
         self.blocks = nn.ModuleList()
         for inputs, outputs, attention in widths:
-            parts: list[nn.Module] = [Block(inputs, outputs, card.embedding_dim + chunk, eps)]
+            parts: list[nn.Module] = [Block(inputs, outputs, width + chunk, eps)]
             self.blocks.append(nn.ModuleList(parts + [Attention(outputs)] * attention))
         last = widths[-1][1]
         self.output_layer = nn.Sequential(
@@ -106,7 +108,7 @@ class BigGAN(AdaptedGenerator):
         return self.shared
 
     def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
-        """Images of latents [N, latent_dim] and class embeddings [N, D]."""
+        """Images of latents [N, latent_dim] and class embeddings [N, D], or labels [N, K] without shared ones."""
         first, *rest = latents.split(self.chunk, 1) if self.chunk else (latents,)
         hidden = self.linear(first).view(len(latents), -1, 4, 4)
         for index, block in enumerate(self.blocks):
@@ -131,8 +133,17 @@ def load_biggan(request: Request) -> BigGAN:
     file = describe(path, request.sha256, what=what)
     state = bake_power_iteration(read_state(path, what=what, mapped=True), eps=sn_eps, where=what)
     try:
-        num_classes, width = state["shared.weight"].shape
-        chunk = state["blocks.0.0.bn1.gain.weight"].shape[1] - width
+        first_norm = state["blocks.0.0.bn1.gain.weight"]
+        shared = state.get("shared.weight")
+        if shared is None:
+            # Each norm has a table [K, C] of its own: the transposed weight of a Linear on the label's vector.
+            num_classes, width, chunk = len(first_norm), None, 0
+            for name in state:
+                if re.search(r"\.bn[12]\.(gain|bias)\.weight$", name):
+                    state[name] = state[name].T.contiguous()
+        else:
+            num_classes, width = shared.shape
+            chunk = first_norm.shape[1] - width
         count = 1 + max(int(m[1]) for k in state if (m := re.match(r"blocks\.(\d+)\.", k)))
         widths = []
         for index in range(count):
@@ -141,8 +152,7 @@ def load_biggan(request: Request) -> BigGAN:
         first = state["linear.weight"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
-            f"{what}: {str(path)!r} is no generator of BigGAN-PyTorch with shared embeddings (--shared); "
-            f"looked for {error}"
+            f"{what}: {str(path)!r} is no generator of BigGAN-PyTorch; looked for {error}"
         ) from error
     card = {
         "name": path.stem,
@@ -153,7 +163,7 @@ def load_biggan(request: Request) -> BigGAN:
         "embedding_dim": width,
         "image_size": 4 * 2**count,
         "channels": 3,
-        "condition": "class-embedding",
+        "condition": "class-embedding" if width else "soft-vector",
         "truncation": "scales-latents",
         "settings": {"bn_eps": bn_eps, "sn_eps": sn_eps},
         "files": {path.name: file},

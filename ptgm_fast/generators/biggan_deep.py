@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +35,7 @@ class TruncatedNorm(nn.Module):
     """Batch norm with statistics for each of n_stats truncations 0, 1 / (n_stats - 1), ..., 1.
 
     y = (x - mean_t) / sqrt(var_t + eps) * gain + offset; gain = 1 + scale(c) and offset(c) are linear in a condition
-    c [N, D], or plain parameters without one (condition_dim None). `truncation` holds t.
+    c [N, D], or plain parameters without one (condition_dim None).
     """
 
     def __init__(self, channels: int, condition_dim: int | None, config: BigGANDeepConfig) -> None:
@@ -43,7 +44,6 @@ class TruncatedNorm(nn.Module):
         self.register_buffer("running_vars", torch.ones(config.n_stats, channels))
         self.eps = config.eps
         self.step = 1 / (config.n_stats - 1)
-        self.truncation = 1.0
         if condition_dim is None:
             self.weight = nn.Parameter(torch.ones(channels))
             self.bias = nn.Parameter(torch.zeros(channels))
@@ -51,9 +51,9 @@ class TruncatedNorm(nn.Module):
             self.scale = nn.Linear(condition_dim, channels, bias=False)
             self.offset = nn.Linear(condition_dim, channels, bias=False)
 
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance [C] at the truncation."""
-        fraction, index = math.modf(self.truncation / self.step)
+    def statistics(self, truncation: float) -> tuple[Tensor, Tensor]:
+        """Mean and variance [C] at a truncation."""
+        fraction, index = math.modf(truncation / self.step)
         first = int(index)
         means, variances = self.get_buffer("running_means"), self.get_buffer("running_vars")
         if fraction == 0:
@@ -65,8 +65,8 @@ class TruncatedNorm(nn.Module):
         )
         return mean, variance
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        mean, variance = self.statistics()
+    def forward(self, x: Tensor, truncation: float, condition: Tensor | None = None) -> Tensor:
+        mean, variance = self.statistics(truncation)
         if condition is None:
             return F.batch_norm(x, mean, variance, self.weight, self.bias, eps=self.eps)
         normal = (x - mean[None, :, None, None]) / torch.sqrt(variance + self.eps)[
@@ -104,16 +104,16 @@ class DeepBlock(nn.Module):
         self.bn_3 = TruncatedNorm(middle, condition_dim, config)
         self.conv_3 = nn.Conv2d(middle, outputs, 1)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        hidden = self.conv_0(F.relu(self.bn_0(x, condition)))
-        hidden = F.relu(self.bn_1(hidden, condition))
+    def forward(self, x: Tensor, truncation: float, condition: Tensor) -> Tensor:
+        hidden = self.conv_0(F.relu(self.bn_0(x, truncation, condition)))
+        hidden = F.relu(self.bn_1(hidden, truncation, condition))
         shortcut = x[:, : self.kept]
         if self.upsample:
             hidden = F.interpolate(hidden, scale_factor=2, mode="nearest")
             shortcut = F.interpolate(shortcut, scale_factor=2, mode="nearest")
         hidden = self.conv_1(hidden)
-        hidden = self.conv_2(F.relu(self.bn_2(hidden, condition)))
-        return self.conv_3(F.relu(self.bn_3(hidden, condition))) + shortcut
+        hidden = self.conv_2(F.relu(self.bn_2(hidden, truncation, condition)))
+        return self.conv_3(F.relu(self.bn_3(hidden, truncation, condition))) + shortcut
 
 
 class DeepAttention(nn.Module):
@@ -127,7 +127,7 @@ class DeepAttention(nn.Module):
         self.snconv1x1_o_conv = nn.Conv2d(channels // 2, channels, 1, bias=False)
         self.gamma = nn.Parameter(torch.zeros(1))
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, truncation: float, condition: Tensor) -> Tensor:
         return attend(
             x,
             self.snconv1x1_theta,
@@ -156,14 +156,14 @@ class BigGANDeepNetwork(nn.Module):
         self.bn = TruncatedNorm(width, None, config)
         self.conv_to_rgb = nn.Conv2d(width, width, 3, padding=1)
 
-    def forward(self, condition: Tensor) -> Tensor:
+    def forward(self, condition: Tensor, truncation: float) -> Tensor:
         # The Linear's outputs are ordered as TensorFlow's images: row, column, channel.
         hidden = self.gen_z(condition).view(-1, 4, 4, 16 * self.width).permute(0, 3, 1, 2)
         hidden = hidden.contiguous()
         for layer in self.layers:
-            hidden = layer(hidden, condition)
+            hidden = layer(hidden, truncation, condition)
         # The layout stores `width` output channels; the first three are the image.
-        return torch.tanh(self.conv_to_rgb(F.relu(self.bn(hidden)))[:, :3])
+        return torch.tanh(self.conv_to_rgb(F.relu(self.bn(hidden, truncation)))[:, :3])
 
 
 class BigGANDeep(AdaptedGenerator):
@@ -178,16 +178,12 @@ class BigGANDeep(AdaptedGenerator):
     def class_embedding(self) -> nn.Linear:
         return self.embeddings
 
-    def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
-        """Images of latents [N, z_dim] and class embeddings [N, class_embed_dim] at the truncation last set."""
-        return self.generator(torch.cat([latents, embedding], 1))
+    def forward(self, latents: Tensor, embedding: Tensor, truncation: float = 1.0) -> Tensor:
+        """Images of latents [N, z_dim] and class embeddings [N, class_embed_dim], with the statistics of a truncation."""
+        return self.generator(torch.cat([latents, embedding], 1), truncation)
 
-    def set_truncation(self, truncation: float) -> None:
-        """Choose the statistics of every norm; kept out of `forward` so that they can be folded into it."""
-        for module in self.modules():
-            if isinstance(module, TruncatedNorm):
-                module.truncation = truncation
+    def example(self, truncation: float | None = None) -> tuple[Any, ...]:
+        return *super().example(), 1.0 if truncation is None else truncation
 
     def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
-        self.set_truncation(1.0 if truncation is None else truncation)
-        return self(latents, condition)
+        return self(latents, condition, 1.0 if truncation is None else truncation)

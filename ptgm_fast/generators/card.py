@@ -35,7 +35,7 @@ class ClassifierCard(_Frozen):
 
 
 Condition = Literal["class-index", "class-embedding", "soft-vector"]
-Truncation = Literal["scales-latents", "selects-statistics", "none"]
+Truncation = Literal["scales-latents", "selects-statistics", "interpolates-styles", "none"]
 Soft = Literal["mix-embedding", "sample-class"]
 
 
@@ -45,7 +45,8 @@ class Card(_Frozen):
     output_range: the images' least and greatest value. condition: what the network takes: `class-index` int64 [N],
     `class-embedding` (mixed) rows of an embedding table [N, D], `soft-vector` one-hot or soft labels [N, K].
     truncation, of a number t in (0, 1]: `scales-latents` multiplies the latents by t; `selects-statistics` takes the
-    latents as they are (drawn truncated) and batch norm statistics collected at t; `none`: there is no such choice.
+    latents as they are (drawn truncated) and batch norm statistics collected at t; `interpolates-styles` takes the
+    latents as they are (drawn untruncated) and moves what the mapping network makes of them to its mean; `none`: there is no such choice.
     """
 
     name: str

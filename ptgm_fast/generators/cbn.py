@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Self, cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptgm_fast import kernels
 from ptgm_fast.generators.card import GeneratorCard
 from ptgm_fast.generators.conditions import ConditionKind, condition_kind
 from ptgm_fast.generators.contract import Generator
@@ -33,26 +30,9 @@ class ConditionalBatchNorm2d(nn.Module):
         scale, shift = self.scale_shift(condition).chunk(2, 1)
         return self.norm(x) * (1 + scale)[:, :, None, None] + shift[:, :, None, None]
 
-    def relu(self, x: Tensor, condition: Tensor) -> Tensor:
-        """relu(forward(x, condition)), in one pass over x where the statistics are known."""
-        if self.training:
-            return F.relu(self(x, condition))
-        return kernels.cond_norm_act(x, *self.folded(condition))
-
-    def folded(self, condition: Tensor) -> tuple[Tensor, Tensor]:
-        """Evaluation as x * scale + shift, [N, C] each: the running statistics are in them."""
-        mean, variance = self.norm.running_mean, self.norm.running_var
-        assert mean is not None
-        assert variance is not None
-        gain, bias = self.scale_shift(condition).chunk(2, 1)
-        scale = (1 + gain) * torch.rsqrt(variance + self.norm.eps)
-        return scale, bias - mean * scale
-
 
 class UpBlock(nn.Module):
     """Conditional norm, ReLU, nearest 2x upsampling, 3x3 convolution; then, if asked, a residual 3x3 convolution."""
-
-    phases: Tensor
 
     def __init__(self, inputs: int, outputs: int, condition_dim: int, *, residual: bool) -> None:
         super().__init__()
@@ -62,37 +42,11 @@ class UpBlock(nn.Module):
         self.residual_conv = nn.Conv2d(outputs, outputs, 3, padding=1) if residual else None
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        hidden = self.norm.relu(x, condition)
+        hidden = F.relu(self.norm(x, condition))
         hidden = self.conv(F.interpolate(hidden, scale_factor=2, mode="nearest"))
-        return self._add_residual(hidden, condition)
-
-    def freeze(self) -> None:
-        """Keep the weights of the phase convolution that upsampling and convolution are together."""
-        weight = kernels.phase_weight(self.conv.weight.detach())
-        self.register_buffer("phases", weight, persistent=False)
-
-    @property
-    def bias(self) -> Tensor:
-        """Of the convolution behind the upsampling."""
-        assert self.conv.bias is not None
-        return self.conv.bias
-
-    def convolved_phases(self, x: Tensor, condition: Tensor) -> Tensor:
-        """The convolution on the small image, [N, 4C, H+1, W+1], without its bias; of a frozen block."""
-        return F.conv2d(self.norm.relu(x, condition), self.phases, padding=1)
-
-    def frozen(self, x: Tensor, condition: Tensor) -> Tensor:
-        """`forward` of a frozen block, with 2.25 times fewer multiplications in its first convolution."""
-        phases, bias = self.convolved_phases(x, condition), self.bias
-        hidden = kernels.cond_norm_act(
-            phases, torch.ones_like(bias), bias, activation="none", phases=True
-        )
-        return self._add_residual(hidden, condition)
-
-    def _add_residual(self, hidden: Tensor, condition: Tensor) -> Tensor:
         if self.residual_norm is None or self.residual_conv is None:
             return hidden
-        return hidden + self.residual_conv(self.residual_norm.relu(hidden, condition))
+        return hidden + self.residual_conv(F.relu(self.residual_norm(hidden, condition)))
 
 
 class ConditionalBatchNormGenerator(Generator):
@@ -116,7 +70,6 @@ class ConditionalBatchNormGenerator(Generator):
                 f"(widths {list(card.widths)}) need"
             )
         self.card = card
-        self.is_frozen = False
         self.base_size = card.image_size // 2**num_blocks
         condition_dim = card.latent_dim + card.embedding_dim
         self.embedding = nn.Embedding(card.num_classes, card.embedding_dim)
@@ -138,36 +91,14 @@ class ConditionalBatchNormGenerator(Generator):
         """Images [N, channels, S, S] of latents [N, latent_dim] and (mixed) class embeddings [N, embedding_dim]."""
         condition = torch.cat([latents, embedding], 1)
         hidden = self.base(condition).view(-1, self.card.widths[0], self.base_size, self.base_size)
-        if self.is_frozen and not self.training:
-            hidden = self._frozen_blocks(hidden, condition)
-        else:
-            for block in self.blocks:
-                hidden = block(hidden, condition)
-            hidden = self.norm.relu(hidden, condition)
+        for block in self.blocks:
+            hidden = block(hidden, condition)
+        hidden = F.relu(self.norm(hidden, condition))
         return torch.tanh(self.to_image(hidden))
 
-    def _up_blocks(self) -> list[UpBlock]:
-        return cast(list[UpBlock], list(self.blocks))
-
-    def _frozen_blocks(self, hidden: Tensor, condition: Tensor) -> Tensor:
-        *first, last = self._up_blocks()
-        for block in first:
-            hidden = block.frozen(hidden, condition)
-        # The last block has no residual: its interleave, bias and the norm behind it are one pass.
-        scale, shift = self.norm.folded(condition)
-        phases = last.convolved_phases(hidden, condition)
-        return kernels.cond_norm_act(phases, scale, shift + scale * last.bias, phases=True)
-
-    def freeze(self) -> Self:
-        """Evaluation mode, no gradients to weights, and what only weights that never change again allow.
-
-        Upsampling and convolution become phase convolutions (`kernels.phase_weight`), which differ from them by
-        rounding. Weights that are changed afterwards need another `freeze`. Returns itself.
-        """
-        for block in self._up_blocks():
-            block.freeze()
-        self.is_frozen = True
-        return super().freeze()
+    def example(self, truncation: float | None = None) -> tuple[Tensor, Tensor]:
+        like, card = self.embedding.weight, self.card
+        return like.new_zeros(2, card.latent_dim), like.new_zeros(2, card.embedding_dim)
 
     def embed(self, condition: Tensor, kind: ConditionKind | None = None) -> Tensor:
         """The class embedding of a condition: E[y], q @ E, or the embedding itself; [N, embedding_dim].

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -24,9 +24,12 @@ class Generator(nn.Module, ABC):
         """The class embeddings [num_classes, D], if `generate` takes mixtures of their rows; None if it does not."""
         return None
 
-    def freeze(self) -> Self:
-        """Evaluation mode, no gradients to weights, and what only weights that never change allow. Returns itself."""
-        return self.eval().requires_grad_(False)
+    def example(self, truncation: float | None = None) -> tuple[Any, ...]:
+        """Inputs of `forward` as `generate` makes them at this truncation, of two samples: what `optimize` traces.
+
+        Raises ValueError where a rewrite of `forward` could not stand in for the whole of `generate`.
+        """
+        raise ValueError(f"{type(self).__name__} does not say what its forward takes (`example`)")
 
     @abstractmethod
     def generate(

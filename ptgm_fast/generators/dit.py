@@ -34,6 +34,9 @@ class DiT(AdaptedGenerator):
         self.scheduler = scheduler
         self.null_class = transformer.config.num_embeds_ada_norm
 
+    def example(self, truncation: float | None = None) -> tuple[Any, ...]:
+        raise ValueError("a sampler calls its network once a step, so it is no single graph")
+
     def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
         steps, guidance = self.card.settings["steps"], self.card.settings["guidance"]
         if not len(latents):

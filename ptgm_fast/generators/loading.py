@@ -25,7 +25,9 @@ GENERATORS = {
     "letters": "the bundled pair: 52 Latin letters, 28x28 grey",
     "FOLDER": "a folder made by `ptgm-fast source` (card.json and safetensors); write ./letters for a folder of that name",
     "biggan-deep:DIR_OR_FILE": "BigGAN-deep in Hugging Face's layout (config.json and weights)",
-    "biggan:FILE": "BigGAN in BigGAN-PyTorch's layout, with shared embeddings",
+    "biggan:FILE": "BigGAN in BigGAN-PyTorch's layout",
+    "stylegan2-ada:FILE": "StyleGAN2-ADA with class labels, as `ptgm-fast convert` writes it",
+    "stylegan3:FILE": "StyleGAN3 with class labels, as `ptgm-fast convert` writes it",
     "diffusers:DIR": "a class-conditional DiT pipeline saved by diffusers",
     "module:PACKAGE.MODULE:FACTORY": "a torch.nn.Module of your own, ?weights=FILE",
 }
@@ -33,6 +35,8 @@ GENERATORS = {
 ADAPTERS = {
     "biggan-deep": ("load_biggan", "load_biggan_deep"),
     "biggan": ("biggan", "load_biggan"),
+    "stylegan2-ada": ("load_stylegan", "load_stylegan"),
+    "stylegan3": ("load_stylegan", "load_stylegan"),
     "diffusers": ("dit", "load_dit"),
     "module": ("own_module", "load_own_module"),
 }
@@ -84,7 +88,7 @@ def load(
         generator: Generator = _load_folder(uri, soft, sha256)
     else:
         generator = adapter(_request(uri, soft, soft_seed, sha256))
-    return generator.to(device=device, dtype=dtype).freeze()
+    return generator.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
 def _adapter(uri: str) -> Callable[[Request], Generator] | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -34,18 +35,56 @@ def save_weights(
     write_atomically(Path(path), data)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write bytes so that `path` holds either what it held or all of `data`, even after a kill or a full disk."""
+def read_metadata(path: Path | str) -> dict[str, str]:
+    """What `save_weights` was given as metadata; empty for other files."""
+    from safetensors import SafetensorError, safe_open
+
+    if Path(path).suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = json.loads((file.metadata() or {}).get("ptgm_fast", "{}"))
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        # What is wrong with the file is said when its tensors are read.
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_atomically(
+    path: Path, data: bytes | memoryview, *, before_rename: Callable[[], None] | None = None
+) -> None:
+    """Write bytes so that `path` holds either what it held or all of `data`, even after a kill or a full disk.
+
+    The data is flushed under a temporary name, renamed, and the folder flushed: what is there survives a power cut.
+    before_rename is called when the data is on the disk and `path` is still as it was.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        if before_rename:
+            before_rename()
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+    _flush_folder(path.parent)
+
+
+def _flush_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot flush a folder; the rename is as durable there as they make it.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def read_state(

@@ -65,7 +65,7 @@ def compare(
     rows: list[Row] = []
     for seed in seeds:
         if seed != task.config.seed:
-            task = build_task(config.model_copy(update={"seed": seed}))
+            task = build_task(config.model_copy(update={"seed": seed}), task.source)
         pre_trained: Progress | None = None
         for method in methods:
             chosen = replace(task, config=configs[method].model_copy(update={"seed": seed}))

@@ -24,8 +24,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path) -> RunFolder:
-        """A new folder. Raises UserError if something is already there: nothing of an earlier run is overwritten."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        """A new folder. Raises UserError if something is already there: nothing of an earlier run is overwritten.
+
+        What a kill leaves of a config.toml that was being written is nothing of a run.
+        """
+        if path.exists() and (
+            not path.is_dir() or any(p.name != ".config.toml.tmp" for p in path.iterdir())
+        ):
             raise UserError(
                 f"{str(path)!r} already exists and is not empty. Choose another --out, or continue the run in it with --resume"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.task import Task, build_source, build_task
 from ptgm_fast.sampling import AddressedOrder, SourceModels, conditioning_table, derive_seed
+from ptgm_fast.training.distributed import World, own_device
 
 BATCH = 256
 
@@ -28,6 +30,7 @@ def synthesize(
     *,
     conditioned: bool = False,
     on_images: Callable[[int, int], None] = lambda done, total: None,
+    world: World | None = None,
 ) -> dict[str, Any]:
     """Write `count` images as `out/CLASS/NUMBER.png` with `out/manifest.jsonl`; returns what summary.json holds.
 
@@ -35,33 +38,46 @@ def synthesize(
     sample is made for the soft source label of a labelled target image (PCS), CLASS is that image's target class,
     and the manifest has the target image's index and its most probable source classes.
     Sample i depends on (seed, i) only: more images are the same first ones and more. Images, folder and
-    manifest are complete or absent: the summary is written last. Raises UserError as `train` does.
+    manifest are complete or absent: the summary is written last. pixels_sha256 there is the SHA-256 of the batches'
+    SHA-256s. In several processes each makes whole batches of its own, the same ones that one process makes, into
+    the same folder, which all must see; what is written is then the same, bit for bit. on_images(done, total) is
+    of the process's own share. Raises UserError as `train` does.
     """
     if count < 1:
         raise UserError(f"--count must be at least 1, got {count}")
+    world = world or World()
+    own_device(config.device, world)
     task = build_task(config) if conditioned else None
     source = task.source if task else build_source(config)
     class_names = task.data.train.class_names if task else source.generator.card.class_names
     folders = _folder_names(class_names)
-    folder = RunFolder.create(out)
-    folder.write_text(folder.config, config_to_toml(config))
-    for name in folders:
-        (out / name).mkdir()
-    digest = hashlib.sha256()
-    with (out / "manifest.jsonl").open("w", encoding="utf-8") as manifest:
-        for start in range(0, count, BATCH):
+    world.barrier()
+    folder = RunFolder(out)
+    world.from_first(lambda: _prepare(config, out, folders))
+    if not (out / folders[0]).is_dir():
+        raise UserError(
+            f"{str(out)!r}, made by the first process, is not there for process {world.rank}; "
+            "--out must be on a file system that all machines share"
+        )
+    first, batches = world.share(-(-count // BATCH))
+    mine = range(first * BATCH, min((first + batches) * BATCH, count), BATCH)
+    total = min((first + batches) * BATCH, count) - first * BATCH
+    digests = []
+    with _part(out, world.rank).open("w", encoding="utf-8") as manifest:
+        for start in mine:
             number = min(BATCH, count - start)
             condition, kind, records = _conditions(config, source, task, start, number)
             latents = source.latents(
                 number, seed=derive_seed(config.seed, "synthesize/latents"), start=start
             )
             images = to_uint8(source.generate(latents, condition, kind))
-            digest.update(images.numpy().tobytes())
+            digests.append(hashlib.sha256(images.numpy().tobytes()).digest())
             for offset, record in enumerate(records):
                 file = f"{folders[record['label']]}/{start + offset:07d}.png"
                 _write_png(images[offset].numpy(), out / file)
                 manifest.write(json.dumps({"file": file, "index": start + offset, **record}) + "\n")
-            on_images(start + number, count)
+            on_images(start + number - first * BATCH, total)
+    digest = hashlib.sha256(b"".join(d for part in world.collect(digests) for d in part))
     summary = {
         "count": count,
         "seed": config.seed,
@@ -70,8 +86,31 @@ def synthesize(
         "class_names": list(class_names),
         "pixels_sha256": digest.hexdigest(),
     }
-    folder.write_json(folder.summary, summary)
+    world.from_first(lambda: _join(folder, world, summary))
     return summary
+
+
+def _prepare(config: RunConfig, out: Path, folders: list[str]) -> None:
+    folder = RunFolder.create(out)
+    folder.write_text(folder.config, config_to_toml(config))
+    for name in folders:
+        (out / name).mkdir()
+
+
+def _part(out: Path, rank: int) -> Path:
+    """The manifest of a process's own images. The first one's grows into the whole."""
+    return out / (f".manifest-{rank}.jsonl" if rank else "manifest.jsonl")
+
+
+def _join(folder: RunFolder, world: World, summary: dict[str, Any]) -> None:
+    """The other processes' manifests after the first one's, then the summary."""
+    with _part(folder.path, 0).open("ab") as whole:
+        for rank in range(1, world.size):
+            with _part(folder.path, rank).open("rb") as part:
+                shutil.copyfileobj(part, whole)
+    for rank in range(1, world.size):
+        _part(folder.path, rank).unlink()
+    folder.write_json(folder.summary, summary)
 
 
 def _conditions(

@@ -49,9 +49,12 @@ class Task:
         return target.to(self.device).to(memory_format=torch.channels_last)
 
 
-def build_task(config: RunConfig) -> Task:
-    """Load what the config names. Raises UserError where something is missing or does not fit together."""
-    source = build_source(config)
+def build_task(config: RunConfig, source: SourceModels | None = None) -> Task:
+    """Load what the config names; `source` is its source pair, if that is there already.
+
+    Raises UserError where something is missing or does not fit together.
+    """
+    source = source or build_source(config)
     card = source.generator.card
     _check_shapes(config, card)
     task = Task(
@@ -65,13 +68,21 @@ def build_source(config: RunConfig) -> SourceModels:
     """The frozen generator and source classifier of a config, on its device."""
     device = choose_device(config.device)
     choice = config.source.classifier
+    truncation = config.source.truncation or None
     generator = generators.load(config.source.generator, device=device)
+    classifier = _load_classifier(config, generator.card)
+    optimized = None
+    if config.source.optimize:
+        optimized = generators.optimize(generator, truncation=truncation)
+        assert isinstance(optimized.module, generators.Generator)
+        generator = optimized.module
     return SourceModels(
         generator,
-        _load_classifier(config, generator.card),
+        classifier,
+        optimized=optimized,
         mean=choice.mean,
         std=choice.std,
-        truncation=config.source.truncation or None,
+        truncation=truncation,
         device=device,
     )
 

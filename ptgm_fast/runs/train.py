@@ -18,12 +18,15 @@ from ptgm_fast.runs.evidence import make_pairs, write_evaluation, write_pairs
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.profiled import profiled
 from ptgm_fast.runs.task import Task, build_task, versions
+from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context
+from ptgm_fast.training.distributed import World, own_device
 from ptgm_fast.training.evaluation import Evaluation, evaluate
 from ptgm_fast.training.pp import PseudoPreTraining
-from ptgm_fast.training.stage import Stage, StageResult
+from ptgm_fast.training.stage import Stage, StageResult, check_share
 from ptgm_fast.training.target import PseudoSemiSupervised, SupervisedStage
+from ptgm_fast.training.wrap import Execution, decide
 
 
 @dataclass
@@ -38,6 +41,7 @@ class Progress:
 def make_stage(name: str, task: Task, network: models.TargetNetwork, context: Context) -> Stage:
     """The stage `name` of the task's config over `network`."""
     config, data = task.config, task.data
+    execution = Execution(config.compile, config.precision)
     if name == "pp":
         return PseudoPreTraining(
             network,
@@ -47,8 +51,14 @@ def make_stage(name: str, task: Task, network: models.TargetNetwork, context: Co
             std=data.std,
             seed=config.seed,
             context=context,
+            execution=execution,
         )
-    shared = {"distillation_options": config.distillation, "seed": config.seed, "context": context}
+    shared = {
+        "distillation_options": config.distillation,
+        "seed": config.seed,
+        "context": context,
+        "execution": execution,
+    }
     if name == "supervised":
         return SupervisedStage(
             network,
@@ -96,11 +106,14 @@ def train(
     """Run `config` in the folder `out` and return its summary (also written there as summary.json).
 
     With resume, a run stopped before is continued, bit for bit as if it had not been stopped; a finished one
-    returns its summary. profile: also write profile.json and trace.json; profile_ops: steps of each stage under
-    torch.profiler. Raises UserError for what does not fit, `Interrupted` when the context asks to stop.
+    returns its summary. In several processes (`Context.world`) each calls this with the same config; the first one
+    reads and writes the folder, and all return its summary. profile: also write profile.json and trace.json;
+    profile_ops: steps of each stage under torch.profiler; both of the first process. Raises UserError for what does not
+    fit, `Interrupted` when the context asks to stop.
     """
     context = context or Context()
-    if profile or profile_ops:
+    world, folder = context.world, RunFolder(out)
+    if (profile or profile_ops) and world.is_first:
         return profiled(
             lambda watched: train(config, out, resume=resume, context=watched),
             config,
@@ -108,22 +121,67 @@ def train(
             context,
             profile_ops,
         )
-    if resume and (folder := RunFolder.reopen(out)).summary.is_file():
-        return json.loads(folder.summary.read_text(encoding="utf-8"))
+    if resume and (finished := world.from_first(lambda: _finished(out))):
+        return finished
+    own_device(config.device, world)
     # Everything that can be wrong with the input is found before the folder exists.
     with context.spans("setup"):
         task = build_task(config)
-    if not resume:
-        folder = RunFolder.create(out)
-        folder.write_text(folder.config, config_to_toml(config))
-    context = _recording(context, folder)
-    checkpoint = CheckpointFile(folder.checkpoint)
-    progress = _start(task, folder, checkpoint if resume and checkpoint.exists() else None)
+        _check_execution(task, world)
+    world.barrier()
+    checkpoint = None
+    if world.is_first:
+        if not resume:
+            folder = RunFolder.create(out)
+            folder.write_text(folder.config, config_to_toml(config))
+            folder.write_text(folder.metrics, "")
+        context = _recording(context, folder)
+        checkpoint = CheckpointFile(
+            folder.checkpoint,
+            keep=config.checkpoint_keep,
+            config=config_to_toml(config),
+            notice=context.on_notice,
+        )
+    progress = _start(
+        task,
+        world.from_first(lambda: _state_to_resume(config, folder, checkpoint) if resume else None),
+    )
     run_stages(task, progress, context, checkpoint)
+    return world.from_first(lambda: _write_results(task, progress, folder, context))
+
+
+def _finished(out: Path) -> dict[str, Any] | None:
+    """The summary of a run that has ended; raises UserError if there is no run."""
+    summary = RunFolder.reopen(out).summary
+    return json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None
+
+
+def _check_execution(task: Task, world: World) -> None:
+    """Raises UserError where the stages would: for batches too small for the processes, or a network not to be compiled."""
+    config, network = task.config, task.new_network()
+    batches = {"pp": {"pp.batch_size": config.pp.batch_size}}
+    target = {"training.batch_size": config.training.batch_size}
+    batches |= {
+        "supervised": target,
+        "p-ssl": {**target, "p_ssl.batch_size": config.p_ssl.batch_size},
+    }
+    for stage in config.stages:
+        for setting, batch in batches[stage].items():
+            check_share(batch, setting, world)
+        steps = (config.pp if stage == "pp" else config.training).steps
+        decide(config.compile, network, task.device, steps=steps, world=world)
+
+
+def _write_results(
+    task: Task, progress: Progress, folder: RunFolder, context: Context
+) -> dict[str, Any]:
+    """Evaluate, and write the weights, the pictures and, last, the summary."""
+    config = task.config
     with context.spans("evaluation"):
         summary = summarise(
             task, progress, lambda test: write_evaluation(test, task.data.test.class_names, folder)
         )
+        summary["processes"] = context.world.size
     models.save_weights(
         progress.network.export_state(),
         folder.model,
@@ -138,19 +196,25 @@ def train(
     return summary
 
 
-def _start(task: Task, folder: RunFolder, checkpoint: CheckpointFile | None) -> Progress:
-    progress = Progress(task.new_network())
-    if checkpoint is None:
+def _state_to_resume(
+    config: RunConfig, folder: RunFolder, checkpoint: CheckpointFile | None
+) -> dict[str, Any] | None:
+    """The newest whole checkpoint, with the metrics cut back to it; None if the run was stopped before its first."""
+    if checkpoint is None or not checkpoint.exists():
         folder.write_text(folder.metrics, "")
-        return progress
+        return None
     state = checkpoint.load()
-    stages = task.config.stages
-    if state["stage"] not in stages:
-        raise ValueError(f"checkpoint of stage {state['stage']!r}, which the config does not list")
-    folder.rewind_metrics(stages, state["stage"], state["step"])
+    folder.rewind_metrics(config.stages, state["stage"], state["step"])
+    return state
+
+
+def _start(task: Task, state: dict[str, Any] | None) -> Progress:
+    progress = Progress(task.new_network())
+    if state is None:
+        return progress
     progress.results = [StageResult(**r) for r in state["results"]]
     if state["step"] == 0:
-        load_state(progress.network, state["network"], where=f"checkpoint {str(checkpoint.path)!r}")
+        load_state(progress.network, state["network"], where="the checkpoint")
     else:
         progress.resume = state
     return progress
@@ -165,6 +229,20 @@ def _recording(context: Context, folder: RunFolder) -> Context:
         shown(stage, step, steps, metrics)
 
     return replace(context, on_metrics=on_metrics)
+
+
+def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
+    """What the rewrite of the generator did; None if the original was kept."""
+    done = source.optimized
+    if done is None:
+        return None
+    before, after = done.multiply_adds
+    return {
+        "multiply_adds_per_image": {"before": before, "after": after},
+        "difference": done.difference,
+        "left": done.left,
+        "parts": list(done.parts),
+    }
 
 
 def summarise(
@@ -186,6 +264,8 @@ def summarise(
             "generator": config.source.generator,
             "num_classes": card.num_classes,
             "soft_labels": card.soft_labels,
+            "settings": getattr(card, "settings", {}),
+            "optimized": describe_optimizer(task.source),
             "sha256": {name: file.sha256 for name, file in card.files.items()},
         },
         "stages": {result.stage: result.as_dict() for result in progress.results},

@@ -1,4 +1,4 @@
-"""The frozen source pair as the stages use it: addressed latents, images, logits."""
+"""The frozen source pair as the stages use it."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ptgm_fast import kernels
-from ptgm_fast.errors import UserError
-from ptgm_fast.generators import ConditionKind, Generator
+from ptgm_fast.generators import Generator, Optimized
+from ptgm_fast.sampling.generation import FrozenGenerator
 
 
-class SourceModels:
+class SourceModels(FrozenGenerator):
     """A frozen generator G_s and a frozen source classifier C_s over the same K_s classes, on one device.
 
-    The generator is on `device` already, as `generators.load` returns it. The classifier sees ((x + 1) / 2 - mean) / std of them, with the
-    normalisation it was trained with. Neither takes a gradient.
+    The classifier sees ((x + 1) / 2 - mean) / std of images x, with the normalisation it was trained with. Neither takes
+    a gradient. optimized: what `optimize` did, if it made the generator.
     """
 
     def __init__(
@@ -27,50 +26,15 @@ class SourceModels:
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.5,),
         truncation: float | None = None,
+        optimized: Optimized | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        if truncation is not None and generator.card.truncation == "none":
-            raise UserError(
-                f"generator {generator.card.name!r} has no truncation; leave source.truncation out"
-            )
-        self.device = torch.device(device)
-        # Channels-last is the layout that convolutions run fastest in, on CPUs and GPUs alike.
-        if isinstance(generator, nn.Module):
-            generator.to(memory_format=torch.channels_last)
-        self.generator = generator
+        super().__init__(generator, truncation=truncation, device=device)
+        self.optimized = optimized
         self.classifier = classifier.to(self.device).requires_grad_(False).eval()
         self.classifier.to(memory_format=torch.channels_last)
-        self.truncation = truncation
         self.mean = torch.tensor(tuple(mean), device=self.device).view(1, -1, 1, 1)
         self.std = torch.tensor(tuple(std), device=self.device).view(1, -1, 1, 1)
-
-    @property
-    def num_classes(self) -> int:
-        return self.generator.card.num_classes
-
-    def latents(self, count: int, *, seed: int, start: int) -> Tensor:
-        """Latents of the samples start .. start + count - 1, float32 [count, *latent_shape]."""
-        drawn = kernels.latents(
-            count,
-            self.generator.card.latent_dim,
-            seed=seed,
-            start=start,
-            truncation=self.truncation,
-            device=self.device,
-        )
-        return drawn.view(count, *self.generator.card.latent_shape)
-
-    @torch.no_grad()
-    def generate(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1]; the condition and its kind as `Generator.generate` takes them."""
-        card = self.generator.card
-        # The latents are drawn truncated: only statistics collected at that truncation are left to choose.
-        truncation = self.truncation if card.truncation == "selects-statistics" else None
-        images = self.generator.generate(latents, condition, kind=kind, truncation=truncation)
-        if card.output_range == (-1.0, 1.0):
-            return images
-        least, greatest = card.output_range
-        return (images - least) * (2 / (greatest - least)) - 1
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:

@@ -1,33 +1,44 @@
-"""Whose statistics batch norm uses when labelled and pseudo images meet in one step."""
+"""Whose statistics batch norm uses: of labelled and pseudo images in one step, of one process or of all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.overrides import TorchFunctionMode
 
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.training.distributed import World
 
 
 def joint_features(
-    network: TargetNetwork, labelled: Tensor, pseudo: Tensor, policy: str
+    network: TargetNetwork,
+    labelled: Tensor,
+    pseudo: Tensor,
+    policy: str,
+    features: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Features of the labelled and of the pseudo images under a batch-norm policy.
 
     concat: one forward of both; batch and running statistics mix them.
     split: two forwards; each is normalised by its own batch, running statistics follow the labelled images only.
     target-only: the pseudo images are normalised by the running statistics of the labelled images.
+    features: the network's forward as the run executes it (`wrap.wrap`); `network.features` without.
     Returns [N, D] and [M, D]. Gradients flow through both.
     """
+    features = features or network.features
     if policy == "concat":
-        features = network.features(torch.cat([labelled, pseudo]))
-        return features[: len(labelled)], features[len(labelled) :]
-    features = network.features(labelled)
+        both = features(torch.cat([labelled, pseudo]))
+        return both[: len(labelled)], both[len(labelled) :]
+    first = features(labelled)
     with frozen_statistics(network, use_running=policy == "target-only"):
-        return features, network.features(pseudo)
+        return first, features(pseudo)
 
 
 @contextmanager
@@ -49,3 +60,106 @@ def frozen_statistics(module: nn.Module, *, use_running: bool) -> Iterator[None]
         for layer in layers:
             layer.train()
             layer.track_running_stats = True
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    return any(isinstance(m, _BatchNorm) for m in module.modules())
+
+
+class SynchronisedBatchNorm(TorchFunctionMode):
+    """Within the block, batch norm in training mode uses the statistics of all processes' samples.
+
+    With n_r samples (times positions) on rank r, n = sum n_r: mean = sum n_r mean_r / n,
+    var = sum n_r (var_r + (mean_r - mean)^2) / n (Chan, Golub and LeVeque 1983, eq. 2.1), one exchange a layer and
+    direction; the running variance follows n / (n - 1) var, as torch's. Ranks may hold different numbers.
+    It takes the place of `torch.nn.functional.batch_norm`, so it works in every architecture that calls that, on CPUs as
+    on GPUs (torch.nn.SyncBatchNorm is for GPUs only, and replaces modules that may be more than a batch norm).
+    """
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.batch_norm:
+            return self._batch_norm(*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _batch_norm(
+        self,
+        input: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        weight: Tensor | None = None,
+        bias: Tensor | None = None,
+        training: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> Tensor:
+        if not training:
+            return F.batch_norm(
+                input, running_mean, running_var, weight, bias, False, momentum, eps
+            )
+        output, mean, variance, count = _Normalise.apply(input, weight, bias, eps, self.world)
+        if running_mean is not None and running_var is not None:
+            with torch.no_grad():
+                running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+                unbiased = variance * (count / (count - 1).clamp(min=1))
+                running_var.lerp_(unbiased.to(running_var.dtype), momentum)
+        return output
+
+
+class _Normalise(torch.autograd.Function):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias over all ranks; also mean, var [C] and the count n, float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: World
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        channels = x.shape[1]
+        others = [d for d in range(x.ndim) if d != 1]
+        wide = x.double() if x.dtype == torch.float64 else x.float()
+        variance, mean = torch.var_mean(wide, others, correction=0)
+        count = torch.full_like(mean[:1], x.numel() // channels)
+        parts = world.gather(torch.cat([mean, variance, count]))
+        means, variances, counts = parts.split([channels, channels, 1], dim=1)
+        total = counts.sum(0)
+        mean = (means * counts).sum(0) / total
+        variance = ((variances + (means - mean).square()) * counts).sum(0) / total
+        shape = [1, channels] + [1] * (x.ndim - 2)
+        inverse = (variance + eps).rsqrt()
+        normalised = (wide - mean.view(shape)) * inverse.view(shape)
+        output = normalised if weight is None else normalised * weight.view(shape)
+        if bias is not None:
+            output = output + bias.view(shape)
+        ctx.save_for_backward(normalised, inverse, weight, total)
+        ctx.world, ctx.shape, ctx.others = world, shape, others
+        ctx.mark_non_differentiable(mean, variance, total)
+        return output.to(x.dtype), mean, variance, total
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad: Tensor, *others: Tensor
+    ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        normalised, inverse, weight, total = ctx.saved_tensors
+        wide = grad.to(normalised.dtype)
+        # Of this rank's samples: gradients of weight and bias are summed over ranks with all the others.
+        grad_bias = wide.sum(ctx.others)
+        grad_weight = (wide * normalised).sum(ctx.others)
+        sums = ctx.world.sum(torch.cat([grad_bias, grad_weight])) / total
+        mean_grad, mean_product = sums.chunk(2)
+        scale = inverse if weight is None else inverse * weight
+        grad_input = (
+            wide - mean_grad.view(ctx.shape) - normalised * mean_product.view(ctx.shape)
+        ) * scale.view(ctx.shape)
+        return (
+            grad_input.to(grad.dtype),
+            grad_weight if ctx.needs_input_grad[1] else None,
+            grad_bias if ctx.needs_input_grad[2] else None,
+            None,
+            None,
+        )

@@ -1,4 +1,4 @@
-"""What a stage is handed by its caller: spans to time its phases, a place for metrics, a wish to stop."""
+"""What a stage is handed by its caller: spans to time its phases, a place for metrics, a wish to stop, the processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from ptgm_fast.training.distributed import World
 
 
 class Spans(Protocol):
@@ -35,13 +37,17 @@ class Context:
     """spans: see `Spans`. counter(name, value) tells a quantity that changes over time, such as a ring's depth, from any
     thread. on_metrics(stage, step, steps, metrics) is called every `log_every` steps and after
     each validation; on_step(stage, step, steps) after each step. stop() is asked after each step: when true,
-    the stage saves a checkpoint and raises `Interrupted`."""
+    the stage saves a checkpoint and raises `Interrupted`; one process's wish is all processes'. on_notice(message)
+    is told what the user should know though the run goes on. world: the processes of the run; only its first one
+    calls on_metrics and on_step."""
 
     spans: Spans = no_spans
     counter: Callable[[str, float], None] = no_counter
     on_metrics: Callable[[str, int, int, Mapping[str, float]], None] = _ignore
     on_step: Callable[[str, int, int], None] = field(default=lambda stage, step, steps: None)
     stop: Callable[[], bool] = field(default=lambda: False)
+    on_notice: Callable[[str], None] = field(default=lambda message: None)
+    world: World = field(default_factory=World)
 
 
 class Interrupted(Exception):

@@ -12,6 +12,7 @@ from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.options import PPOptions
 from ptgm_fast.training.stage import Stage
+from ptgm_fast.training.wrap import Execution
 
 
 class PseudoPreTraining(Stage):
@@ -33,8 +34,9 @@ class PseudoPreTraining(Stage):
         std: tuple[float, ...],
         seed: int,
         context: Context,
+        execution: Execution | None = None,
     ) -> None:
-        super().__init__(network, options, seed=seed, context=context)
+        super().__init__(network, options, seed=seed, context=context, execution=execution)
         self.source = source
         self.views = options.views
         self.mean, self.std = mean, std
@@ -42,8 +44,20 @@ class PseudoPreTraining(Stage):
         self.images_synthesised_per_step = options.batch_size
 
     def losses(self, step: int) -> dict[str, Tensor]:
-        spans, count = self.context.spans, self.options.batch_size
-        start = step * count
+        spans = self.context.spans
+        inputs, labels = self.pseudo_batch(step)
+        with spans("forward"):
+            logits = self.network.heads["source"](self.features(inputs))
+        with spans("loss"):
+            loss = F.cross_entropy(logits, labels)
+            accuracy = (logits.detach().argmax(1) == labels).float().mean()
+        batch = self.options.batch_size
+        return {"loss": self.of_all(loss, batch), "accuracy": self.of_all(accuracy, batch)}
+
+    def pseudo_batch(self, step: int) -> tuple[Tensor, Tensor]:
+        """This process's views [B, C, H, W] and labels [B] of a step; they depend on no weights that are trained."""
+        spans = self.context.spans
+        start, count = self.samples(step, self.options.batch_size)
         with spans("latents"):
             labels = kernels.class_labels(
                 count,
@@ -65,12 +79,7 @@ class PseudoPreTraining(Stage):
                 mean=self.mean,
                 std=self.std,
             )
-        with spans("forward"):
-            logits = self.network.heads["source"](self.network.features(inputs))
-        with spans("loss"):
-            loss = F.cross_entropy(logits, labels)
-            accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        return {"loss": loss, "accuracy": accuracy}
+        return inputs, labels
 
     @torch.no_grad()
     def validate(self, network: TargetNetwork) -> float | None:

@@ -16,6 +16,7 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import derive_seed
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context, Interrupted
+from ptgm_fast.training.distributed import World
 from ptgm_fast.training.optim import (
     ExponentialMovingAverage,
     build_optimizer,
@@ -23,12 +24,14 @@ from ptgm_fast.training.optim import (
     set_learning_rate,
 )
 from ptgm_fast.training.options import StageOptions
+from ptgm_fast.training.wrap import CompileClock, Execution, decide, wrap
 
 
 @dataclass(frozen=True)
 class StageResult:
     """What a stage did. images_trained counts images through the target network's training forward;
-    images_per_second is that count over `seconds`. best_step is the step of the weights that were kept."""
+    images_per_second is that count over `seconds`. best_step is the step of the weights that were kept. compiled,
+    compile_reason: whether the forward was compiled and why; compile_seconds: what that took since the last resume."""
 
     stage: str
     steps: int
@@ -37,6 +40,9 @@ class StageResult:
     images_synthesised: int
     best_step: int
     validation_accuracy: float | None
+    compiled: bool = False
+    compile_reason: str = ""
+    compile_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k != "stage"}
@@ -46,7 +52,8 @@ class Stage(ABC):
     """A stage trains `network` in place. Subclasses say what a step's losses are and how to validate.
 
     Everything random is addressed by (seed, stage, step), so a checkpoint holds no generator state and a
-    resumed stage continues bit for bit.
+    resumed stage continues bit for bit. The samples of a step are those of the whole batch, whatever the number of
+    processes: each takes its share (`samples`), and its means count by the size of it (`of_all`).
     """
 
     name: str
@@ -55,17 +62,50 @@ class Stage(ABC):
     validate_every: int = 0
 
     def __init__(
-        self, network: TargetNetwork, options: StageOptions, *, seed: int, context: Context
+        self,
+        network: TargetNetwork,
+        options: StageOptions,
+        *,
+        seed: int,
+        context: Context,
+        execution: Execution | None = None,
     ) -> None:
+        """Raises UserError when there are more processes than images in a batch, or as `wrap.decide`."""
+        self.world = context.world
         self.network = network
         self.options = options
         self.seed = seed
         self.context = context
         self.device = next(network.parameters()).device
+        check_share(options.batch_size, f"batch_size of stage {self.name!r}", self.world)
+        execution = execution or Execution()
+        self.compile = decide(
+            execution.compile, network, self.device, steps=options.steps, world=self.world
+        )
+        self.features = wrap(
+            network,
+            device=self.device,
+            precision=execution.precision,
+            compiled=self.compile.compiled,
+            world=self.world,
+        )
+
+    def samples(self, step: int, batch: int) -> tuple[int, int]:
+        """Which samples of a step are this process's: the first one's number in the run, and how many."""
+        offset, number = self.world.share(batch)
+        return step * batch + offset, number
+
+    def of_all(self, mean: Tensor, batch: int) -> Tensor:
+        """This process's part of the mean over a whole batch: the parts of all processes add up to it."""
+        number = self.world.share(batch)[1]
+        return mean if number == batch else mean * (number / batch)
 
     @abstractmethod
     def losses(self, step: int) -> dict[str, Tensor]:
-        """The loss terms of a step as scalars; the entry ``loss`` is minimised, the others are only logged."""
+        """The loss terms of a step as scalars; the entry ``loss`` is minimised, the others are only logged.
+
+        Each is this process's part (`of_all`): the processes' terms add up to those of the whole batch.
+        """
 
     def validate(self, network: TargetNetwork) -> float | None:
         """Validation accuracy by which the best weights are chosen, or None: the last weights are kept."""
@@ -94,29 +134,35 @@ class Stage(ABC):
         last_log: dict[str, Tensor] = {}
         # The step at which the loss first was not finite, kept on the device: no synchronisation a step.
         bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
+        self._clock = CompileClock(self.device, self.compile.compiled)
         self.network.train()
         started = time.perf_counter()
         with torch.random.fork_rng():
             for step in range(first, options.steps):
                 # Dropout and the like draw from torch's generator: addressed by the step as all else is.
-                torch.manual_seed(self.seed_of(f"step {step}"))
+                torch.manual_seed(self._dropout_seed(step))
                 set_learning_rate(self.optimizer, learning_rate(options, step, options.steps))
+                began = time.perf_counter()
                 terms = self.losses(step)
                 loss = terms["loss"]
                 self._descend(loss)
+                if self._clock.runs:
+                    self._clock.wait()
+                    self._clock.add(time.perf_counter() - began)
                 finite = torch.isfinite(loss.detach())
                 bad_step = torch.where((bad_step < 0) & ~finite, step, bad_step)
                 last_log = {k: v.detach() for k, v in terms.items()}
                 done = step + 1
-                self.context.on_step(self.name, done, options.steps)
+                if self.world.is_first:
+                    self.context.on_step(self.name, done, options.steps)
                 save = (
                     done < options.steps
                     and options.checkpoint_every
                     and done % options.checkpoint_every == 0
                 )
-                stop = self.context.stop()
+                stop = self.world.any(self.context.stop())
                 if done % options.log_every == 0 or done == options.steps or save or stop:
-                    self._check_finite(int(bad_step), checkpoint)
+                    self._check_finite(int(bad_step), done, checkpoint)
                     if done % options.log_every == 0 or done == options.steps:
                         self._log(done, last_log, self._seconds + time.perf_counter() - started)
                 if self.validate_every and done % self.validate_every == 0:
@@ -127,17 +173,27 @@ class Stage(ABC):
                             self._state(done, self._seconds + time.perf_counter() - started)
                         )
                 if stop and done < options.steps:
+                    # No process ends before the first one has saved: its end would be taken for a failure.
+                    self.world.barrier()
                     raise Interrupted(self.name, done)
         if self._validated_at != options.steps:
             self._validate(options.steps)
         self._seconds += time.perf_counter() - started
+        self.world.check_equal(self.network.state_dict(), "weights")
         return self._finish()
+
+    def _dropout_seed(self, step: int) -> int:
+        rank = self.world.rank
+        return self.seed_of(f"step {step} rank {rank}" if rank else f"step {step}")
 
     def _descend(self, loss: Tensor) -> None:
         spans = self.context.spans
         with spans("backward"):
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
+        if self.world.size > 1:
+            with spans("gradients of all"):
+                self.world.sum_gradients(self.network.parameters())
         with spans("optimiser"):
             if self.options.gradient_clip:
                 torch.nn.utils.clip_grad_norm_(
@@ -147,8 +203,10 @@ class Stage(ABC):
             if self.ema:
                 self.ema.update(self.network)
 
-    def _check_finite(self, bad_step: int, checkpoint: CheckpointFile | None) -> None:
-        if bad_step < 0:
+    def _check_finite(self, bad_step: int, done: int, checkpoint: CheckpointFile | None) -> None:
+        """bad_step: of this process, or -1; the earliest of any process is what counts."""
+        bad_step = self.world.least(bad_step if bad_step >= 0 else done)
+        if bad_step == done:
             return
         kept = (
             f"The last good checkpoint is {str(checkpoint.path)!r}."
@@ -161,7 +219,10 @@ class Stage(ABC):
         )
 
     def _log(self, step: int, terms: Mapping[str, Tensor], seconds: float) -> None:
-        metrics = {name: float(value) for name, value in terms.items()}
+        whole = self.world.sum(torch.stack([value.double() for value in terms.values()]))
+        if not self.world.is_first:
+            return
+        metrics = dict(zip(terms, whole.tolist(), strict=True))
         metrics["lr"] = self.optimizer.param_groups[0]["lr"]
         metrics["images_per_second"] = step * self.images_per_step / seconds
         self.context.on_metrics(self.name, step, self.options.steps, metrics)
@@ -170,13 +231,14 @@ class Stage(ABC):
         evaluated = self.ema.module if self.ema else self.network
         assert isinstance(evaluated, TargetNetwork)
         with self.context.spans("evaluation"):
-            accuracy = self.validate(evaluated)
+            accuracy = self.world.from_first(lambda: self.validate(evaluated))
         self._validated_at = step
         if accuracy is None:
             return
-        self.context.on_metrics(
-            self.name, step, self.options.steps, {"validation_accuracy": accuracy}
-        )
+        if self.world.is_first:
+            self.context.on_metrics(
+                self.name, step, self.options.steps, {"validation_accuracy": accuracy}
+            )
         # Ties go to the later weights: they have seen more data.
         if self._best is None or accuracy >= self._best[0]:
             self._best = (accuracy, step, _copy(evaluated.state_dict()))
@@ -198,6 +260,9 @@ class Stage(ABC):
             images_synthesised=steps * self.images_synthesised_per_step,
             best_step=best_step,
             validation_accuracy=accuracy,
+            compiled=self.compile.compiled,
+            compile_reason=self.compile.reason,
+            compile_seconds=self._clock.seconds,
         )
 
     def _state(self, step: int, seconds: float) -> dict[str, Any]:
@@ -232,6 +297,15 @@ class Stage(ABC):
         self._validated_at = state["validated_at"]
         self._seconds = state["seconds"]
         return int(state["step"])
+
+
+def check_share(batch: int, setting: str, world: World) -> None:
+    """Raises UserError unless every process gets a sample of each batch."""
+    if batch < world.size:
+        raise UserError(
+            f"{setting} = {batch} is too small for {world.size} processes: each needs a sample of every batch. "
+            "Raise it, or start fewer processes"
+        )
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from ptgm_fast.training.context import Context
 from ptgm_fast.training.distillation import distillation_loss
 from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.options import DistillationOptions, PSSLOptions, TargetOptions
-from ptgm_fast.training.stage import Stage, ramp
+from ptgm_fast.training.stage import Stage, check_share, ramp
 from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
+from ptgm_fast.training.wrap import Execution
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,9 @@ class SupervisedStage(Stage):
         distillation_options: DistillationOptions,
         seed: int,
         context: Context,
+        execution: Execution | None = None,
     ) -> None:
-        super().__init__(network, options, seed=seed, context=context)
+        super().__init__(network, options, seed=seed, context=context, execution=execution)
         self.data = data
         self.source = source
         self.target_options = options
@@ -78,16 +80,16 @@ class SupervisedStage(Stage):
         self._std = torch.tensor(data.std, device=self.device).view(1, -1, 1, 1)
 
     def labelled_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Normalised views [B, C, H, W] and labels [B] of a step."""
-        count = self.options.batch_size
-        index = self.order.indices(step * count, count).to(self.device)
+        """This process's normalised views [B, C, H, W] and labels [B] of a step; they depend on no weights that are trained."""
+        start, count = self.samples(step, self.options.batch_size)
+        index = self.order.indices(start, count).to(self.device)
         with self.context.spans("views"):
             views, _ = kernels.views(
                 self.images[index],
                 self.target_options.views,
                 None,
                 seed=self._views_seed,
-                start=step * count,
+                start=start,
                 mean=self.data.mean,
                 std=self.data.std,
             )
@@ -96,25 +98,26 @@ class SupervisedStage(Stage):
     def losses(self, step: int) -> dict[str, Tensor]:
         views, labels = self.labelled_batch(step)
         with self.context.spans("forward"):
-            features = self.network.features(views)
+            features = self.features(views)
         return self.labelled_losses(features, views, labels)
 
     def labelled_losses(self, features: Tensor, views: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and, if asked for, distillation; ``loss`` is their sum."""
+        batch = self.options.batch_size
         with self.context.spans("loss"):
-            terms = {
-                "cross_entropy": F.cross_entropy(self.network.heads["target"](features), labels)
-            }
+            loss = F.cross_entropy(self.network.heads["target"](features), labels)
+            terms = {"cross_entropy": self.of_all(loss, batch)}
         terms["loss"] = terms["cross_entropy"]
         if self.distillation != "none":
             source_logits = self.source_logits(views)
             with self.context.spans("loss"):
-                terms["distillation"] = distillation_loss(
+                distillation = distillation_loss(
                     self.network.heads["source"](features),
                     source_logits,
                     self.distillation,
                     self.distillation_options,
                 )
+                terms["distillation"] = self.of_all(distillation, batch)
                 terms["loss"] = terms["loss"] + terms["distillation"]
         return terms
 
@@ -151,6 +154,7 @@ class PseudoSemiSupervised(SupervisedStage):
         distillation_options: DistillationOptions,
         seed: int,
         context: Context,
+        execution: Execution | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -161,8 +165,10 @@ class PseudoSemiSupervised(SupervisedStage):
             distillation_options=distillation_options,
             seed=seed,
             context=context,
+            execution=execution,
         )
         self.pssl = pssl
+        check_share(pssl.batch_size, "p_ssl.batch_size", self.world)
         self.images_per_step = options.batch_size + pssl.batch_size
         self.images_synthesised_per_step = pssl.batch_size
         self.pseudo_order = AddressedOrder(len(self.labels), seed=seed, purpose="p-ssl/order")
@@ -182,7 +188,7 @@ class PseudoSemiSupervised(SupervisedStage):
             soft_labels = self.source_logits(weak).softmax(1)
         with spans("forward"):
             features, pseudo_features = joint_features(
-                self.network, views, student_views, pssl.batch_norm
+                self.network, views, student_views, pssl.batch_norm, self.features
             )
         terms = self.labelled_losses(features, views, labels)
         with spans("loss"):
@@ -190,20 +196,21 @@ class PseudoSemiSupervised(SupervisedStage):
             unlabelled, counted = unlabelled_loss(
                 pssl, head(pseudo_features), weak_logits, soft_labels
             )
+            unlabelled = self.of_all(unlabelled, pssl.batch_size)
             terms["unlabelled"] = unlabelled
-            terms["mask_rate"] = counted
+            terms["mask_rate"] = self.of_all(counted, pssl.batch_size)
             if weak_logits is not None:
                 # How often the teacher gives a pseudo sample the class of the target image it was made for.
-                terms["agreement"] = (
-                    (weak_logits.argmax(1) == self.labels[provenance]).float().mean()
-                )
+                agreement = (weak_logits.argmax(1) == self.labels[provenance]).float().mean()
+                terms["agreement"] = self.of_all(agreement, pssl.batch_size)
             terms["loss"] = terms["loss"] + pssl.weight * ramp(step, pssl.ramp_steps) * unlabelled
         return terms
 
     def pseudo_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Which target images asked for a step's pseudo samples, int64 [M]; their weak and, for `TWO_VIEWS`, strong views."""
+        """Which target images asked for this process's pseudo samples of a step, int64 [M]; their weak and, for
+        `TWO_VIEWS`, strong views. They depend on no weights that are trained."""
         spans, pssl = self.context.spans, self.pssl
-        count, start = pssl.batch_size, step * pssl.batch_size
+        start, count = self.samples(step, pssl.batch_size)
         provenance = self.pseudo_order.indices(start, count).to(self.device)
         with spans("latents"):
             latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
@@ -231,6 +238,6 @@ class PseudoSemiSupervised(SupervisedStage):
                 return self.ema.module(weak)
         self.network.eval()
         with self.context.spans("forward"):
-            logits = self.network(weak)
+            logits = self.network.heads["target"](self.features(weak))
         self.network.train()
         return logits

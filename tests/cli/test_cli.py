@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,6 +109,35 @@ def test_synthesize(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "7 images of 3 classes" in out
     assert len(list((tmp_path / "s").rglob("*.png"))) == 7
+
+
+def test_optimize_reports_passes_difference_and_rates(cli: Run) -> None:
+    code, out, err = cli("optimize", "letters", "--batch", 4, "--rounds", 2)
+    assert (code, err) == (0, "")
+    assert re.search(r"phases +2 +17,949,312 -> 11,694,720", out)
+    assert re.search(r"largest difference from the original.*\d\.\de-0[67]", out, re.S)
+    assert re.search(r"[\d,.]+ -> [\d,.]+\s+images/s\s+\(\d+\.\d\dx\)", out)
+    code, out, _ = cli("optimize", "letters", "--rounds", 0)
+    assert (code, "images/s" in out) == (0, False)
+    code, _, err = cli("optimize", "missing")
+    assert (code, "Traceback" in err) == (2, False)
+
+
+def test_convert_refuses_a_pickle_with_code(cli: Run, tmp_path: Path) -> None:
+    (tmp_path / "n.pkl").write_bytes(b"cos\nsystem\n(S'touch ran'\ntR.")
+    code, _, err = cli("convert", tmp_path / "n.pkl")
+    assert (code, "Traceback" in err) == (2, False)
+    assert "asks for os.system" in err
+    assert not (tmp_path / "ran").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["n.pkl"]
+
+
+def test_no_optimize_keeps_the_original(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
+    for command, extra in (("train", ()), ("synthesize", ("--count", 3))):
+        for flag, kept in (("--no-optimize", "false"), ("--set=source.optimize=true", "true")):
+            out = tmp_path / f"{command}-{kept}"
+            assert cli(command, tiny_toml, "--out", out, flag, *extra)[0] == 0
+            assert f"optimize = {kept}" in (out / "config.toml").read_text()
 
 
 def test_doctor_names_device_implementations_and_extras(cli: Run) -> None:

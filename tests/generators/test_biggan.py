@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,8 @@ def made(chunk: int) -> dict[str, Tensor]:
 
 def plain(s: dict[str, Tensor], z: Tensor, e: Tensor, chunk: int) -> Tensor:
     def weight(name: str) -> Tensor:
+        if f"{name}.u0" not in s:
+            return s[f"{name}.weight"]
         matrix, u = s[f"{name}.weight"].flatten(1), s[f"{name}.u0"][0]
         v = matrix.T @ u / (matrix.T @ u).norm()
         return s[f"{name}.weight"] / (matrix @ v).norm()
@@ -107,13 +110,34 @@ def test_equals_the_plain_implementation(chunk: int, tmp_path: Path) -> None:
     assert (ours.card.image_size, ours.card.num_classes) == (32, CLASSES)
 
 
+def test_without_shared_embeddings(tmp_path: Path) -> None:
+    """Every norm has a table of classes: the same as a shared table of one-hot rows and transposed Linears."""
+    state = made(0)
+    tables = {}
+    for name in [n for n in state if re.search(r"bn[12]\.(gain|bias)\.weight$", n)]:
+        tables[name] = torch.randn(CLASSES, len(state[name])) * 0.3
+        del state[name.replace("weight", "u0")], state[name.replace("weight", "sv0")]
+    del state["shared.weight"]
+    torch.save(state | tables, tmp_path / "G.pth")
+    ours = generators.load(f"biggan:{tmp_path / 'G.pth'}")
+    assert ours.card.condition == "soft-vector"
+    for name, table in tables.items():
+        state[name] = table.T
+    z, labels = torch.randn(3, CHUNK), torch.tensor([0, 5, 2])
+    soft = torch.softmax(torch.randn(3, CLASSES), 1)
+    for condition, vector in ((labels, F.one_hot(labels, CLASSES).float()), (soft, soft)):
+        expected = plain(state, z, vector, 0)
+        assert expected.std() > 0.05
+        torch.testing.assert_close(ours.generate(z, condition), expected, atol=1e-5, rtol=0)
+
+
 def test_mistakes(tmp_path: Path) -> None:
     path, state = tmp_path / "G.pth", made(CHUNK)
     torch.save({k: v for k, v in state.items() if k != "blocks.1.0.conv2.bias"}, path)
     with pytest.raises(UserError, match=r"missing: blocks\.1\.0\.conv2\.bias"):
         generators.load(f"biggan:{path}")
     torch.save({k: v for k, v in state.items() if k != "shared.weight"}, path)
-    with pytest.raises(UserError, match=r"with shared embeddings .* looked for 'shared\.weight'"):
+    with pytest.raises(UserError, match="does not fit the architecture BigGAN"):
         generators.load(f"biggan:{path}")
     torch.save(state | {"linear.u1": torch.zeros(1, 256)}, path)
     with pytest.raises(UserError, match="several singular vectors"):

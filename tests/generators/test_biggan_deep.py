@@ -137,6 +137,22 @@ def test_missing_pieces_are_named(tmp_path: Path) -> None:
         generators.load(f"biggan-deep:{tmp_path}")
 
 
+def test_a_rewrite_is_for_one_truncation(tmp_path: Path) -> None:
+    made(CONFIGS["128"], tmp_path / "model")
+    original = generators.load(f"biggan-deep:{tmp_path / 'model'}")
+    result = generators.optimize(original, truncation=0.4)
+    inputs = torch.randn(2, 6), torch.softmax(torch.randn(2, 10), 1)
+    assert result.fixed == (0.4,)
+    torch.testing.assert_close(
+        result.module.generate(*inputs, truncation=0.4),
+        original.generate(*inputs, truncation=0.4),
+        atol=1e-5,
+        rtol=0,
+    )
+    with pytest.raises(ValueError, match=r"optimised for 0\.4, got 1\.0"):
+        result.module.generate(*inputs)
+
+
 PEAK = """
 import sys, threading, time, torch
 from ptgm_fast import generators

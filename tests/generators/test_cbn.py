@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import pytest
@@ -44,87 +43,6 @@ def test_sizes(
     assert images.shape == (2, channels, image_size, image_size)
     assert images.abs().max() <= 1
     assert generator.generate(torch.randn(0, 3), torch.zeros(0, dtype=torch.int64)).shape[0] == 0
-
-
-def randomised(generator: ConditionalBatchNormGenerator) -> ConditionalBatchNormGenerator:
-    """Weights, biases and statistics that leave nothing at the value where it would not show."""
-    for name, tensor in generator.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2.0)
-        elif tensor.is_floating_point():
-            tensor.normal_(0, 0.2)
-    return generator.eval()
-
-
-def in_plain_pytorch(
-    generator: ConditionalBatchNormGenerator, latents: torch.Tensor, embedding: torch.Tensor
-) -> torch.Tensor:
-    """The definition with the modules of torch alone."""
-    condition = torch.cat([latents, embedding], 1)
-    base = generator.base_size
-    x = generator.base(condition).view(-1, generator.card.widths[0], base, base)
-    for block in generator.blocks:
-        x = F.interpolate(F.relu(block.norm(x, condition)), scale_factor=2, mode="nearest")
-        x = block.conv(x)
-        if block.residual_norm is not None:
-            x = x + block.residual_conv(F.relu(block.residual_norm(x, condition)))
-    return torch.tanh(generator.to_image(F.relu(generator.norm(x, condition))))
-
-
-@pytest.mark.parametrize(
-    ("image_size", "channels", "widths"),
-    [(28, 1, (6, 5, 4)), (32, 3, (17, 9, 8, 3)), (12, 3, (4, 4)), (4, 1, (4, 4, 4))],
-    ids=["letters", "three-blocks-colour", "one-block", "four-pixels"],
-)
-@pytest.mark.parametrize("num", [0, 1, 5])
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)], ids=["64", "32"]
-)
-def test_evaluation_and_freezing_change_rounding_only(
-    make_card: Callable[..., GeneratorCard],
-    image_size: int,
-    channels: int,
-    widths: tuple[int, ...],
-    num: int,
-    dtype: torch.dtype,
-    tolerance: float,
-) -> None:
-    torch.manual_seed(1)
-    card = make_card(image_size=image_size, channels=channels, widths=widths)
-    generator = randomised(ConditionalBatchNormGenerator(card)).to(dtype)
-    inputs = (torch.randn(num, size, dtype=dtype) for size in (card.latent_dim, card.embedding_dim))
-    latents, embedding = inputs
-    expected = in_plain_pytorch(generator, latents, embedding)
-    torch.testing.assert_close(generator(latents, embedding), expected, atol=tolerance, rtol=0)
-    names = set(generator.state_dict())
-    frozen = generator.freeze()(latents, embedding)
-    torch.testing.assert_close(frozen, expected, atol=tolerance, rtol=0)
-    assert set(generator.state_dict()) == names
-    if num:
-        assert expected.std() > 0.05
-
-
-def test_freezing_again_follows_changed_weights(tiny: ConditionalBatchNormGenerator) -> None:
-    inputs = torch.randn(2, 3), torch.randn(2, 4)
-    before = tiny.freeze()(*inputs)
-    with torch.no_grad():
-        tiny.blocks[0].conv.weight.mul_(2)
-    assert torch.equal(tiny(*inputs), before)
-    torch.testing.assert_close(
-        tiny.freeze()(*inputs), in_plain_pytorch(tiny, *inputs), atol=1e-5, rtol=1e-5
-    )
-
-
-def test_a_frozen_generator_can_be_copied(make_card: Callable[..., GeneratorCard]) -> None:
-    frozen = randomised(ConditionalBatchNormGenerator(make_card())).freeze()
-    inputs = torch.randn(2, 3), torch.randn(2, 4)
-    assert torch.equal(copy.deepcopy(frozen)(*inputs), frozen(*inputs))
-
-
-def test_a_frozen_generator_is_one_graph(tiny: ConditionalBatchNormGenerator) -> None:
-    inputs = torch.randn(2, 3), torch.randn(2, 4)
-    compiled = torch.compile(tiny.freeze(), backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(*inputs), tiny(*inputs))
 
 
 def test_image_size_must_fit_the_blocks(make_card: Callable[..., GeneratorCard]) -> None:

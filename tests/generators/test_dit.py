@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -107,3 +109,18 @@ def test_mistakes(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text('{"_class_name": "os.system"}')
     with pytest.raises(UserError, match=r"a os\.system is not supported"):
         generators.load(f"diffusers:{tmp_path}")
+
+
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    made(tmp_path, 7)
+    folder, sign = tmp_path / "transformer", tmp_path / "ran"
+
+    class Malicious:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(sign),)
+
+    (folder / "diffusion_pytorch_model.safetensors").unlink()
+    torch.save({"proj_out_2.bias": Malicious()}, folder / "diffusion_pytorch_model.bin")
+    with pytest.raises(UserError, match="cannot be loaded"):
+        generators.load(f"diffusers:{tmp_path}")
+    assert not sign.exists()

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from ptgm_fast.config import RunConfig, load_config
 from ptgm_fast.errors import UserError
-from ptgm_fast.models import build
+from ptgm_fast.models import build, save_weights
 from ptgm_fast.profiling import SpanRecorder, read_profile
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import Progress, run_stages, train
@@ -73,6 +73,44 @@ def test_saved_weights_are_the_original_architectures(tiny: Tiny, tmp_path: Path
     with torch.no_grad():
         predicted = network((test.images.float() / 255 - 0.5) / 0.5).argmax(1)
     assert (predicted == test.labels).double().mean().item() == summary["target"]["test_accuracy"]
+
+
+def test_the_rewritten_generator_makes_the_same_run(tiny: Tiny, tmp_path: Path) -> None:
+    both = [
+        train(tiny(f"source.optimize={choice}"), tmp_path / choice) for choice in ("true", "false")
+    ]
+    rewritten, original = (summary["source"]["optimized"] for summary in both)
+    assert original is None
+    assert rewritten["left"] is None
+    assert rewritten["difference"] <= 1e-5
+    counts = rewritten["multiply_adds_per_image"]
+    assert counts["after"] < counts["before"]
+    first, second = (weights(tmp_path / choice) for choice in ("true", "false"))
+    # Images differ by rounding: so do the weights, and nothing else.
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "network", ["DCGAN", "Indexed?soft=sample-class", "Indexed?soft=mix-embedding"]
+)
+def test_a_generator_of_ones_own(
+    network: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The whole run with a module by URI, rewritten where it can be; its answer to soft labels is in the summary."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "generators"))
+    num_classes, size = (10, 8) if network == "DCGAN" else (5, 4)
+    classifier = build("ptgm:cnn-small", num_classes=num_classes, channels=3, image_size=size)
+    save_weights(classifier, tmp_path / "c.safetensors")
+    config = tiny(
+        f"source.generator=module:own_dcgan:{network}",
+        "source.classifier.network=ptgm:cnn-small",
+        f"source.classifier.weights={tmp_path / 'c.safetensors'}",
+        "source.optimize=true",
+    )
+    source = train(config, tmp_path / "run")["source"]
+    assert source["soft_labels"] == (network.partition("=")[2] or "soft-vector")
+    assert (source["optimized"]["left"] is None) == ("mix" not in network)
 
 
 def test_same_seed_same_bits_and_another_seed_others(tiny: Tiny, tmp_path: Path) -> None:

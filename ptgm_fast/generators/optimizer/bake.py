@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -29,7 +31,7 @@ def bake(module: nn.Module) -> int:
         kind = type(part)
         own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
         part.__class__ = type(kind.__name__, kind.__bases__, own)
-        for name in list(part.parametrizations):  # type: ignore[arg-type]
+        for name in list(cast(nn.ModuleDict, part.parametrizations)):
             parametrize.remove_parametrizations(part, name, leave_parametrized=True)
             matched += 1
     return matched

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import Tensor, fx
+from torch import Tensor
 
-from ptgm_fast.generators.optimizer.ir import Program, aten, hint, shape
+from ptgm_fast.generators.optimizer.ir import Node, Program, aten, hint, shape
 
 VIEWS = (
     aten.view.default, aten.reshape.default, aten.slice.Tensor, aten.select.int, aten.unsqueeze.default, aten.squeeze.dims,
@@ -34,12 +34,12 @@ def _numel(node: Any) -> int:
     return math.prod(hint(s) for s in shape(node))
 
 
-def _bytes(node: fx.Node) -> int:
+def _bytes(node: Node) -> int:
     value = node.meta.get("val")
     return _numel(node) * value.element_size() if isinstance(value, Tensor) else 0
 
 
-def _multiply_adds(node: fx.Node) -> int:
+def _multiply_adds(node: Node) -> int:
     if node.target is aten.conv2d.default:
         return _numel(node) * _numel(node.args[1]) // hint(shape(node.args[1])[0])
     if node.target is aten.conv_transpose2d.input:

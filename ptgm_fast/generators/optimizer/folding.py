@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from ptgm_fast.generators.optimizer.ir import Program, aten, shape
+from ptgm_fast.generators.optimizer.ir import Node, Program, aten, shape, slice_bounds
 
 
 def fold_constants(program: Program) -> int:
@@ -28,10 +28,10 @@ def fold_constants(program: Program) -> int:
     return matched
 
 
-def _keeps_all(node: fx.Node) -> bool:
-    _, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
-    size = shape(node.args[0])[dim]
-    whole = (
+def _keeps_all(node: Node) -> bool:
+    source, dim, start, end, step = slice_bounds(node)
+    size = shape(source)[dim]
+    whole: bool = (
         end is None
         or end == torch.iinfo(torch.int64).max
         or (isinstance(size, int) and isinstance(end, int) and end >= size)

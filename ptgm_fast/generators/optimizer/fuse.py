@@ -6,9 +6,17 @@ import operator
 from typing import Any, NamedTuple
 
 import torch
-from torch import fx
 
-from ptgm_fast.generators.optimizer.ir import FUSED, Program, argument, aten, is_nearest_2x, shape
+from ptgm_fast.generators.optimizer.ir import (
+    FUSED,
+    Node,
+    Program,
+    argument,
+    aten,
+    is_nearest_2x,
+    is_node,
+    shape,
+)
 
 ACTIVATIONS = {
     aten.relu.default: "relu",
@@ -22,9 +30,9 @@ ARITHMETIC = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor
 class Affine(NamedTuple):
     """U(x) * scale + shift of an op under construction; U as in `cond_norm_act`."""
 
-    x: fx.Node
-    scale: fx.Node
-    shift: fx.Node
+    x: Node
+    scale: Node
+    shift: Node
     upsample: bool
     phases: bool
 
@@ -49,7 +57,7 @@ def fuse(program: Program) -> int:
     return matched
 
 
-def _drop(program: Program, node: fx.Node) -> None:
+def _drop(program: Program, node: Node) -> None:
     stack = [node]
     while stack:
         dead = stack.pop()
@@ -58,9 +66,9 @@ def _drop(program: Program, node: fx.Node) -> None:
             program.graph.erase_node(dead)
 
 
-def _plain(program: Program, node: Any, before: fx.Node) -> Affine | None:
+def _plain(program: Program, node: Any, before: Node) -> Affine | None:
     """An affine that only this reader sees: an unfinished cond_norm_act, or a convolution with its bias as the shift."""
-    if not isinstance(node, fx.Node) or len(node.users) != 1:
+    if not is_node(node) or len(node.users) != 1:
         return None
     if node.target is FUSED and node.args[3] is None and node.args[4] == "none":
         x, scale, shift, _, _, upsample, phases, _ = node.args
@@ -79,7 +87,7 @@ def _plain(program: Program, node: Any, before: fx.Node) -> Affine | None:
     return None
 
 
-def _vector(program: Program, value: Any, like: fx.Node, before: fx.Node) -> fx.Node | None:
+def _vector(program: Program, value: Any, like: Node, before: Node) -> Node | None:
     """A factor or summand of a [N, C, H, W] as [C] or [N, C]; None where it is not one value a channel."""
     num, channels, *image = shape(like)
     fake = like.meta["val"]
@@ -87,7 +95,7 @@ def _vector(program: Program, value: Any, like: fx.Node, before: fx.Node) -> fx.
         return program.constant(
             torch.full((channels,), float(value), dtype=fake.dtype, device=fake.device), before
         )
-    if not isinstance(value, fx.Node) or value.meta["val"].dtype != fake.dtype:
+    if not is_node(value) or value.meta["val"].dtype != fake.dtype:
         return None
     constant, sizes = program.value(value), shape(value)
     if constant is not None:
@@ -109,7 +117,7 @@ def _vector(program: Program, value: Any, like: fx.Node, before: fx.Node) -> fx.
     return program.emit(before, aten.squeeze.dims, value, [2, 3])
 
 
-def _affine(program: Program, node: fx.Node) -> fx.Node | None:
+def _affine(program: Program, node: Node) -> Node | None:
     emit = program.emit
     found = _norm(program, node) if node.target is operator.getitem else _arithmetic(program, node)
     if found is None:
@@ -134,16 +142,16 @@ def _affine(program: Program, node: fx.Node) -> fx.Node | None:
     )
 
 
-def _zeros(x: fx.Node) -> torch.Tensor:
+def _zeros(x: Node) -> torch.Tensor:
     fake = x.meta["val"]
     return torch.zeros(fake.shape[1], dtype=fake.dtype, device=fake.device)
 
 
-def _norm(program: Program, node: fx.Node) -> tuple[fx.Node, fx.Node | None, fx.Node | None] | None:
+def _norm(program: Program, node: Node) -> tuple[Node, Node | None, Node | None] | None:
     """Batch norm with running statistics: scale = gain / sqrt(var + eps), shift = bias - mean * scale."""
     norm = node.args[0]
     if (
-        not isinstance(norm, fx.Node)
+        not is_node(norm)
         or norm.target is not aten._native_batch_norm_legit_no_training.default
         or node.args[1] != 0
     ):
@@ -162,18 +170,16 @@ def _norm(program: Program, node: fx.Node) -> tuple[fx.Node, fx.Node | None, fx.
         scale = scale * values[0]
     shift = -values[2] * scale if values[1] is None else values[1] - values[2] * scale
     kind = values[3].dtype
-    return x, program.constant(scale.to(kind), node), program.constant(shift.to(kind), node)  # type: ignore[return-value]
+    return x, program.constant(scale.to(kind), node), program.constant(shift.to(kind), node)
 
 
-def _arithmetic(
-    program: Program, node: fx.Node
-) -> tuple[fx.Node, fx.Node | None, fx.Node | None] | None:
+def _arithmetic(program: Program, node: Node) -> tuple[Node, Node | None, Node | None] | None:
     if node.target not in ARITHMETIC or node.kwargs:
         return None
     a, b = node.args
     pairs = [(a, b)] if node.target in (aten.sub.Tensor, aten.div.Tensor) else [(a, b), (b, a)]
     for x, other in pairs:
-        if not isinstance(x, fx.Node) or program.value(x) is not None or shape(x) != shape(node):
+        if not is_node(x) or program.value(x) is not None or shape(x) != shape(node):
             continue
         if (
             x.meta["val"].dtype != node.meta["val"].dtype
@@ -194,12 +200,12 @@ def _arithmetic(
     return None
 
 
-def _residual(program: Program, node: fx.Node) -> fx.Node | None:
+def _residual(program: Program, node: Node) -> Node | None:
     """cond_norm_act(x) + r, or conv(x) + r; r's own nearest 2x upsampling is done on the way."""
     if node.target is not aten.add.Tensor or node.kwargs:
         return None
     a, b = node.args
-    if not (isinstance(a, fx.Node) and isinstance(b, fx.Node)) or shape(a) != shape(b) or a is b:
+    if not (is_node(a) and is_node(b)) or shape(a) != shape(b) or a is b:
         return None
     for x, other in sorted(((a, b), (b, a)), key=lambda pair: not is_nearest_2x(pair[1])):
         inner = _plain(program, x, node)
@@ -211,29 +217,19 @@ def _residual(program: Program, node: fx.Node) -> fx.Node | None:
     return None
 
 
-def _activation(program: Program, node: fx.Node) -> fx.Node | None:
+def _activation(program: Program, node: Node) -> Node | None:
     name = ACTIVATIONS.get(node.target)
-    x = node.args[0] if node.args else None
+    x: Node = node.args[0] if node.args else None
     if name is None or (name == "leaky_relu" and argument(node, 1, "negative_slope", 0.01) != 0.2):
         return None
-    if (
-        not isinstance(x, fx.Node)
-        or x.target is not FUSED
-        or len(x.users) > 1
-        or x.args[4] != "none"
-    ):
+    if not is_node(x) or x.target is not FUSED or len(x.users) > 1 or x.args[4] != "none":
         return None
     return program.emit(node, FUSED, *x.args[:4], name, *x.args[5:])
 
 
-def _upsample(program: Program, node: fx.Node) -> fx.Node | None:
-    x = node.args[0] if node.args else None
-    if (
-        not is_nearest_2x(node)
-        or not isinstance(x, fx.Node)
-        or x.target is not FUSED
-        or len(x.users) > 1
-    ):
+def _upsample(program: Program, node: Node) -> Node | None:
+    x: Node = node.args[0] if node.args else None
+    if not is_nearest_2x(node) or not is_node(x) or x.target is not FUSED or len(x.users) > 1:
         return None
     if x.args[3] is not None or x.args[5] or x.args[6]:
         return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,6 +11,8 @@ from torch import Tensor, fx, nn
 from ptgm_fast.kernels import cond_norm_act as _registers_the_op  # noqa: F401
 
 aten = torch.ops.aten
+# fx types a node's arguments as a union of all that a graph can hold; narrowing each would bury the passes.
+Node: TypeAlias = Any
 FUSED = torch.ops.ptgm_fast.cond_norm_act.default
 
 
@@ -25,7 +27,7 @@ class Program:
         exported = torch.export.export(
             module, example, dynamic_shapes=(free,) if _variadic(module) else free, strict=False
         )
-        traced: fx.GraphModule = exported.run_decompositions({}).module(check_guards=False)  # type: ignore[assignment]
+        traced: fx.GraphModule = exported.run_decompositions({}).module(check_guards=False)
         self.root: nn.Module = nn.Module()
         self.graph = traced.graph
         self.fake_mode = next(
@@ -49,23 +51,23 @@ class Program:
         self.root.register_buffer(name, value)
         return name
 
-    def calls(self, *targets: Any) -> list[fx.Node]:
+    def calls(self, *targets: Any) -> list[Node]:
         return [n for n in self.graph.nodes if n.op == "call_function" and n.target in targets]
 
     def value(self, node: Any) -> Tensor | None:
         """The tensor of a constant, else None."""
-        is_constant = isinstance(node, fx.Node) and node.op == "get_attr"
+        is_constant = is_node(node) and node.op == "get_attr"
         return getattr(self.root, str(node.target)) if is_constant else None
 
-    def constant(self, value: Tensor, before: fx.Node) -> fx.Node:
+    def constant(self, value: Tensor, before: Node) -> Node:
         with self.graph.inserting_before(before):
             node = self.graph.create_node("get_attr", self._keep(value))
         node.meta["val"] = self.fake_mode.from_tensor(value, static_shapes=True)
         return node
 
-    def emit(self, before: fx.Node, target: Any, *args: Any) -> fx.Node:
+    def emit(self, before: Node, target: Any, *args: Any) -> Node:
         """A new call of an op in front of a node, with its shape; computed at once where all its inputs are constants."""
-        inputs = [a for a in args if isinstance(a, fx.Node)]
+        inputs = [a for a in args if is_node(a)]
         if inputs and all(self.value(a) is not None for a in inputs):
             return self.constant(
                 target(*(v if (v := self.value(a)) is not None else a for a in args)), before
@@ -76,7 +78,7 @@ class Program:
             node.meta["val"] = target(*fx.map_arg(args, lambda n: n.meta["val"]))
         return node
 
-    def replace(self, old: fx.Node, new: fx.Node) -> None:
+    def replace(self, old: Node, new: Node) -> None:
         old.replace_all_uses_with(new)
         self.graph.eliminate_dead_code()
 
@@ -97,22 +99,33 @@ def _variadic(module: nn.Module) -> bool:
     )
 
 
+def is_node(value: Any) -> bool:
+    return isinstance(value, fx.Node)
+
+
+def slice_bounds(node: Node) -> tuple[Node, int, int | None, int | None, int]:
+    """What aten.slice.Tensor cuts: (input, dim, start, end, step)."""
+    given = list(node.args)
+    source, dim, start, end, step = given + [None, 0, None, None, 1][len(given) :]
+    return source, dim, start, end, step
+
+
 def shape(node: Any) -> tuple[Any, ...]:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
+    value = node.meta.get("val") if is_node(node) else None
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def hint(size: Any) -> int:
     """A size as in the example inputs, without tying the graph to it."""
-    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
+    return int(size.node.hint or 0) if isinstance(size, torch.SymInt) else int(size)
 
 
-def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+def argument(node: Node, index: int, name: str, default: Any = None) -> Any:
     return node.args[index] if len(node.args) > index else node.kwargs.get(name, default)
 
 
 def is_nearest_2x(node: Any) -> bool:
-    if not isinstance(node, fx.Node) or node.target not in (
+    if not is_node(node) or node.target not in (
         aten.upsample_nearest2d.vec,
         aten.upsample_nearest2d.default,
     ):
@@ -126,11 +139,11 @@ def is_nearest_2x(node: Any) -> bool:
 
 def is_plain_conv(node: Any, kernel: int, padding: int) -> bool:
     """A conv2d with a constant square weight, stride 1, dilation 1, one group."""
-    if not isinstance(node, fx.Node) or node.target is not aten.conv2d.default:
+    if not is_node(node) or node.target is not aten.conv2d.default:
         return False
     options = ((3, "stride", 1, 1), (4, "padding", 0, padding), (5, "dilation", 1, 1))
     return (
-        node.args[1].op == "get_attr"  # type: ignore[union-attr]
+        node.args[1].op == "get_attr"
         and shape(node.args[1])[2:] == (kernel, kernel)
         and all(
             set(_pair(argument(node, i, name, default))) == {wanted}

@@ -14,7 +14,7 @@ def channels_last(program: Program) -> int:
     Returns the number of weights and copies.
     """
     matched = 0
-    for node in program.calls(aten.conv2d.default):
+    for node in program.calls(aten.conv2d.default, aten.conv_transpose2d.input):
         weight = program.value(node.args[1])
         if weight is not None:
             laid = program.constant(weight.contiguous(memory_format=torch.channels_last), node)

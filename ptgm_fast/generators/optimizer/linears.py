@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 
 import torch
-from torch import fx
 
-from ptgm_fast.generators.optimizer.ir import Program, argument, aten, shape
+from ptgm_fast.generators.optimizer.ir import Node, Program, argument, aten, shape
 
 
 def join_linears(program: Program) -> int:
     """linear(c, W_1), linear(c, W_2), ... -> views of linear(c, [W_1; W_2; ...]); returns how many were joined."""
-    groups: dict[fx.Node, list[fx.Node]] = defaultdict(list)
+    groups: dict[Node, list[Node]] = defaultdict(list)
     for node in program.calls(aten.linear.default):
         bias = argument(node, 2, "bias")
         if program.value(node.args[1]) is not None and (

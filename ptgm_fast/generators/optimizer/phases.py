@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch import fx
 
 from ptgm_fast.generators.optimizer.ir import (
     FUSED,
@@ -11,6 +10,7 @@ from ptgm_fast.generators.optimizer.ir import (
     argument,
     aten,
     is_nearest_2x,
+    is_node,
     is_plain_conv,
 )
 from ptgm_fast.kernels.cond_norm_act import phase_weight
@@ -41,9 +41,7 @@ def phase_convolutions(program: Program) -> int:
         phase = program.constant(phase_weight(weight), node)
         ones = program.constant(weight.new_ones(len(weight)), node)
         shift = (
-            bias
-            if isinstance(bias, fx.Node)
-            else program.constant(torch.zeros_like(weight[:, 0, 0, 0]), node)
+            bias if is_node(bias) else program.constant(torch.zeros_like(weight[:, 0, 0, 0]), node)
         )
         small = program.emit(
             node, aten.conv2d.default, node.args[0].args[0], phase, None, [1, 1], [1, 1]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from ptgm_fast.generators.optimizer.ir import Program, argument, aten
+from ptgm_fast.generators.optimizer.ir import Program, argument, aten, slice_bounds
 
 
 def trim(program: Program) -> int:
     """slice(conv(x, W, b), channels a:e) -> conv(x, W[a:e], b[a:e]), for one group and no other reader of the rest."""
     matched = 0
     for node in program.calls(aten.slice.Tensor):
-        conv, dim, start, end, step = (*node.args, *(0, None, None, 1)[len(node.args) - 1 :])
+        conv, dim, start, end, step = slice_bounds(node)
         if dim != 1 or step != 1 or conv.target is not aten.conv2d.default or len(conv.users) > 1:
             continue
         weight, bias = program.value(conv.args[1]), argument(conv, 2, "bias")

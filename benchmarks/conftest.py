@@ -1,4 +1,4 @@
-"""What the kernel benchmarks share: the number of threads, and an allocator that keeps its memory."""
+"""What the benchmarks share: the number of threads, and an allocator that keeps its memory."""
 
 from __future__ import annotations
 

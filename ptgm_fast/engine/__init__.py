@@ -1,0 +1,22 @@
+"""Synthesis ahead of training: the ring, its runtimes, and the sampler that people embed."""
+
+from ptgm_fast.engine.batch import Batch, Counts
+from ptgm_fast.engine.ring import Ring, Slot
+from ptgm_fast.engine.runtime import InlineRuntime, Lane, Runtime, StreamRuntime, ThreadRuntime
+from ptgm_fast.engine.sampler import ConditionedSampler, FastSampler
+from ptgm_fast.engine.stream import BatchStream
+
+__all__ = [
+    "Batch",
+    "BatchStream",
+    "ConditionedSampler",
+    "Counts",
+    "FastSampler",
+    "InlineRuntime",
+    "Lane",
+    "Ring",
+    "Runtime",
+    "Slot",
+    "StreamRuntime",
+    "ThreadRuntime",
+]

@@ -1,0 +1,71 @@
+"""Images in blocks of a fixed size, so that a sample's bits do not depend on the batch that asked for it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ptgm_fast.engine.batch import Counts
+
+# A convolution's rounding depends on the size of its batch: every image is made among as many, at its own place.
+BLOCK = 64
+# With reuse, as many blocks are gone through again and again before the next: an image does not meet itself in a batch.
+GROUP_BLOCKS = 4
+Make = Callable[[int], Tensor]
+
+
+class Blocks:
+    """Image n is image n % BLOCK of block n // BLOCK; make(first) gives the BLOCK images from number `first` on."""
+
+    def __init__(self, make: Make, counts: Counts, *, kept: int) -> None:
+        """kept: blocks that are remembered."""
+        self._make, self._counts, self._kept = make, counts, kept
+        self._blocks: OrderedDict[int, Tensor] = OrderedDict()
+
+    def images(self, numbers: range) -> Tensor:
+        """The images of consecutive numbers, [N, C, H, W]."""
+        parts = []
+        position = numbers.start
+        while position < numbers.stop:
+            block, offset = divmod(position, BLOCK)
+            take = min(BLOCK - offset, numbers.stop - position)
+            parts.append(self._block(block)[offset : offset + take])
+            position += take
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _block(self, block: int) -> Tensor:
+        if block not in self._blocks:
+            self._blocks[block] = self._make(block * BLOCK)
+            self._counts.synthesised += BLOCK
+            while len(self._blocks) > self._kept:
+                self._blocks.popitem(last=False)
+        return self._blocks[block]
+
+
+def generated(samples: range, reuse: int, num_images: int | None = None) -> list[range]:
+    """The numbers of the images behind consecutive samples, as consecutive runs.
+
+    Sample s shows image s if reuse is 1. Else the images come in groups of G = GROUP_BLOCKS * BLOCK, each of which is
+    served `reuse` times before the next: s = (q * reuse + k) * G + j shows image q * G + j for the k-th time. num_images:
+    there are so many and no more; the last group is what is left.
+    """
+    if reuse == 1:
+        return [samples]
+    whole = GROUP_BLOCKS * BLOCK
+    grouped = None if num_images is None else num_images // whole * whole
+    runs = []
+    position = samples.start
+    while position < samples.stop:
+        if grouped is None or num_images is None or position < grouped * reuse:
+            turn, offset = divmod(position, whole)
+            first, size = turn // reuse * whole, whole
+        else:
+            first, size = grouped, num_images - grouped
+            offset = (position - grouped * reuse) % size
+        take = min(size - offset, samples.stop - position)
+        runs.append(range(first + offset, first + offset + take))
+        position += take
+    return runs

@@ -1,0 +1,174 @@
+"""A producer that works ahead of its consumer, by so many batches and no more."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils import _pytree as pytree
+
+from ptgm_fast.engine.runtime import Lane, Runtime
+
+Batch = TypeVar("Batch")
+Spans = Callable[[str], AbstractContextManager[None]]
+
+_NOTHING: AbstractContextManager[None] = nullcontext()
+
+
+def _no_spans(name: str) -> AbstractContextManager[None]:
+    return _NOTHING
+
+
+class Slot(Generic[Batch]):
+    """One place of the ring: a batch, and the events that say when it may be read and when it may be written."""
+
+    def __init__(self) -> None:
+        self.batch: Batch | None = None
+        self.ready: Any = None
+        self.free: Any = None
+
+    def fill(self, batch: Batch, copies: bool) -> None:
+        """Take the batch itself, or copy it into the memory that the slot keeps for batches of this shape."""
+        if copies and self._same_shape(batch):
+            pytree.tree_map_(_copy_into, self.batch, batch)
+        else:
+            self.batch = batch
+
+    def _same_shape(self, batch: Batch) -> bool:
+        mine, mine_spec = pytree.tree_flatten(self.batch)
+        theirs, spec = pytree.tree_flatten(batch)
+        return mine_spec == spec and all(_alike(a, b) for a, b in zip(mine, theirs, strict=True))
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
+        return bool(type(a) is type(b) and a == b)
+    return (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
+
+
+def _copy_into(mine: Any, theirs: Any) -> None:
+    if isinstance(mine, torch.Tensor):
+        mine.copy_(theirs)
+
+
+class Ring(Generic[Batch]):
+    """Iterates over produce(start), produce(start + 1), ..., made up to `depth` batches ahead.
+
+    The producer writes a slot only after the consumer's event that it has done with it; the consumer reads a slot only
+    after the producer's event that it is written. A batch is the consumer's until it asks for the next one (where the
+    runtime copies, its memory is then written again).
+
+    An exception in `produce` is raised from the consumer's next call, even while earlier batches are waiting, with its
+    traceback and a note that says which batch it was. Iterating a second time continues; `close` ends everything, as do
+    the end of the iteration, a failure and leaving a `with` block.
+    """
+
+    def __init__(
+        self,
+        produce: Callable[[int], Batch],
+        *,
+        start: int = 0,
+        stop: int | None = None,
+        depth: int = 3,
+        runtime: Runtime,
+        describe: Callable[[int], str] = "batch {}".format,
+        spans: Spans = _no_spans,
+    ) -> None:
+        """stop: the first batch that is not made; None never stops. depth: batches ahead, at least 1."""
+        if depth < 1:
+            raise ValueError(f"depth must be at least 1, got {depth}")
+        self._produce, self._runtime, self._stop = produce, runtime, stop
+        self._describe, self._spans = describe, spans
+        self._slots: list[Slot[Batch]] = [Slot() for _ in range(depth)]
+        self._next, self._launched = start, start
+        self._held: Slot[Batch] | None = None
+        self._failure: BaseException | None = None
+        self._failed = threading.Event()
+        self._closed = False
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._closed:
+            raise StopIteration
+        self._release()
+        self._launch_ahead()
+        self._raise_failure()
+        if self._next == self._stop:
+            self.close()
+            raise StopIteration
+        slot = self._slot(self._next)
+        with self._spans("wait for producer"):
+            self._await_ready(slot)
+        self._raise_failure()
+        self._held, self._next = slot, self._next + 1
+        return self._take(slot)
+
+    def __enter__(self) -> Ring[Batch]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def num_ready(self) -> int:
+        """Batches that were launched and not yet handed out: the ring's depth in use."""
+        return self._launched - self._next
+
+    def close(self) -> None:
+        """Stop the producer and forget the batches. May be called again."""
+        if not self._closed:
+            self._closed = True
+            self._runtime.close()
+            self._slots, self._held = [], None
+
+    def _slot(self, index: int) -> Slot[Batch]:
+        return self._slots[index % len(self._slots)]
+
+    def _launch_ahead(self) -> None:
+        limit = self._next + len(self._slots)
+        while self._launched < limit and self._launched != self._stop and not self._failed.is_set():
+            index, slot = self._launched, self._slot(self._launched)
+            self._await_free(slot)
+            self._runtime.launch(partial(self._fill, index, slot))
+            slot.ready = self._runtime.record(Lane.PRODUCER)
+            self._launched += 1
+
+    def _fill(self, index: int, slot: Slot[Batch]) -> None:
+        if self._failed.is_set():
+            return
+        try:
+            slot.fill(self._produce(index), self._runtime.copies)
+        except BaseException as error:
+            error.add_note(f"while making {self._describe(index)}")
+            self._failure = error
+            self._failed.set()
+
+    def _await_free(self, slot: Slot[Batch]) -> None:
+        if slot.free is not None:
+            self._runtime.wait(Lane.PRODUCER, slot.free)
+
+    def _await_ready(self, slot: Slot[Batch]) -> None:
+        self._runtime.wait(Lane.CONSUMER, slot.ready)
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.free = self._runtime.record(Lane.CONSUMER)
+            self._held = None
+
+    def _take(self, slot: Slot[Batch]) -> Batch:
+        batch = slot.batch
+        assert batch is not None
+        return batch
+
+    def _raise_failure(self) -> None:
+        if self._failed.is_set():
+            failure = self._failure
+            self.close()
+            assert failure is not None
+            raise failure

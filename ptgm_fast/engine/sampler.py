@@ -1,0 +1,295 @@
+"""`FastSampler`: pseudo samples of a frozen generator for anyone's training loop."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import IterableDataset
+
+from ptgm_fast import kernels
+from ptgm_fast.engine.batch import Batch, Counts
+from ptgm_fast.engine.blocks import BLOCK, GROUP_BLOCKS, Blocks, generated
+from ptgm_fast.engine.ring import Spans, _no_spans
+from ptgm_fast.engine.stream import BatchStream, Overlap
+from ptgm_fast.generators import ConditionKind, Generator
+from ptgm_fast.kernels.views import ViewSpec, view_preset
+from ptgm_fast.sampling import ConditioningTable, SourceModels, conditioning_table, derive_seed
+from ptgm_fast.sampling.generation import FrozenGenerator
+
+Views = ViewSpec | str | tuple[ViewSpec | str, ViewSpec | str] | None
+# Sample numbers [N] and the images behind them -> condition, its kind, labels, soft labels of the samples.
+Conditions = Callable[[range], tuple[Tensor, ConditionKind]]
+
+
+class FastSampler(IterableDataset[Batch]):
+    """Batches of pseudo samples, made ahead of the loop that trains on them.
+
+        with FastSampler(generator, batch_size=64, views=("weak", "strong")) as sampler:
+            for batch in sampler.uniform(num_batches=1000):
+                loss = f(network, batch.images, batch.labels)
+
+    A sample is a function of (seed, its number): latents, uniform label and views are addressed, and images are made in
+    blocks of a fixed size. So its bits are the same for any batch size, depth, overlap, number of DataLoader workers and
+    point of a resume (`start`), on one device. (A network whose rounding depends on the number of threads is the
+    exception: `overlap` changes that number on CPUs. The bundled generator's does not.)
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        truncation: float | None = None,
+        views: Views = None,
+        device: torch.device | str = "auto",
+        dtype: torch.dtype | None = None,
+        overlap: Overlap = "auto",
+        depth: int = 3,
+        reuse: int = 1,
+        mean: float | Sequence[float] = 0.5,
+        std: float | Sequence[float] = 0.5,
+        spans: Spans = _no_spans,
+    ) -> None:
+        """generator: frozen, as `generators.load` or `generators.optimize` give it. truncation: see `Card`.
+
+        views: None serves images in [-1, 1] as they are; a `ViewSpec` or a preset's name serves a random view of each, a
+        pair a weak and a strong one, normalised by mean and std (of [0, 1] images). device: "auto" is the generator's,
+        another one moves it there. dtype: of the images served (float32). overlap, depth: see `BatchStream` and
+        `Ring`. reuse: every image is served so often, under fresh views (see `blocks.generated`). spans: a context
+        manager for each named phase. Raises ValueError for numbers below 1 and reuse without views.
+        """
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("depth", depth), ("reuse", reuse)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if reuse > 1 and views is None:
+            raise ValueError("reuse serves an image again under a fresh view: give views")
+        if overlap not in ("auto", True, False):
+            raise ValueError(f'overlap must be "auto", True or False, got {overlap!r}')
+        if device != "auto":
+            generator.to(device)
+        self._frozen = FrozenGenerator(generator, truncation=truncation)
+        self._batch_size, self._seed, self._reuse = batch_size, seed, reuse
+        self._weak, self._strong = _specs(views)
+        self._dtype = dtype or torch.float32
+        self._overlap, self._depth, self._spans = overlap, depth, spans
+        self._mean, self._std = (
+            tuple(v) if isinstance(v, Sequence) else float(v) for v in (mean, std)
+        )
+        self.counts = Counts()
+        self._streams: weakref.WeakSet[BatchStream] = weakref.WeakSet()
+
+    @property
+    def device(self) -> torch.device:
+        return self._frozen.device
+
+    def __enter__(self) -> FastSampler:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(self.uniform())
+
+    def close(self) -> None:
+        """End every iteration with its thread. The sampler can be used again afterwards."""
+        for stream in list(self._streams):
+            stream.close()
+
+    def uniform(self, num_batches: int | None = None, *, start: int = 0) -> BatchStream:
+        """Batches with uniform source labels (pseudo pre-training), without end if num_batches is None.
+
+        start: number of the first sample; batch i holds the samples start + i * batch_size and on.
+        """
+        seed = derive_seed(self._seed, "sampler/labels")
+
+        def labels_of(numbers: range) -> Tensor:
+            return kernels.class_labels(
+                len(numbers),
+                self._frozen.num_classes,
+                seed=seed,
+                start=numbers.start,
+                device=self.device,
+            )
+
+        def conditions(numbers: range) -> tuple[Tensor, ConditionKind]:
+            return labels_of(numbers), "class"
+
+        def produce(blocks: Blocks, index: int) -> Batch:
+            first = start + index * self._batch_size
+            samples = range(first, first + self._batch_size)
+            runs = generated(samples, self._reuse)
+            labels = torch.cat([labels_of(run) for run in runs])
+            return self._serve(blocks, samples, runs, labels, None)
+
+        # Each iteration has blocks of its own: two may run at once.
+        return self._stream(
+            lambda: partial(produce, self._blocks(conditions, "uniform")), num_batches, start
+        )
+
+    def conditioned(
+        self,
+        source_classifier: nn.Module,
+        images: Tensor,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        mean: Sequence[float] = (0.5,),
+        std: Sequence[float] = (0.5,),
+    ) -> ConditionedSampler:
+        """Samples conditioned on target images (P-SSL): the source classifier's soft labels are computed here, once.
+
+        images uint8 [M, C, H, W] or floats in [-1, 1], of the generator's size; mean, std: the classifier's
+        normalisation of [0, 1] images. See `conditioning_table`, whose errors are raised.
+        """
+        source = SourceModels(
+            self._frozen.generator,
+            source_classifier,
+            mean=mean,
+            std=std,
+            truncation=self._frozen.truncation,
+            device=self.device,
+        )
+        with self._spans("conditioning"):
+            table = conditioning_table(
+                source, images.to(self.device), temperature=temperature, top_k=top_k
+            )
+        return ConditionedSampler(self, table)
+
+    def sample(self, *, labels: Tensor, start: int = 0) -> Batch:
+        """One batch at once: samples start, start + 1, ... of given labels, int64 [N] or soft labels [N, K].
+
+        With the labels that `uniform` draws it gives the same bits. `labels` of the batch is arg max for soft labels.
+        """
+        labels = labels.to(self.device)
+        soft = labels if labels.dim() == 2 else None
+        kind: ConditionKind = "class" if soft is None else "soft-label"
+
+        def conditions(numbers: range) -> tuple[Tensor, ConditionKind]:
+            # Outside of what was asked for, a block repeats the nearest label.
+            rows = torch.arange(numbers.start, numbers.stop, device=self.device) - start
+            return labels[rows.clamp(0, len(labels) - 1)], kind
+
+        if not len(labels):
+            raise ValueError("labels must hold at least one label")
+        blocks = self._blocks(conditions, "uniform")
+        samples = range(start, start + len(labels))
+        hard = labels if soft is None else labels.argmax(1)
+        return self._serve(blocks, samples, [samples], hard, soft)
+
+    def summary(self) -> dict[str, Any]:
+        """Images synthesised and samples served so far."""
+        return self.counts.as_dict()
+
+    def _blocks(self, conditions: Conditions, purpose: str) -> Blocks:
+        seed = derive_seed(self._seed, f"sampler/{purpose}/latents")
+
+        def make(first: int) -> Tensor:
+            with self._spans("latents"):
+                latents = self._frozen.latents(BLOCK, seed=seed, start=first)
+            with self._spans("conditioning"):
+                condition, kind = conditions(range(first, first + BLOCK))
+            with self._spans("generator"):
+                return self._frozen.generate(latents, condition, kind)
+
+        kept = GROUP_BLOCKS + 1 if self._reuse > 1 else 1
+        return Blocks(make, self.counts, kept=kept)
+
+    def _serve(
+        self, blocks: Blocks, samples: range, runs: list[range], labels: Tensor, soft: Tensor | None
+    ) -> Batch:
+        parts = [blocks.images(run) for run in runs]
+        images, strong = parts[0] if len(parts) == 1 else torch.cat(parts), None
+        if self._weak is not None:
+            with self._spans("views"):
+                images, strong = kernels.views(
+                    images,
+                    self._weak,
+                    self._strong,
+                    seed=derive_seed(self._seed, "sampler/views"),
+                    start=samples.start,
+                    mean=self._mean,
+                    std=self._std,
+                    dtype=self._dtype,
+                )
+        self.counts.served += len(samples)
+        numbers = torch.arange(samples.start, samples.stop, device=self.device)
+        behind = torch.cat([torch.arange(r.start, r.stop, device=self.device) for r in runs])
+        return Batch(images.to(self._dtype), strong, labels, soft, numbers, behind)
+
+    def _stream(
+        self, begin: Callable[[], Callable[[int], Batch]], num_batches: int | None, start: int
+    ) -> BatchStream:
+        size = self._batch_size
+
+        def describe(index: int) -> str:
+            first = start + index * size
+            return f"batch {index} (samples {first} to {first + size - 1})"
+
+        stream = BatchStream(
+            begin,
+            num_batches=num_batches,
+            depth=self._depth,
+            overlap=self._overlap,
+            device=self.device,
+            describe=describe,
+            spans=self._spans,
+        )
+        self._streams.add(stream)
+        return stream
+
+
+class ConditionedSampler:
+    """Pseudo samples for target images: `batches(indices)`. table: what the generator is asked for, a row an image."""
+
+    def __init__(self, sampler: FastSampler, table: ConditioningTable) -> None:
+        self._sampler = sampler
+        self.table = table
+
+    def batches(self, indices: Tensor | Sequence[int], *, start: int = 0) -> BatchStream:
+        """Samples for the target images `indices`, int64 [M], in that order; the last batch may be smaller.
+
+        Sample n is made for image indices[n] and depends on (seed, n, that image's soft label). With `reuse` r there are
+        r * M samples. start: the first sample to serve, for a resume. Raises IndexError for an index beyond the table.
+        """
+        sampler, device = self._sampler, self._sampler.device
+        rows = torch.as_tensor(indices, dtype=torch.int64, device=device)
+        if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.table):
+            raise IndexError(f"indices must lie in [0, {len(self.table)}), the target images given")
+        size, total = sampler._batch_size, len(rows) * sampler._reuse
+
+        def rows_of(numbers: range) -> Tensor:
+            # The last block is filled up with its last image.
+            at = torch.arange(numbers.start, numbers.stop, device=device)
+            return rows[at.clamp(max=len(rows) - 1)]
+
+        def conditions(numbers: range) -> tuple[Tensor, ConditionKind]:
+            return self.table.conditions(rows_of(numbers))
+
+        def produce(blocks: Blocks, index: int) -> Batch:
+            first = start + index * size
+            samples = range(first, min(first + size, total))
+            runs = generated(samples, sampler._reuse, len(rows))
+            chosen = torch.cat([rows_of(run) for run in runs])
+            return sampler._serve(blocks, samples, runs, chosen, self.table.soft_labels[chosen])
+
+        return sampler._stream(
+            lambda: partial(produce, sampler._blocks(conditions, "conditioned")),
+            max(0, -(-(total - start) // size)),
+            start,
+        )
+
+
+def _specs(views: Views) -> tuple[ViewSpec | None, ViewSpec | None]:
+    if views is None:
+        return None, None
+    weak, strong = views if isinstance(views, tuple) else (views, None)
+    found = [view_preset(v) if isinstance(v, str) else v for v in (weak, strong)]
+    return found[0], found[1]

@@ -1,0 +1,69 @@
+"""Self-attention without its whole matrix of weights."""
+
+from __future__ import annotations
+
+from ptgm_fast.generators.optimizer.ir import Node, Program, aten, is_node, shape
+
+# Rows at a time: the weights of a batch of 32 and 1,024 keys then take 16 MiB, which stay in the cache and which an
+# allocator keeps; a batch's whole 512 MiB do neither.
+ROWS = 128
+PRODUCTS = (aten.bmm.default, aten.matmul.default)
+
+
+def split_attention(program: Program) -> int:
+    """softmax(q k) v, and v^T softmax(q k)^T, for q [N, M, D], k [N, D, L]: `ROWS` of the M queries after another.
+
+    The same products row by row; no [N, M, L] is held. Results of the second form are views of [N, M, D], which is an
+    image's channels-last memory.
+    """
+    matched = 0
+    for node in program.calls(*PRODUCTS):
+        found = _match(node)
+        if found is None:
+            continue
+        queries, keys, values, transposed = found
+        num_rows = shape(queries)[1]
+        parts: list[Node] = []
+        for start in range(0, num_rows, ROWS):
+            end = min(start + ROWS, num_rows)
+            some = program.emit(node, aten.slice.Tensor, queries, 1, start, end)
+            scores = program.emit(node, aten.bmm.default, some, keys)
+            weights = program.emit(node, aten.softmax.int, scores, -1)
+            if transposed and not parts:
+                values = program.emit(node, aten.permute.default, values, [0, 2, 1])
+            parts.append(program.emit(node, aten.bmm.default, weights, values))
+        out = program.emit(node, aten.cat.default, parts, 1)
+        if transposed:
+            out = program.emit(node, aten.permute.default, out, [0, 2, 1])
+        program.replace(node, out)
+        matched += 1
+    return matched
+
+
+def _match(node: Node) -> tuple[Node, Node, Node, bool] | None:
+    """(queries, keys, values, whether the second form) of a product that ends an attention."""
+    first, second = node.args[:2]
+    transposed = _is_transposed(second)
+    if transposed and len(second.users) > 1:
+        return None
+    weights, values = (second.args[0], first) if transposed else (first, second)
+    if not is_node(weights) or weights.target is not aten.softmax.int or len(weights.users) > 1:
+        return None
+    scores, dim = weights.args[:2]
+    if scores.target not in PRODUCTS or len(scores.users) > 1 or dim not in (-1, 2):
+        return None
+    if len(weights.args) > 2 or any(len(shape(n)) != 3 for n in (*scores.args, values)):
+        return None
+    num_rows = shape(scores)[1]
+    if not isinstance(num_rows, int) or num_rows <= ROWS:
+        return None
+    return *scores.args, values, transposed
+
+
+def _is_transposed(node: Node) -> bool:
+    """Of [N, M, L]: permuted to [N, L, M]."""
+    if not is_node(node) or len(shape(node)) != 3:
+        return False
+    if node.target is aten.permute.default:
+        return [d % 3 for d in node.args[1]] == [0, 2, 1]
+    return node.target is aten.transpose.int and {d % 3 for d in node.args[1:3]} == {1, 2}

@@ -1,0 +1,60 @@
+"""A generator and its rewrite side by side: what was done, and how fast both are in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from ptgm_fast import generators, kernels
+from ptgm_fast.generators import Generator, Optimized
+from ptgm_fast.runs.task import choose_device
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Images a second of the original and of the rewrite, medians of interleaved rounds at one batch size."""
+
+    original: float
+    rewritten: float
+
+
+def optimize(
+    uri: str, *, device: str, truncation: float | None, batch: int, rounds: int
+) -> tuple[Optimized, Rates | None]:
+    """Load, rewrite, verify, time. rounds = 0 leaves the timing out. Raises UserError as `load` and `optimize` do."""
+    generator = generators.load(uri, device=choose_device(device))
+    optimized = generators.optimize(generator, truncation=truncation)
+    rewritten = optimized.module
+    assert isinstance(rewritten, Generator)
+    rates = _rates(generator, rewritten, truncation, batch, rounds) if rounds else None
+    return optimized, rates
+
+
+@torch.no_grad()
+def _rates(
+    original: Generator, rewritten: Generator, truncation: float | None, batch: int, rounds: int
+) -> Rates:
+    card = original.card
+    device = next(original.parameters()).device
+    latents = kernels.latents(batch, card.latent_dim, seed=0, device=device)
+    latents = latents.view(batch, *card.latent_shape).to(next(original.parameters()).dtype)
+    labels = kernels.class_labels(batch, card.num_classes, seed=1, device=device)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    # The first round of each warms up; rounds alternate, so that a disturbance meets both.
+    for turn in range(rounds + 1):
+        for generator, taken in zip((original, rewritten), seconds, strict=True):
+            started = _now(device)
+            generator.generate(latents, labels, truncation=truncation)
+            if turn:
+                taken.append(_now(device) - started)
+    first, second = (batch / statistics.median(taken) for taken in seconds)
+    return Rates(first, second)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,228 @@
+"""Several processes on one run: who takes which samples, sums over all of them, and what happens when one fails.
+
+`torchrun --nproc-per-node N -m ptgm_fast train ...` starts N processes; each is a rank of one `World`. Tensors on CPUs
+travel by gloo, tensors on GPUs by NCCL. There is no DistributedDataParallel: docs/distributed.md says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ptgm_fast.errors import UserError
+
+T = TypeVar("T")
+# How long the other ranks let the first one speak when all have met the same mistake.
+_PATIENCE_SECONDS = 2.0
+
+
+class LostProcess(Exception):
+    """A collective could not be finished: another process has ended, or cannot be reached."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run. Every method is called by all ranks, in the same order; alone, each costs nothing."""
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the folder, prints and evaluates."""
+        return self.rank == 0
+
+    def share(self, count: int) -> tuple[int, int]:
+        """This rank's contiguous part of `count` items: (offset, number).
+
+        Ranks 0, 1, ... hold the items in order, none twice; the numbers differ by one at most.
+        """
+        first = self.rank * count // self.size
+        return first, (self.rank + 1) * count // self.size - first
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, in place; the same bits on every rank. No gradient flows."""
+        if self.size > 1:
+            with _collective():
+                dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """The ranks' tensors of one shape, stacked: [size, *shape], in the order of ranks. No gradient flows."""
+        if self.size == 1:
+            return values.unsqueeze(0)
+        parts = [torch.empty_like(values) for _ in range(self.size)]
+        with _collective():
+            dist.all_gather(parts, values)
+        return torch.stack(parts)
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over all ranks: one all-reduce of one flat bucket a dtype."""
+        if self.size == 1:
+            return
+        buckets: dict[torch.dtype, list[Tensor]] = {}
+        for parameter in parameters:
+            if parameter.grad is not None:
+                buckets.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+        for gradients in buckets.values():
+            flat = self.sum(torch.cat([g.reshape(-1) for g in gradients]))
+            parts = flat.split([g.numel() for g in gradients])
+            torch._foreach_copy_(
+                gradients, [p.view(g.shape) for p, g in zip(parts, gradients, strict=True)]
+            )
+
+    def any(self, wish: bool) -> bool:
+        """Whether any rank wishes it: all of them get the same answer at the same step."""
+        return self.least(int(not wish)) == 0
+
+    def least(self, value: int) -> int:
+        """The smallest value of any rank. Travels between hosts: no GPU is waited for."""
+        if self.size == 1:
+            return value
+        values = torch.tensor([value], dtype=torch.int64)
+        with _collective():
+            dist.all_reduce(values, op=dist.ReduceOp.MIN)
+        return int(values)
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        self.least(0)
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What `make()` returns on rank 0, on every rank; the others do not call it. It must be picklable."""
+        if self.size == 1:
+            return make()
+        made: list[Any] = [make() if self.is_first else None]
+        with _collective():
+            dist.broadcast_object_list(made, src=0, device=torch.device("cpu"))
+        return made[0]
+
+    def collect(self, value: T) -> list[T]:
+        """The ranks' values, in the order of ranks, on every rank. They must be picklable."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        with _collective():
+            dist.all_gather_object(values, value)
+        return values
+
+    def check_equal(self, state: Mapping[str, Tensor], what: str) -> None:
+        """Raises UserError unless `state` is the same, bit for bit, on every rank."""
+        if self.size == 1:
+            return
+        digest = hashlib.sha256()
+        for name, value in state.items():
+            digest.update(name.encode())
+            digest.update(
+                value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+            )
+        if len(set(self.collect(digest.hexdigest()))) > 1:
+            raise UserError(
+                f"the processes no longer hold the same {what}: their machines compute differently. "
+                "Run on processors, GPUs and library versions of one kind"
+            )
+
+
+def several_processes() -> bool:
+    """Whether this process was started as one of several (by torchrun, which sets WORLD_SIZE)."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
+
+
+@contextmanager
+def _collective() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcess(str(error)) from error
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """The world of this process, for the time of the block: alone unless torchrun started several.
+
+    When the block fails on one rank, its error is the run's: it leaves here as it is, and the other ranks, which
+    wait for that one in vain, leave with SystemExit(2) and say nothing. When all fail, rank 0's error is shown.
+    Raises UserError when a process was lost without a word (killed, out of memory, its machine gone).
+    """
+    if not several_processes():
+        yield World()
+        return
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set. Start several processes with "
+            "torchrun --nproc-per-node N -m ptgm_fast ..., or unset WORLD_SIZE"
+        )
+    store, rank, size = next(dist.rendezvous("env://"))
+    # Both back ends where there are GPUs: decisions travel by gloo and never wait for one.
+    dist.init_process_group(store=dist.PrefixStore("run", store), rank=rank, world_size=size)
+    failures = dist.PrefixStore("failures", store)
+    world = World(rank, size)
+    try:
+        yield world
+        # Until the first process has written everything, its failure is everyone's.
+        world.barrier()
+    except LostProcess as lost:
+        if not _speaks(failures):
+            raise SystemExit(2) from None
+        raise UserError(
+            f"another of the {size} processes was lost ({str(lost).splitlines()[0][:200]}); see what ended it above. "
+            "A train run continues from its last checkpoint with --resume"
+        ) from lost
+    except Exception:
+        if rank and _wait_for_the_first(failures):
+            raise SystemExit(2) from None
+        if not _speaks(failures):
+            raise SystemExit(2) from None
+        raise
+    dist.destroy_process_group()
+
+
+def _speaks(failures: dist.Store) -> bool:
+    """Whether this process is the first of all to report; with the store gone nobody can tell, so it speaks."""
+    try:
+        return failures.add("reported", 1) == 1
+    except RuntimeError:
+        return True
+
+
+def _wait_for_the_first(failures: dist.Store) -> bool:
+    """Whether another process reports within the time it is given."""
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            if failures.add("reported", 0):
+                return True
+        except RuntimeError:
+            return False
+        time.sleep(0.05)
+    return False
+
+
+def own_device(name: str, world: World) -> None:
+    """Give this process the GPU of its number on its machine, if the run is on GPUs (`name`, as config.device).
+
+    Raises UserError if one GPU is named for all processes, or if there are fewer GPUs than processes here.
+    """
+    if world.size == 1 or name == "cpu" or not torch.cuda.is_available():
+        return
+    if ":" in name:
+        raise UserError(
+            f'device = {name!r} is one device for {world.size} processes; use "cuda" or "auto": each takes its own'
+        )
+    local, found = int(os.environ.get("LOCAL_RANK", str(world.rank))), torch.cuda.device_count()
+    if local >= found:
+        raise UserError(
+            f"process {local + 1} on this machine has no GPU of its own: there are {found}. "
+            f'Use --nproc-per-node {found}, or device = "cpu"'
+        )
+    torch.cuda.set_device(local)
