@@ -4,6 +4,7 @@ import json
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,15 @@ def test_a_producer_thread_overlaps_and_is_seen_to(tmp_path: Path) -> None:
     assert names == {"consumer (main thread)", "producer (producer)"}
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
 def test_the_engines_producer_is_a_lane_beside_the_trainer(tmp_path: Path) -> None:
     sampler = FastSampler(
         generators.load("letters"),
