@@ -86,7 +86,13 @@ def test_the_readmes_task_is_a_valid_config(tmp_path: Path) -> None:
 
 
 def test_the_readmes_files_exist() -> None:
-    for page in ("README.md", "CONTRIBUTING.md", "docs/source.md"):
+    for page in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/source.md",
+        "docs/profiling.md",
+        "docs/report.md",
+    ):
         text = (ROOT / page).read_text()
         for link in re.findall(r"\]\(([^)#:]+)\)", text):
             assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"

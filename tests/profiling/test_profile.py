@@ -376,6 +376,14 @@ def test_what_is_no_profile_is_refused_with_the_fix(
     assert str(tmp_path) in str(raised.value)
 
 
+def test_the_page_about_it_names_every_field() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "profiling.md").read_text()
+    schema = Profile.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        for field in part["properties"]:
+            assert field in page, f"docs/profiling.md lacks {field}"
+
+
 def test_mistakes_in_its_arguments_are_said(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for arguments in ({"ops_steps": -1}, {"max_events": 0}, {"sample_seconds": 0.0}):

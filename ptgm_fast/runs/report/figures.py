@@ -15,6 +15,8 @@ from ptgm_fast.runs.evidence import EvaluationRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from ptgm_fast.runs.report.load import Methods
+
 # Colours that stand for the stylesheet's: each figure is drawn once and read in light and dark.
 INK, FAINT = "#010101", "#010102"
 SERIES = tuple(f"#0102{number:02x}" for number in range(1, 11))
@@ -99,14 +101,16 @@ def drawn(draw: Callable[[list[str]], None]) -> str:
     return into[0]
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], stage: str) -> str:
-    """Loss terms and accuracies of a stage over its steps."""
+def curves(metrics: Sequence[Mapping[str, Any]], stage: str) -> str | None:
+    """Loss terms and accuracies of a stage over its steps; None where none was logged."""
     records = [r for r in metrics if r["stage"] == stage]
     skip = ("stage", "step", "lr", "images_per_second")
     names = list(dict.fromkeys(name for r in records for name in r if name not in skip))
     shares = [n for n in names if "accuracy" in n or n in ("mask_rate", "agreement")]
     losses = sorted((n for n in names if n not in shares), key=lambda n: n != "loss")
     panels = [p for p in (("loss", losses), ("share", shares)) if p[1]]
+    if not panels:
+        return None
 
     def draw(into: list[str]) -> None:
         label = f"{stage}: {' and '.join(p[0] for p in panels)} over {records[-1]['step']} steps"
@@ -243,29 +247,28 @@ def reliability(record: EvaluationRecord) -> str:
     return drawn(draw)
 
 
-def comparison(report: Mapping[str, Any]) -> str:
+def comparison(report: Methods) -> str:
     """Mean test accuracy of each method, its standard deviation over seeds, a dot a seed."""
-    methods = report["methods"]
+    methods = report.methods
     names = list(methods)
 
     def draw(into: list[str]) -> None:
-        label = f"Test accuracy of {len(names)} methods over {len(report.get('seeds', []))} seeds"
+        label = f"Test accuracy of {len(names)} methods over {len(report.seeds)} seeds"
         with figure_for(WIDTH, 1.2 + 0.4 * len(names), into, label) as figure:
             axis = figure.subplots()
             for row, name in enumerate(names):
                 method = methods[name]
-                pseudo = method["images_synthesised"] > 0
+                pseudo = method.images_synthesised > 0
                 axis.errorbar(
-                    100 * method["mean"],
+                    100 * method.mean,
                     row,
-                    xerr=100 * method["std"],
+                    xerr=100 * method.std,
                     fmt="D",
                     ms=6,
                     capsize=4,
                     color=SERIES[0] if pseudo else SERIES[1],
-                    label=None,
                 )
-                accuracies = [100 * a for a in method["test_accuracy"]]
+                accuracies = [100 * a for a in method.test_accuracy]
                 axis.plot(accuracies, [row] * len(accuracies), "o", ms=3, color=INK, alpha=0.55)
             axis.plot([], [], "D", color=SERIES[0], label="uses pseudo images")
             axis.plot([], [], "D", color=SERIES[1], label="does not")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from PIL import Image
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.profiling import Profile, read_profile
@@ -28,6 +28,63 @@ from ptgm_fast.runs.folder import RunFolder
 
 OLDER = "it was written by a version before these were recorded, or has not finished"
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class Result(BaseModel):
+    """``target`` of summary.json."""
+
+    network: str
+    train_images: int
+    test_accuracy: float
+    val_accuracy: float | None
+    ece: float
+
+
+class StageSummary(BaseModel):
+    seconds: float
+    images_per_second: float
+    images_synthesised: int
+
+
+class Summary(BaseModel):
+    """What a report shows of summary.json."""
+
+    task: str
+    seed: int
+    device: str
+    num_threads: int
+    versions: dict[str, str]
+    source: dict[str, Any]
+    stages: dict[str, StageSummary]
+    target: Result
+
+
+class Method(BaseModel):
+    """A row of compare.json."""
+
+    test_accuracy: tuple[float, ...]
+    mean: float
+    std: float
+    ece: float
+    seconds: float
+    images_synthesised: int
+
+
+class Methods(BaseModel):
+    """What a report shows of compare.json."""
+
+    seeds: tuple[int, ...]
+    methods: dict[str, Method] = Field(min_length=1)
+    verdict: str = ""
+
+
+# What each kind of trace event that a report reads must have.
+EVENT_KEYS = {
+    "X": {"pid", "tid", "name", "cat", "ts", "dur"},
+    "M": {"pid", "tid", "name", "args"},
+    "C": {"name", "ts", "args"},
+    "i": {"name", "ts"},
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +104,7 @@ class Run:
     name: str
     config: str
     metrics: list[dict[str, Any]]
-    summary: dict[str, Any] | None
+    summary: Summary | None
     evaluation: EvaluationRecord | None
     tiles: tuple[Tiles, ...]
     profile: Profile | None
@@ -65,7 +122,7 @@ class Comparison:
     """One `compare` folder: what compare.json holds."""
 
     name: str
-    report: dict[str, Any]
+    report: Methods
 
 
 def load_folders(paths: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
@@ -79,8 +136,9 @@ def load_folders(paths: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
             raise UserError(
                 f"{str(path)!r} is no folder; give the folders that train or compare wrote"
             )
-        if (path / "compare.json").is_file():
-            comparisons.append(Comparison(name, _comparison(path / "compare.json")))
+        comparison = _record(path / "compare.json", Methods, "run compare again in a new folder")
+        if comparison:
+            comparisons.append(Comparison(name, comparison))
         else:
             runs.append(_run(path, name))
     return runs, comparisons
@@ -98,14 +156,7 @@ def _run(path: Path, name: str) -> Run:
             f"{str(path)!r} holds no run (no config.toml); give a folder that train or compare wrote"
         )
     notes: list[str] = []
-    summary = None
-    if folder.summary.is_file():
-        summary = _json(folder.summary)
-        if not isinstance(summary, dict) or not {"stages", "target", "task"} <= set(summary):
-            raise UserError(
-                f"{str(folder.summary)!r} is not what train writes; "
-                "a report is about folders of train and compare"
-            )
+    summary = _record(folder.summary, Summary, "a report is about folders of train and compare")
     metrics = _metrics(folder)
     if summary is None:
         notes.append(
@@ -153,15 +204,24 @@ def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
             f"{str(folder.metrics)!r} is damaged: line {len(metrics) + 1} of {len(lines)} is no JSON. "
             "Remove that line"
         )
-    if metrics and "method" in metrics[0]:
+    if metrics and isinstance(metrics[0], dict) and "method" in metrics[0]:
         raise UserError(
             f"{str(folder.path)!r} is a comparison that has not finished (no compare.json); run compare again"
         )
-    if not metrics or not all({"stage", "step"} <= set(record) for record in metrics):
+    if not metrics or not all(map(_is_metric, metrics)):
         raise UserError(
             f"{str(folder.metrics)!r} has no metrics of a stage; a report is about folders of train and compare"
         )
     return metrics
+
+
+def _is_metric(record: Any) -> bool:
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("stage"), str)
+        and isinstance(record.get("step"), int)
+        and all(isinstance(value, int | float) for name, value in record.items() if name != "stage")
+    )
 
 
 def _json(path: Path) -> Any:
@@ -174,7 +234,10 @@ def _json(path: Path) -> Any:
         ) from None
 
 
-def _record(path: Path, model: type[Model]) -> Model | None:
+def _record(
+    path: Path, model: type[Model], fix: str = "remove it to report without it"
+) -> Model | None:
+    """A file's content, None without the file."""
     if not path.is_file():
         return None
     values = _json(path)
@@ -182,24 +245,10 @@ def _record(path: Path, model: type[Model]) -> Model | None:
         return model.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(map(str, first["loc"])) or "the whole"
         raise UserError(
-            f"{str(path)!r}: {place}: {first['msg']}; it is damaged or of another version. Remove it to report without it"
+            f"{str(path)!r}: {place}: {first['msg']}; it is damaged or of another version: {fix}"
         ) from None
-
-
-def _comparison(path: Path) -> dict[str, Any]:
-    report = _json(path)
-    needed = {"test_accuracy", "mean", "std", "ece", "seconds", "images_synthesised"}
-    methods = report.get("methods") if isinstance(report, dict) else None
-    if not isinstance(methods, dict) or not methods:
-        raise UserError(f"{str(path)!r} has no methods; run compare again")
-    for name, row in methods.items():
-        if not isinstance(row, dict) or not needed <= set(row):
-            raise UserError(
-                f"{str(path)!r}: method {name!r} lacks some of {', '.join(sorted(needed))}; run compare again"
-            )
-    return report
 
 
 def _tiles(path: Path) -> tuple[Tiles, ...]:
@@ -239,11 +288,17 @@ def _tiles(path: Path) -> tuple[Tiles, ...]:
     )
 
 
+def _is_event(event: Any) -> bool:
+    return isinstance(event, dict) and EVENT_KEYS.get(event.get("ph", ""), {"ph"}) <= set(event)
+
+
 def _trace(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     values = _json(path)
     events = values.get("traceEvents") if isinstance(values, dict) else None
-    if not isinstance(events, list) or not all(isinstance(e, dict) and "ph" in e for e in events):
-        raise UserError(f"{str(path)!r} has no traceEvents. Remove it to report without a timeline")
+    if not isinstance(events, list) or not all(map(_is_event, events)):
+        raise UserError(
+            f"{str(path)!r} has no whole traceEvents. Remove it to report without a timeline"
+        )
     return events

@@ -60,11 +60,15 @@ def _run(run: Run) -> dict[str, Any]:
     return {
         "name": run.name,
         "summary": run.summary,
-        "seconds": sum(s["seconds"] for s in run.summary["stages"].values())
+        "seconds": sum(stage.seconds for stage in run.summary.stages.values())
         if run.summary
         else None,
         "notes": run.notes,
-        "curves": [(stage, figures.curves(run.metrics, stage)) for stage in run.stages],
+        "curves": [
+            (stage, figure)
+            for stage in run.stages
+            if (figure := figures.curves(run.metrics, stage))
+        ],
         "profile": profile,
         "time_bars": figures.time_bars(profile) if profile else None,
         "timeline": timeline(profile, run.trace) if profile else None,
@@ -94,9 +98,9 @@ def _most_confused(run: Run) -> list[tuple[str, str, int]]:
 def _environment(run: Run) -> dict[str, str]:
     facts: dict[str, str] = {}
     if run.summary:
-        facts["device"] = f"{run.summary['device']}, {run.summary['num_threads']} thread(s)"
-        facts.update({name: str(version) for name, version in run.summary["versions"].items()})
-        source = run.summary.get("source", {})
+        facts["device"] = f"{run.summary.device}, {run.summary.num_threads} thread(s)"
+        facts.update(run.summary.versions)
+        source = run.summary.source
         facts["generator"] = str(source.get("generator", ""))
         facts.update({f"sha256 of {n}": digest for n, digest in source.get("sha256", {}).items()})
     if run.profile:
