@@ -103,7 +103,7 @@ class Ring(Generic[Batch]):
             self.close()
             raise StopIteration
         slot = self._slot(self._next)
-        with self._spans("wait for producer"):
+        with self._spans("ring wait"):
             self._await_ready(slot)
         self._raise_failure()
         self._held, self._next = slot, self._next + 1
