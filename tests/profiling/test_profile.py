@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from ptgm_fast import FastSampler, generators
 from ptgm_fast.config import RunConfig
 from ptgm_fast.errors import UserError
 from ptgm_fast.profiling import Profile, profile, read_profile
@@ -108,6 +109,28 @@ def test_a_producer_thread_overlaps_and_is_seen_to(tmp_path: Path) -> None:
         if e["name"] == "thread_name"
     }
     assert names == {"consumer (main thread)", "producer (producer)"}
+
+
+def test_the_engines_producer_is_a_lane_beside_the_trainer(tmp_path: Path) -> None:
+    sampler = FastSampler(
+        generators.load("letters"),
+        batch_size=64,
+        overlap=True,
+        device="cpu",
+        spans=(p := profile(tmp_path)),
+    )
+    with p, sampler:
+        for batch, _ in zip(sampler.uniform(), range(4), strict=False):
+            with p("forward"):
+                batch.images.sum()
+            p.step()
+    (loop,) = read_profile(tmp_path).stages
+    lanes = {span.path: span.lane for span in loop.spans}
+    assert lanes[("generator",)] == "ptgm-fast producer"
+    assert lanes[("ring wait",)] == lanes[("forward",)] == "main"
+    assert loop.overlap
+    assert loop.overlap.producer_seconds > 0
+    assert loop.overlap.consumer_wait_seconds > 0
 
 
 def totals(lane: str, *path: str, seconds: float) -> SpanTotals:
