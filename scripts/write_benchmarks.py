@@ -26,8 +26,17 @@ def condensed(raw: dict[str, Any]) -> dict[str, Any]:
     """Medians and quartiles in microseconds of each contender of each group; the machine without its name."""
     cpu = raw["machine_info"]["cpu"]
     groups: dict[str, dict[str, Any]] = {}
+    ring: dict[str, float] = {}
     for entry in raw["benchmarks"]:
         stats = entry["stats"]
+        # What has a bound instead of contenders.
+        ring |= {
+            f"{entry['name']}: {name}": value
+            for name, value in entry["extra_info"].items()
+            if name in ("of the bound", "microseconds a batch")
+        }
+        if "contender" not in entry["params"]:
+            continue
         groups.setdefault(entry["group"], {})[entry["params"]["contender"]] = {
             "median": round(stats["median"] * 1e6, 2),
             "quartiles": [round(stats["q1"] * 1e6, 2), round(stats["q3"] * 1e6, 2)],
@@ -39,6 +48,7 @@ def condensed(raw: dict[str, Any]) -> dict[str, Any]:
         "cores": cpu["count"],
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
         "groups": dict(sorted(groups.items())),
+        "ring": ring,
     }
 
 
@@ -73,6 +83,14 @@ def table(results: dict[str, Any]) -> str:
                 f"| {label} | {own['median']:,.0f} ({low:,.0f}–{high:,.0f}) | {ratios.get('eager', '')}"
                 f" | {ratios.get('compile', '')} | {rest} |"
             )
+    bounds = [v for name, v in results.get("ring", {}).items() if name.endswith("of the bound")]
+    if bounds:
+        cost = results["ring"]["test_overhead[thread]: microseconds a batch"]
+        lines += [
+            "",
+            f"The ring: n batches take {min(bounds):.3f} to {max(bounds):.3f} times n max(s, t) + min(s, t), for a producer of s and a "
+            f"consumer of t seconds, s / t from 0.2 to 5; a batch costs it {cost:.0f} µs.",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -86,6 +104,7 @@ def main() -> None:
             earlier = json.loads(RESULTS.read_text(encoding="utf-8"))
             if all(earlier[key] == measured[key] for key in ("cpu", "cores", "versions")):
                 measured["groups"] = dict(sorted((earlier["groups"] | measured["groups"]).items()))
+                measured["ring"] = earlier.get("ring", {}) | measured["ring"]
         RESULTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     page = PAGE.read_text(encoding="utf-8")

@@ -6,13 +6,11 @@ pytest benchmarks/generators --benchmark-enable --benchmark-only
 from __future__ import annotations
 
 import copy
-import importlib.util
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+import networks
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,18 +20,6 @@ from ptgm_fast import generators
 CONTENDERS = ("optimized", "eager", "eager channels-last", "compile")
 # Fewer rounds where one takes seconds.
 ROUNDS = {"biggan-deep 128": 5}
-
-
-def _networks() -> Any:
-    spec = importlib.util.spec_from_file_location(
-        "networks", Path(__file__).with_name("networks.py")
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["networks"] = module
-    spec.loader.exec_module(module)
-    return module
 
 
 def letters(num: int) -> tuple[Tensor, ...]:
@@ -51,7 +37,7 @@ INPUTS: dict[str, Callable[[int], tuple[Any, ...]]] = {
 def original(name: str) -> nn.Module:
     if name == "letters":
         return generators.load("letters")
-    return {"biggan-deep 128": _networks().biggan_deep, "dcgan 64": _networks().dcgan}[name]()
+    return {"biggan-deep 128": networks.biggan_deep, "dcgan 64": networks.dcgan}[name]()
 
 
 @cache
