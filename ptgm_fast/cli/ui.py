@@ -106,8 +106,9 @@ def stop_on_signal(*, alone: bool = True) -> Iterator[list[bool]]:
     try:
         yield asked
     finally:
+        # One of several is deaf while it ends: torchrun signals all when the first has ended, and the exit code is to say why.
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, handler if alone else signal.SIG_IGN)
 
 
 def percent(value: float | None) -> str:

@@ -21,10 +21,10 @@ from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context
-from ptgm_fast.training.distributed import World, own_device
+from ptgm_fast.training.distributed import World, check_share, own_device
 from ptgm_fast.training.evaluation import Evaluation, evaluate
 from ptgm_fast.training.pp import PseudoPreTraining
-from ptgm_fast.training.stage import Stage, StageResult, check_share
+from ptgm_fast.training.stage import Stage, StageResult
 from ptgm_fast.training.target import PseudoSemiSupervised, SupervisedStage
 from ptgm_fast.training.wrap import Execution, decide
 

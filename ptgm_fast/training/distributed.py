@@ -132,6 +132,15 @@ class World:
             )
 
 
+def check_share(batch: int, setting: str, world: World) -> None:
+    """Raises UserError unless every process gets a sample of each batch."""
+    if batch < world.size:
+        raise UserError(
+            f"{setting} = {batch} is too small for {world.size} processes: each needs a sample of every batch. "
+            "Raise it, or start fewer processes"
+        )
+
+
 def several_processes() -> bool:
     """Whether this process was started as one of several (by torchrun, which sets WORLD_SIZE)."""
     return os.environ.get("WORLD_SIZE", "1") not in ("", "1")
@@ -162,6 +171,10 @@ def joined() -> Iterator[World]:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set. Start several processes with "
             "torchrun --nproc-per-node N -m ptgm_fast ..., or unset WORLD_SIZE"
         )
+    # It takes the group of its time as its functions' default and would keep it beyond its end, with threads that crash
+    # the interpreter's exit now and then (torch 2.14; the first optimiser imports it). Now there is none to keep.
+    import torch.distributed.nn  # noqa: F401
+
     store, rank, size = next(dist.rendezvous("env://"))
     # Both back ends where there are GPUs: decisions travel by gloo and never wait for one.
     dist.init_process_group(store=dist.PrefixStore("run", store), rank=rank, world_size=size)
@@ -175,7 +188,7 @@ def joined() -> Iterator[World]:
         if not _speaks(failures):
             raise SystemExit(2) from None
         raise UserError(
-            f"another of the {size} processes was lost ({str(lost).splitlines()[0][:200]}); see what ended it above. "
+            f"another of the {size} processes was lost or cannot be reached: {str(lost).splitlines()[0][:200]}\n"
             "A train run continues from its last checkpoint with --resume"
         ) from lost
     except Exception:

@@ -16,7 +16,7 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import derive_seed
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context, Interrupted
-from ptgm_fast.training.distributed import World
+from ptgm_fast.training.distributed import check_share
 from ptgm_fast.training.optim import (
     ExponentialMovingAverage,
     build_optimizer,
@@ -297,15 +297,6 @@ class Stage(ABC):
         self._validated_at = state["validated_at"]
         self._seconds = state["seconds"]
         return int(state["step"])
-
-
-def check_share(batch: int, setting: str, world: World) -> None:
-    """Raises UserError unless every process gets a sample of each batch."""
-    if batch < world.size:
-        raise UserError(
-            f"{setting} = {batch} is too small for {world.size} processes: each needs a sample of every batch. "
-            "Raise it, or start fewer processes"
-        )
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -16,9 +16,10 @@ from ptgm_fast.sampling import AddressedOrder, SourceModels, conditioning_table,
 from ptgm_fast.training.batchnorm import joint_features
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.distillation import distillation_loss
+from ptgm_fast.training.distributed import check_share
 from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.options import DistillationOptions, PSSLOptions, TargetOptions
-from ptgm_fast.training.stage import Stage, check_share, ramp
+from ptgm_fast.training.stage import Stage, ramp
 from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
 from ptgm_fast.training.wrap import Execution
 

@@ -402,3 +402,34 @@ def test_no_validation_images_keep_the_last_weights(tiny: Tiny, tmp_path: Path) 
     summary = train(tiny("data.validation_per_class=0"), tmp_path / "run")
     assert summary["target"]["val_accuracy"] is None
     assert summary["stages"]["p-ssl"]["best_step"] == 20
+
+
+def test_a_damaged_newest_checkpoint_costs_steps_not_the_run(tiny: Tiny, tmp_path: Path) -> None:
+    config, out, said = tiny("checkpoint_keep=3"), tmp_path / "parts", []
+    train(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(config, out, context=stop_after("p-ssl", 13))
+    assert sorted(p.name for p in out.glob("checkpoint*")) == [
+        "checkpoint.1.pt",
+        "checkpoint.2.pt",
+        "checkpoint.pt",
+    ]
+    data = bytearray((out / "checkpoint.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / "checkpoint.pt").write_bytes(data)
+    first: list[int] = []
+    context = Context(on_notice=said.append, on_step=lambda stage, step, steps: first.append(step))
+    train(config, out, resume=True, context=context)
+    assert first[0] == 13  # the checkpoint before is that of step 12
+    assert len(said) == 1
+    assert "checkpoint.pt' is damaged" in said[0]
+    assert same(weights(tmp_path / "whole"), weights(out))
+
+
+def test_a_run_whose_config_was_changed_is_not_continued(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted):
+        train(tiny(), tmp_path / "run", context=stop_after("pp", 7))
+    for changed in (tiny("p_ssl.weight=0.25"), tiny(seed=9)):
+        with pytest.raises(UserError, match="another config"):
+            train(changed, tmp_path / "run", resume=True)
+    assert train(tiny(), tmp_path / "run", resume=True)["processes"] == 1

@@ -1,0 +1,92 @@
+"""Runs the tiny task in processes of its own and kills each at a random moment; prints what the resumed runs end with.
+
+python kill_worker.py CONFIG.toml FOLDER KILLS. The processes are forked from one that has imported everything, so that
+the moments fall into the run and not into its imports.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import matplotlib.backends.backend_agg
+import matplotlib.figure  # noqa: F401
+import torch
+import torch._dynamo
+
+from ptgm_fast.config import load_config
+from ptgm_fast.errors import UserError
+from ptgm_fast.runs.train import train
+
+OFTEN = ("pp.checkpoint_every=1", "training.checkpoint_every=1", "pp.log_every=1")
+
+
+def run(toml: Path, out: Path) -> None:
+    """Start the run, or go on with it: what a user would do who finds it gone."""
+    config = load_config(toml, list(OFTEN))
+    try:
+        train(config, out, resume=True)
+    except UserError as error:
+        if "no run to resume" not in str(error):
+            raise
+        train(config, out)
+
+
+def forked(toml: Path, out: Path, kill_after: float | None) -> float:
+    """The seconds of a run in a process of its own, killed after some of them."""
+    started = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            run(toml, out)
+            code = 0
+        finally:
+            os._exit(code)
+    if kill_after is not None:
+        while time.perf_counter() - started < kill_after:
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    if kill_after is None and status != 0:
+        raise SystemExit(f"the run in {out} ended with status {status}")
+    return time.perf_counter() - started
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    summary = json.loads((out / "summary.json").read_text())
+    weights = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
+    return {"weights": weights, "target": summary["target"]}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    toml, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    # The first run also loads what is not loaded yet; the second one's time is that of all to come.
+    forked(toml, folder / "first", None)
+    seconds = forked(toml, folder / "whole", None)
+    random.seed(0)
+    report: dict[str, Any] = {**outcome(folder / "whole"), "kills": []}
+    for number in range(kills):
+        out = folder / f"killed-{number}"
+        # One moment in each part of the run: random, yet all of it is covered.
+        moment = seconds * (number + random.random()) / kills
+        forked(toml, out, moment)
+        checkpoint = None
+        for name in ("checkpoint.pt", "checkpoint.1.pt"):
+            if checkpoint is None and (out / name).exists():
+                checkpoint = torch.load(out / name, weights_only=True)["stage"]
+        forked(toml, out, None)
+        report["kills"].append({"moment": moment, "checkpoint": checkpoint, **outcome(out)})
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

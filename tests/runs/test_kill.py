@@ -1,0 +1,28 @@
+"""SIGKILL at any moment: the folder left behind resumes to bitwise the weights of an uninterrupted run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).parent / "kill_worker.py"
+KILLS = 20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_a_run_killed_at_random_moments_ends_with_the_same_weights(
+    tiny_toml: Path, tmp_path: Path
+) -> None:
+    line = [sys.executable, str(WORKER), str(tiny_toml), str(tmp_path), str(KILLS)]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert len(report["kills"]) == KILLS
+    # The kills hit runs in different phases: which ones exactly is up to the machine's clock.
+    assert len({kill["checkpoint"] for kill in report["kills"]}) > 1
+    for kill in report["kills"]:
+        assert kill["weights"] == report["weights"], kill
+        assert kill["target"] == report["target"], kill

@@ -1,0 +1,163 @@
+"""How the forward is executed: when it is compiled, in which precision, and that nothing else changes."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from ptgm_fast import models
+from ptgm_fast.config import RunConfig
+from ptgm_fast.errors import UserError
+from ptgm_fast.runs.task import build_task
+from ptgm_fast.runs.train import Progress, make_stage, run_stages
+from ptgm_fast.training.context import Context
+from ptgm_fast.training.distributed import World
+from ptgm_fast.training.wrap import GPU_BREAK_EVEN_STEPS, CompileClock, decide, wrap
+
+Tiny = Callable[..., RunConfig]
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+WITH, WITHOUT = torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 3)
+
+
+@pytest.mark.parametrize("steps", [1, 600, 10**7])
+def test_auto_never_compiles_on_cpus(steps: int) -> None:
+    for network in (WITH, WITHOUT):
+        assert not decide("auto", network, CPU, steps=steps, world=World()).compiled
+
+
+def test_auto_compiles_long_stages_on_gpus() -> None:
+    few = decide("auto", WITH, GPU, steps=GPU_BREAK_EVEN_STEPS - 1, world=World())
+    many = decide("auto", WITH, GPU, steps=GPU_BREAK_EVEN_STEPS, world=World())
+    assert (few.compiled, many.compiled) == (False, True)
+    assert str(GPU_BREAK_EVEN_STEPS) in few.reason
+
+
+def test_named_choices_are_kept() -> None:
+    assert decide("always", WITH, CPU, steps=1, world=World()).compiled
+    assert not decide("never", WITH, GPU, steps=10**9, world=World()).compiled
+
+
+def test_statistics_of_several_processes_are_not_compiled() -> None:
+    several = World(0, 2)
+    assert not decide("auto", WITH, GPU, steps=10**9, world=several).compiled
+    assert decide("auto", WITHOUT, GPU, steps=10**9, world=several).compiled
+    assert decide("always", WITHOUT, CPU, steps=1, world=several).compiled
+    with pytest.raises(UserError, match="network without batch norm"):
+        decide("always", WITH, CPU, steps=1, world=several)
+
+
+def network() -> models.TargetNetwork:
+    torch.manual_seed(0)
+    built = models.build("ptgm:resnet-small", num_classes=3, channels=1, image_size=8)
+    return models.TargetNetwork(built, num_classes=3)
+
+
+def test_precision_is_that_of_the_forward_only() -> None:
+    images = torch.randn(4, 1, 8, 8)
+    net = network()
+    plain = net.to(memory_format=torch.channels_last).features(images)
+    outputs = {}
+    for precision in ("auto", "float32", "bfloat16"):
+        features = wrap(net, device=CPU, precision=precision, compiled=False, world=World())
+        net.load_state_dict(network().state_dict())
+        outputs[precision] = features(images)
+        assert outputs[precision].dtype == torch.float32
+    assert torch.equal(outputs["auto"], plain)
+    assert torch.equal(outputs["float32"], plain)
+    error = (outputs["bfloat16"] - plain).abs().max() / plain.abs().max()
+    # bfloat16 has 8 bits of mantissa: visible, and small.
+    assert 1e-5 < error < 0.1
+    outputs["bfloat16"].sum().backward()
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in net.network.parameters())
+
+
+def test_the_decision_is_in_the_summary(tiny: Tiny) -> None:
+    task = build_task(tiny("training.steps=2", "pp.steps=2"))
+    for result in run_stages(task, Progress(task.new_network()), Context()).results:
+        stage = result.as_dict()
+        assert stage["compiled"] is False
+        assert "CPU" in stage["compile_reason"]
+        assert stage["compile_seconds"] == 0.0
+
+
+def test_precision_has_an_effect_on_a_run(tiny: Tiny) -> None:
+    def trained(*settings: str) -> dict[str, torch.Tensor]:
+        task = build_task(tiny("training.steps=3", "pp.steps=2", *settings))
+        return run_stages(task, Progress(task.new_network()), Context()).network.export_state()
+
+    one, other = trained("precision=float32"), trained("precision=bfloat16")
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    assert all(value.isfinite().all() for value in other.values())
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_compile_seconds_are_what_the_first_step_took_longer(compiled: bool) -> None:
+    clock, told = CompileClock(CPU, compiled), 0
+    for seconds in (30.0, 1.0, 1.5, 1.25, 9.0, 1.0):
+        if clock.runs:
+            clock.wait()
+            clock.add(seconds)
+            told += 1
+    assert told == (5 if compiled else 0)
+    assert clock.seconds == (30.0 - 1.375 if compiled else 0.0)
+
+
+@pytest.fixture
+def own_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("own_compiler_cache")
+def test_compiled_training_is_the_same_training_and_compiles_once_a_shape(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each shape and mode once, at its first use; nothing more for the later steps, and nothing for evaluation."""
+    settings = (
+        "stages=['p-ssl']",
+        "training.steps=6",
+        "training.validate_every=2",
+        "training.lr=0.01",
+    )
+    settings += ("p_ssl.batch_norm=concat", "p_ssl.method=uda", "p_ssl.threshold=0.0")
+    results, counts = {}, []
+    from torch._dynamo.utils import counters
+
+    for choice in ("never", "always"):
+        counters.clear()
+        task = build_task(tiny(*settings, f"compile={choice}"))
+        graphs: list[int] = []
+        context = Context(
+            on_step=lambda stage, step, steps, seen=graphs: seen.append(
+                counters["stats"]["unique_graphs"]
+            )
+        )
+        progress = run_stages(task, Progress(task.new_network()), context)
+        results[choice] = progress.network.export_state()
+        counts.append(graphs)
+        assert progress.results[0].compiled is (choice == "always")
+    assert set(counts[0]) == {0}
+    # The training forward of both batches and the teacher's forward.
+    assert set(counts[1]) == {2}
+    assert progress.results[0].compile_seconds > 0.1
+    for name, value in results["never"].items():
+        torch.testing.assert_close(results["always"][name], value, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("stage", ["pp", "p-ssl"])
+def test_batches_depend_on_no_weights_that_are_trained(tiny: Tiny, stage: str) -> None:
+    """So they can be made ahead of time: the same before and after the weights have changed, in any order."""
+    task = build_task(tiny("p_ssl.method=uda"))
+    network = task.new_network()
+    made = make_stage(stage, task, network, Context())
+    assert hasattr(made, "pseudo_batch")
+    before = [made.pseudo_batch(step) for step in (0, 1, 5)]
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(1.0)
+    torch.manual_seed(99)
+    after = [made.pseudo_batch(step) for step in (5, 1, 0)][::-1]
+    for one, two in zip(before, after, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
