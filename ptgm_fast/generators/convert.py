@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.card import AdapterCard
 from ptgm_fast.generators.loading import load
-from ptgm_fast.generators.nvidia_pickle import Record, read_pickle
+from ptgm_fast.generators.nvidia_pickle import Record, plain, read_pickle, record, tensor
+from ptgm_fast.generators.stylegan2 import SynthesisConfig
 from ptgm_fast.models.weights import save_weights, sha256
 
 NETWORKS = ("G_ema", "G")
@@ -45,17 +43,18 @@ def convert(source: Path, out: Path, *, network: str = "G_ema") -> Converted:
         raise UserError(f"--network {network!r} is unknown; accepted: {', '.join(NETWORKS)}")
     if not source.is_file():
         raise UserError(f"file {str(source)!r} does not exist")
-    record = _network(read_pickle(source), network, source)
-    architecture, config = _architecture(record, source), _plain(record.state.get("_init_kwargs"))
-    if not isinstance(config, dict) or "z_dim" not in config:
-        raise UserError(f"{str(source)!r}: the network's arguments (_init_kwargs) are missing")
+    found = _network(read_pickle(source), network, source)
+    architecture = _architecture(found, source)
+    state: dict[str, Tensor] = {}
+    try:
+        config = _arguments(found, architecture)
+        _collect(found, "", state)
+    except ValueError as error:
+        raise UserError(f"{str(source)!r}: {network}: {error}") from error
     if not config.get("c_dim"):
         raise UserError(
             f"{str(source)!r}: the network is unconditional (c_dim = 0); class labels need one that was trained with them"
         )
-    config.pop("class_name", None)
-    state: dict[str, Tensor] = {}
-    _collect(record, "", state)
     metadata = {"architecture": architecture, "config": json.dumps(config, sort_keys=True)}
     out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(state, out, metadata)
@@ -71,46 +70,60 @@ def convert(source: Path, out: Path, *, network: str = "G_ema") -> Converted:
 
 
 def _network(root: Any, name: str, source: Path) -> Record:
-    found = root.get(name) if isinstance(root, Mapping) else None
-    if isinstance(found, Record):
+    found = record(root.get(name)) if isinstance(root, dict) else None
+    if found is not None:
         return found
-    has = ", ".join(map(str, root)) if isinstance(root, Mapping) else type(root).__name__
+    has = ", ".join(map(str, root)) if isinstance(root, dict) else type(root).__name__
     raise UserError(f"{str(source)!r} holds no network {name!r}; it holds: {has}")
 
 
-def _architecture(record: Record, source: Path) -> str:
-    modules = record.state.get("_modules") or {}
-    synthesis = modules.get("synthesis")
-    parts = (synthesis.state.get("_modules") or {}) if isinstance(synthesis, Record) else {}
-    if "mapping" in modules and "b4" in parts:
+def _part(network: Record, *names: str) -> Record | None:
+    """The module of a network at a path of names."""
+    found: Record | None = network
+    for name in names:
+        modules = found.state.get("_modules") if found else None
+        found = record(modules.get(name)) if isinstance(modules, dict) else None
+    return found
+
+
+def _architecture(network: Record, source: Path) -> str:
+    if _part(network, "mapping") and _part(network, "synthesis", "b4"):
         return "stylegan2-ada"
-    if "mapping" in modules and "input" in parts:
+    if _part(network, "mapping") and _part(network, "synthesis", "input"):
         return "stylegan3"
     raise UserError(
-        f"{str(source)!r}: {record.class_name} is neither StyleGAN2-ADA's nor StyleGAN3's generator"
+        f"{str(source)!r}: {network.class_name} is neither StyleGAN2-ADA's nor StyleGAN3's generator"
     )
 
 
-def _collect(record: Record, prefix: str, state: dict[str, Tensor]) -> None:
-    """Parameters and persistent buffers by their names in a state dict."""
-    temporary = record.state.get("_non_persistent_buffers_set") or ()
+def _arguments(network: Record, architecture: str) -> dict[str, Any]:
+    """The network's init_kwargs, as `StyleGAN2Config` or `StyleGAN3Config` takes them. Raises ValueError."""
+    config = plain(network.state.get("_init_kwargs"))
+    if not isinstance(config, dict) or "z_dim" not in config:
+        raise ValueError("the network's arguments (_init_kwargs) are missing")
+    config.pop("class_name", None)
+    if architecture == "stylegan2-ada" and "synthesis_kwargs" not in config:
+        # The StyleGAN2 of stylegan3's repository takes these arguments unnested, and clamps unless told otherwise.
+        nested = config.keys() & SynthesisConfig.model_fields.keys()
+        layer = _part(network, "synthesis", "b4", "conv1")
+        clamp = plain(layer.state.get("conv_clamp")) if layer else None
+        config["synthesis_kwargs"] = {"conv_clamp": clamp} | {k: config.pop(k) for k in nested}
+    return config
+
+
+def _collect(network: Record, prefix: str, state: dict[str, Tensor]) -> None:
+    """Parameters and persistent buffers by their names in a state dict. Raises ValueError for what is no tensor."""
+    if prefix.count(".") > 8:
+        raise ValueError("its modules are nested without end")
+    temporary = network.state.get("_non_persistent_buffers_set") or ()
     for kind in ("_parameters", "_buffers"):
-        for name, value in (record.state.get(kind) or {}).items():
-            if isinstance(value, Tensor) and name not in temporary:
-                state[prefix + name] = value.float()
-    for name, child in (record.state.get("_modules") or {}).items():
-        if isinstance(child, Record):
+        for name, value in network.entries(kind).items():
+            if value is None or name in temporary:
+                continue
+            try:
+                state[prefix + name] = tensor(value).float()
+            except ValueError as error:
+                raise ValueError(f"{prefix}{name} cannot be read: {error}") from error
+    for name, value in network.entries("_modules").items():
+        if (child := record(value)) is not None:
             _collect(child, f"{prefix}{name}.", state)
-
-
-def _plain(value: Any) -> Any:
-    """Arguments as JSON can hold them."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, (np.ndarray, np.generic, Tensor)):
-        return _plain(value.tolist())
-    if isinstance(value, torch.device):
-        return str(value)
-    return value

@@ -54,7 +54,7 @@ def load_stylegan(request: Request) -> StyleGAN:
     try:
         with torch.device("meta"):
             layers = None if cutoff is None else int(cutoff)
-            network: nn.Module = (
+            network: StyleGAN2Network | StyleGAN3Network = (
                 StyleGAN2Network(config, noise=noise == "const", cutoff=layers)
                 if uri.scheme == "stylegan2-ada"
                 else StyleGAN3Network(config, cutoff=layers)
@@ -63,6 +63,10 @@ def load_stylegan(request: Request) -> StyleGAN:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "configuration"
         raise UserError(f"{what}: {place}: {first['msg']}") from error
+    if layers is not None and layers > network.mapping.num_ws:
+        raise UserError(
+            f"{what}: cutoff = {layers}, but the network has {network.mapping.num_ws} styles"
+        )
     card = {
         "name": path.stem,
         "architecture": uri.scheme,

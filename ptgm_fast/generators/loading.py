@@ -87,7 +87,12 @@ def load(
     if adapter is None:
         generator: Generator = _load_folder(uri, soft, sha256)
     else:
-        generator = adapter(_request(uri, soft, soft_seed, sha256))
+        request = _request(uri, soft, soft_seed, sha256)
+        generator = adapter(request)
+        if request.soft == "sample-class" and generator.card.condition != "class-index":
+            raise UserError(
+                f"generator {uri!r} takes soft labels as they are; soft=sample-class would have no effect, leave it out"
+            )
     return generator.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 

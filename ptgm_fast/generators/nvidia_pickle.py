@@ -1,83 +1,95 @@
-"""NVIDIA's network pickles read without running anything of them: tensors and plain containers, and nothing else.
+"""NVIDIA's network pickles read without running anything of them.
 
-Such a pickle carries the source code of its classes and runs it when it is loaded. Here every class and function it
-asks for is looked up in `ALLOWED`, which has constructors of tensors, arrays and containers only; its networks become
-`Record`s, whose source is never compiled.
+A pickle is a program whose only power is to call what its reader looks up for it. NVIDIA's carry the source code of their
+classes for such a call to run; and arrays alone are enough to do harm, for NumPy lets a pickle say which of its bytes are
+pointers. So nothing is called here: plain containers are built, every other call becomes a `Call`, and tensors and numbers
+are made of these afterwards, by what they must be.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
-from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptgm_fast.errors import UserError
 
-
-@dataclass(frozen=True)
-class Record:
-    """An object of the pickle as data: its class's name and its attributes."""
-
-    class_name: str
-    state: dict[str, Any]
-
-
-class PlainDict(dict[str, Any]):
-    """What NVIDIA's EasyDict becomes."""
-
-
-def _record(meta: dict[str, Any]) -> Record:
-    return Record(str(meta.get("class_name")), dict(meta.get("state") or {}))
-
-
-def _storage(data: bytes) -> Any:
-    # The function of this name in torch loads whatever the bytes hold; this one takes tensors and storages only.
-    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-
-
-def _parameter(data: torch.Tensor, requires_grad: bool, hooks: Any) -> torch.Tensor:
-    return data
-
-
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> torch.Tensor:
-    return torch._utils._rebuild_tensor(storage, offset, size, stride)
-
-
-ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _record,
-    ("dnnlib.util", "EasyDict"): PlainDict,
-    ("dnnlib", "EasyDict"): PlainDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    ("torch", "device"): torch.device,
-    ("torch", "Size"): torch.Size,
-    ("collections", "OrderedDict"): OrderedDict,
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("builtins", "slice"): slice,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
+NETWORK = "torch_utils.persistence._reconstruct_persistent_obj"
+TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+STORAGE = "torch.storage._load_from_bytes"
+NUMPY = [f"{module}.multiarray.{{}}" for module in ("numpy.core", "numpy._core")]
+SCALARS = {name.format("scalar") for name in NUMPY}
+NOTED = {
+    *(NETWORK, TENSOR, PARAMETER, STORAGE, "torch.device", "builtins.slice"),
+    *(SCALARS | {name.format("_reconstruct") for name in NUMPY}),
+    *("numpy.ndarray", "numpy.dtype"),
 }
-for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):
-    # numpy's own functions for these names, wherever this version keeps them.
-    ALLOWED[_module, "_reconstruct"] = np.empty(0).__reduce__()[0]  # type: ignore[assignment]
-    ALLOWED[_module, "scalar"] = np.float32(0).__reduce__()[0]  # type: ignore[assignment]
+
+
+class Call:
+    """A call that a pickle asked for and that was not made: its name, arguments, and the state set on its result."""
+
+    __slots__ = ("arguments", "name", "state")
+
+    def __init__(self, name: str, arguments: tuple[Any, ...]) -> None:
+        self.name, self.arguments, self.state = name, arguments, None
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+class _Noter:
+    """What a pickle finds under a name of `NOTED`. It can be called; the other thing that pickles do, setting state on
+    what they find (a function's defaults, a class's methods), it refuses."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, *arguments: Any) -> Call:
+        return Call(self.name, arguments)
+
+    def __setstate__(self, state: Any) -> NoReturn:
+        raise pickle.UnpicklingError(f"it changes {self.name}")
+
+
+class _Dict(dict[Any, Any]):
+    """OrderedDict, and NVIDIA's EasyDict: their entries, without attributes. As a class, too, it takes no state."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+CONTAINERS: dict[str, type] = {
+    "dnnlib.util.EasyDict": _Dict,
+    "dnnlib.EasyDict": _Dict,
+    "collections.OrderedDict": _Dict,
+    "torch.Size": tuple,
+    "builtins.set": set,
+    "builtins.frozenset": frozenset,
+}
 
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         # Protocol 2 writes Python 2's name of the builtins.
-        place = "builtins" if module == "__builtin__" else module
-        if (place, name) in ALLOWED:
-            return ALLOWED[place, name]
+        full = f"{'builtins' if module == '__builtin__' else module}.{name}"
+        if full in CONTAINERS:
+            return CONTAINERS[full]
+        if full in NOTED:
+            return _Noter(full)
         raise _Refused(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> Any:
@@ -89,7 +101,10 @@ class _Refused(Exception):
 
 
 def read_pickle(path: Path) -> Any:
-    """The contents of a network pickle. Raises UserError for one that asks for anything but data, and for damage."""
+    """The contents of a network pickle: plain containers, and a `Call` for anything else that it holds.
+
+    Raises UserError for a pickle that asks for what no network of NVIDIA's consists of, and for damage.
+    """
     try:
         with path.open("rb") as file:
             return _Reader(file).load()
@@ -104,3 +119,80 @@ def read_pickle(path: Path) -> Any:
         raise UserError(
             f"{str(path)!r} is damaged or no pickle ({type(error).__name__}: {error}); copy it again"
         ) from error
+
+
+@dataclass(frozen=True)
+class Record:
+    """A network of a pickle, as data: its class's name and its attributes. Its source code stays in the pickle."""
+
+    class_name: str
+    state: dict[str, Any]
+
+    def entries(self, name: str) -> dict[str, Any]:
+        """An attribute that is a dict; empty if there is none. Raises ValueError for another."""
+        found = self.state.get(name)
+        if found is None:
+            return {}
+        if not isinstance(found, dict):
+            raise ValueError(f"{self.class_name}.{name} is a {type(found).__name__}")
+        return {str(k): v for k, v in found.items()}
+
+
+def record(value: Any) -> Record | None:
+    """The network that a call would have made; None for anything else."""
+    if not isinstance(value, Call) or value.name != NETWORK or len(value.arguments) != 1:
+        return None
+    meta = value.arguments[0]
+    if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
+        return None
+    return Record(str(meta.get("class_name")), meta["state"])
+
+
+def tensor(value: Any) -> Tensor:
+    """The tensor that a call would have made, copied out of its storage. Raises ValueError for anything else."""
+    if isinstance(value, Call) and value.name == PARAMETER and value.arguments:
+        value = value.arguments[0]
+    if not isinstance(value, Call) or value.name != TENSOR:
+        raise ValueError("it is no tensor")
+    with _as_value_error():
+        storage, offset, size, stride, *_ = value.arguments
+        if storage.name != STORAGE:
+            raise ValueError("its storage is of another kind")
+        # The function of STORAGE's name in torch loads whatever the bytes hold; this takes tensors and storages only.
+        stored = torch.load(io.BytesIO(storage.arguments[0]), map_location="cpu", weights_only=True)
+        flat = torch.tensor([], dtype=stored.dtype).set_(stored)
+        if math.prod(size) > len(flat):
+            raise ValueError(f"it has {len(flat)} numbers for the shape {list(size)}")
+        return flat.as_strided(size, stride, offset).clone()
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """Arguments of networks as JSON can hold them; NumPy's scalars become numbers. Raises ValueError for anything else."""
+    if depth > 8:
+        raise ValueError("they are nested without end")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, dict):
+        return {str(k): plain(v, depth + 1) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(v, depth + 1) for v in value]
+    if isinstance(value, Call) and value.name in SCALARS:
+        with _as_value_error():
+            kind, data = value.arguments
+            code, order = kind.arguments[0], kind.state[1].replace("|", "=")
+            if code not in ("f2", "f4", "f8", "i4", "i8", "u1", "b1"):
+                raise ValueError(f"a number is of type {code!r}")
+            return np.frombuffer(data, np.dtype(order + code), count=1)[0].item()
+    found = value.name if isinstance(value, Call) else type(value).__name__
+    raise ValueError(f"a {found} is neither a number, a string nor a list or dict of them")
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """Whatever damaged or made-up arguments run into."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:
+        raise ValueError(f"it is damaged ({type(error).__name__}: {error})") from error

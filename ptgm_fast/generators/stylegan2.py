@@ -34,12 +34,14 @@ class MappingConfig(_Part):
 
 
 class SynthesisConfig(_Part):
-    """Arguments of the synthesis network. num_fp16_res, fp16_channels_last: everything is computed in the module's dtype."""
+    """Arguments of the synthesis network. num_fp16_res, fp16_channels_last, fused_modconv_default: everything is computed in
+    the module's dtype, in one way."""
 
     channel_base: int = Field(32768, ge=1)
     channel_max: int = Field(512, ge=1)
     num_fp16_res: int = 0
     fp16_channels_last: bool = False
+    fused_modconv_default: bool | str = True
     architecture: Literal["orig", "skip", "resnet"] = "skip"
     resample_filter: tuple[float, ...] = (1, 3, 3, 1)
     conv_clamp: float | None = Field(None, gt=0)

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
@@ -113,11 +115,36 @@ def test_a_network_comes_out_equal(
 
 
 class Malicious:
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
+    """Pickled as a call, and a state to set on what it returns."""
+
+    def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
+        self.call = (function, arguments) if state is None else (function, arguments, state)
 
     def __reduce__(self) -> Any:
         return self.call
+
+
+STORAGE = torch.storage._load_from_bytes
+ARRAY = np.empty(0).__reduce__()[0]
+SCALAR = np.float32(0).__reduce__()[0]
+
+
+def rebuilt(
+    storage: Any, offset: int = 0, size: tuple[int, ...] = (1,), stride: tuple[int, ...] = (1,)
+) -> Malicious:
+    return Malicious(torch._utils._rebuild_tensor_v2, storage, offset, size, stride, False, {})
+
+
+def network(**state: Any) -> dict[str, Any]:
+    """A snapshot with just what is looked at first."""
+    empty = {"_parameters": {}, "_buffers": {}, "_modules": {}}
+    inner = {"b4": Persistent("SynthesisBlock", empty)}
+    parts = {
+        "mapping": Persistent("MappingNetwork", empty),
+        "synthesis": Persistent("SynthesisNetwork", empty | {"_modules": inner}),
+    }
+    made = empty | {"_modules": parts, "_init_kwargs": {"z_dim": 1, "c_dim": 2}} | state
+    return {"G_ema": Persistent("Generator", made)}
 
 
 def test_code_is_refused_and_not_run(nvidia: None, tmp_path: Path) -> None:
@@ -132,8 +159,8 @@ def test_code_is_refused_and_not_run(nvidia: None, tmp_path: Path) -> None:
             "mkdir",
         ),
         "in a tensor's bytes": (
-            {"G_ema": Malicious(torch.storage._load_from_bytes, inner.getvalue())},
-            "damaged|Weights only",
+            network(_parameters={"w": rebuilt(Malicious(STORAGE, inner.getvalue()))}),
+            r"G_ema: w cannot be read.*Weights only",
         ),
         "a getter": (Malicious(getattr, "text", "upper"), "builtins.getattr"),
     }
@@ -181,3 +208,136 @@ def test_what_is_no_network_is_named(nvidia: None, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             convert(good, out)
         assert not out.exists()
+
+
+def test_arrays_are_not_made(nvidia: None, tmp_path: Path) -> None:
+    """Bytes that a pickle declares to be pointers would end the process; sizes that it makes up would fill the memory."""
+    pointers = b"A" * 8
+    fields = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
+    structured = Malicious(np.dtype, "V8", False, True, state=fields)
+    for made_up in (
+        Malicious(ARRAY, np.ndarray, (0,), b"b", state=(1, (1,), structured, False, pointers)),
+        Malicious(np.ndarray, (1,), np.dtype("O"), pointers),
+        Malicious(np.ndarray, (10**15,), np.dtype("f8")),
+        Malicious(SCALAR, structured, pointers),
+        Malicious(SCALAR, np.dtype("O"), pointers),
+        Malicious(SCALAR, np.dtype("f8"), b"short"),
+    ):
+        path = tmp_path / "bad.pkl"
+        path.write_bytes(pickle.dumps(network(_init_kwargs={"z_dim": made_up, "c_dim": 2})))
+        with pytest.raises(UserError, match=r"G_ema: .*(number|damaged|buffer)"):
+            convert(path, tmp_path / "out.safetensors")
+        # As an attribute that nobody needs it is left alone.
+        path.write_bytes(pickle.dumps(network(size=made_up)))
+        with pytest.raises(UserError, match="w_dim: Field required"):
+            convert(path, tmp_path / "out.safetensors")
+
+
+def test_a_pickle_changes_nothing_that_it_finds(tmp_path: Path) -> None:
+    """Setting state on a function or class would change it for the whole process."""
+    path = tmp_path / "bad.pkl"
+    for place in (
+        b"cdnnlib.util\nEasyDict\n",
+        b"ccollections\nOrderedDict\n",
+        b"cbuiltins\nset\n",
+        b"ctorch\nSize\n",
+        b"ctorch._utils\n_rebuild_tensor_v2\n",
+        b"cnumpy\nndarray\n",
+    ):
+        # BUILD with a dict of attributes, and with one of slots, which is set by setattr.
+        for state in (b"}\x8c\x08__call__K\x01s", b"N}\x8c\x08__call__K\x01s\x86"):
+            path.write_bytes(b"\x80\x04" + place + state + b"b.")
+            with pytest.raises(UserError, match="damaged or no pickle"):
+                convert(path, tmp_path / "out.safetensors")
+
+
+def test_names_beside_those_allowed(tmp_path: Path) -> None:
+    path = tmp_path / "bad.pkl"
+    for data, name in (
+        (b"(S'true'\nios\nsystem\n.", "os.system"),
+        (b"(cos\nsystem\nS'true'\no.", "os.system"),
+        (b"\x80\x04\x8c\x05torch\x8c\x0fstorage.os.path\x93.", "torch.storage.os.path"),
+        (b"\x80\x04ctorch.storage\n_load_from_bytes.__globals__\n.", "__globals__"),
+        (b"\x80\x04\x8c\x01xQ.", "outside the file"),
+    ):
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=f"asks for .*{name}"):
+            convert(path, tmp_path / "out.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")
+def test_damaged_networks(nvidia: None, tmp_path: Path) -> None:
+    stored = io.BytesIO()
+    torch.save(torch.zeros(4).storage(), stored, _use_new_zipfile_serialization=False)
+    storage = Malicious(STORAGE, stored.getvalue())
+    endless: dict[str, Any] = {"z_dim": 1}
+    endless["again"] = endless
+    path = tmp_path / "bad.pkl"
+    for state, message in (
+        ({"_parameters": {"w": rebuilt(storage, 2, (4,))}}, "w cannot be read"),
+        ({"_parameters": {"w": rebuilt(storage, 0, (3,), (2,))}}, "w cannot be read"),
+        ({"_parameters": {"w": rebuilt(storage, -1)}}, "w cannot be read"),
+        ({"_parameters": {"w": rebuilt(storage, 0, (10**12,), (0,))}}, "4 numbers for the shape"),
+        ({"_parameters": {"w": rebuilt(1)}}, "w cannot be read: it is damaged"),
+        ({"_buffers": {"w": 3}}, "w cannot be read: it is no tensor"),
+        ({"_buffers": [1]}, r"Generator\._buffers is a list"),
+        ({"_modules": [1]}, "is neither StyleGAN2-ADA's nor"),
+        ({"_init_kwargs": endless}, "nested without end"),
+        ({"_init_kwargs": {"z_dim": {1}}}, "a set is neither a number"),
+        ({"_init_kwargs": {}}, "are missing"),
+    ):
+        path.write_bytes(pickle.dumps(network(**state)))
+        with pytest.raises(UserError, match=message):
+            convert(path, tmp_path / "out.safetensors")
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_stylegan2_of_stylegan3s_repository(nvidia: None, tmp_path: Path) -> None:
+    """Its arguments are not nested, and its default clamp is known to its layers alone."""
+    built = StyleGAN2Network(TWO, noise=True, cutoff=None)
+    state = randomised(built)
+    with_filters(state, TWO)
+    built.load_state_dict(state)
+    flat = {k: v for k, v in TWO.items() if k != "synthesis_kwargs"} | NARROW
+    flat |= {"num_fp16_res": 4, "fused_modconv_default": "inference_only", "c_dim": np.int64(5)}
+    top = persistent(built, "Generator", flat)
+    top.state["_modules"]["synthesis"].state["_modules"]["b4"].state["_modules"]["conv1"].state[
+        "conv_clamp"
+    ] = 256
+    (tmp_path / "n.pkl").write_bytes(pickle.dumps({"G_ema": top}))
+    done = convert(tmp_path / "n.pkl", tmp_path / "n.safetensors")
+    found = generators.load(done.uri).network  # type: ignore[union-attr]
+    assert all(torch.equal(found.state_dict()[name], value) for name, value in state.items())
+    assert found.config == built.config.model_copy(
+        update={
+            "synthesis_kwargs": built.config.synthesis_kwargs.model_copy(
+                update={"fused_modconv_default": "inference_only"}
+            )
+        }
+    )
+
+
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_changed_byte_is_another_number_or_an_error(
+    data: st.DataObject, nvidia: None, tmp_path: Path
+) -> None:
+    path, out = tmp_path / "n.pkl", tmp_path / "out.safetensors"
+    whole = tmp_path / "whole.pkl"
+    if not whole.exists():
+        small = TWO | {"img_resolution": 4}
+        write(whole, "stylegan2-ada", small)
+    changed = bytearray(whole.read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
+    path.write_bytes(changed)
+    out.unlink(missing_ok=True)
+    try:
+        done = convert(path, out)
+    except UserError:
+        assert not out.exists()
+    else:
+        assert done.card.latent_dim == 6

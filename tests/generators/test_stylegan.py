@@ -159,7 +159,9 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         (uri.replace("stylegan2-ada", "stylegan3"), "holds a stylegan2-ada network"),
         (f"stylegan2-ada:{bare}", r"ptgm-fast convert"),
         (f"{uri}?cutoff=-1", "must not be negative"),
+        (f"{uri}?cutoff=7", "cutoff = 7, but the network has 6 styles"),
         (f"{uri}?noise=random", "accepted: const, none"),
+        (f"{uri}?soft=sample-class", "soft=sample-class would have no effect"),
     ):
         with pytest.raises(UserError, match=message):
             generators.load(wrong)
