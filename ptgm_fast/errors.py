@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class UserError(ValueError):
     """A mistake in what the user gave; the command line prints it without a traceback and exits with 2."""
+
+
+def first_problem(error: ValidationError, whole: str) -> str:
+    """The first field that a model refused, and why; `whole` stands for the place where it is no field's fault."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 
 
 class MissingExtraError(UserError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -32,6 +32,3 @@ class Counts:
 
     synthesised: int = 0
     served: int = 0
-
-    def as_dict(self) -> dict[str, Any]:
-        return vars(self)

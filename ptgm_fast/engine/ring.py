@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -12,15 +11,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ptgm_fast.engine.runtime import Lane, Runtime
+from ptgm_fast.engine.spans import Spans, no_spans
 
 Batch = TypeVar("Batch")
-Spans = Callable[[str], AbstractContextManager[None]]
-
-_NOTHING: AbstractContextManager[None] = nullcontext()
-
-
-def _no_spans(name: str) -> AbstractContextManager[None]:
-    return _NOTHING
 
 
 class Slot(Generic[Batch]):
@@ -33,10 +26,13 @@ class Slot(Generic[Batch]):
 
     def fill(self, batch: Batch, copies: bool) -> None:
         """Take the batch itself, or copy it into the memory that the slot keeps for batches of this shape."""
-        if copies and self._same_shape(batch):
+        if not copies:
+            self.batch = batch
+        elif self._same_shape(batch):
             pytree.tree_map_(_copy_into, self.batch, batch)
         else:
-            self.batch = batch
+            # A batch may be a view of what its maker keeps: the slot's memory is its own from the first.
+            self.batch = pytree.tree_map_only(torch.Tensor, torch.clone, batch)
 
     def _same_shape(self, batch: Batch) -> bool:
         mine, mine_spec = pytree.tree_flatten(self.batch)
@@ -76,7 +72,7 @@ class Ring(Generic[Batch]):
         depth: int = 3,
         runtime: Runtime,
         describe: Callable[[int], str] = "batch {}".format,
-        spans: Spans = _no_spans,
+        spans: Spans = no_spans,
     ) -> None:
         """stop: the first batch that is not made; None never stops. depth: batches ahead, at least 1."""
         if depth < 1:
@@ -114,11 +110,6 @@ class Ring(Generic[Batch]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    @property
-    def num_ready(self) -> int:
-        """Batches that were launched and not yet handed out: the ring's depth in use."""
-        return self._launched - self._next
 
     def close(self) -> None:
         """Stop the producer and forget the batches. May be called again."""

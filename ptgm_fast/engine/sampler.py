@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.utils.data import IterableDataset
 from ptgm_fast import kernels
 from ptgm_fast.engine.batch import Batch, Counts
 from ptgm_fast.engine.blocks import BLOCK, GROUP_BLOCKS, Blocks, generated
-from ptgm_fast.engine.ring import Spans, _no_spans
+from ptgm_fast.engine.spans import Spans, no_spans
 from ptgm_fast.engine.stream import BatchStream, Overlap
 from ptgm_fast.generators import ConditionKind, Generator
 from ptgm_fast.kernels.views import ViewSpec, view_preset
@@ -54,7 +55,7 @@ class FastSampler(IterableDataset[Batch]):
         reuse: int = 1,
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.5,
-        spans: Spans = _no_spans,
+        spans: Spans = no_spans,
     ) -> None:
         """generator: frozen, as `generators.load` or `generators.optimize` give it. truncation: see `Card`.
 
@@ -186,7 +187,7 @@ class FastSampler(IterableDataset[Batch]):
 
     def summary(self) -> dict[str, Any]:
         """Images synthesised and samples served so far."""
-        return self.counts.as_dict()
+        return asdict(self.counts)
 
     def _blocks(self, conditions: Conditions, purpose: str) -> Blocks:
         seed = derive_seed(self._seed, f"sampler/{purpose}/latents")

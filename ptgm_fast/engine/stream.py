@@ -12,8 +12,9 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ptgm_fast.engine.batch import Batch
-from ptgm_fast.engine.ring import Ring, Spans, _no_spans
+from ptgm_fast.engine.ring import Ring
 from ptgm_fast.engine.runtime import InlineRuntime, Runtime, StreamRuntime, ThreadRuntime
+from ptgm_fast.engine.spans import Spans, no_spans
 
 Produce = Callable[[int], Batch]
 Overlap = Literal["auto"] | bool
@@ -39,7 +40,7 @@ class BatchStream(IterableDataset[Batch]):
         overlap: Overlap,
         device: torch.device,
         describe: Callable[[int], str],
-        spans: Spans = _no_spans,
+        spans: Spans = no_spans,
     ) -> None:
         super().__init__()
         self._begin, self._num_batches = begin, num_batches

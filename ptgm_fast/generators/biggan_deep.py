@@ -7,18 +7,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.biggan_parts import attend
 from ptgm_fast.generators.card import AdapterCard
+from ptgm_fast.generators.files import NetworkConfig
 
 
-class BigGANDeepConfig(BaseModel):
+class BigGANDeepConfig(NetworkConfig):
     """config.json. layers: (upsample, input width, output width), widths in units of channel_width."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     output_dim: int = Field(ge=8)
     z_dim: int = Field(ge=1)

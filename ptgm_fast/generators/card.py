@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from ptgm_fast.errors import UserError
+from ptgm_fast.errors import UserError, first_problem
 from ptgm_fast.models.weights import write_atomically
 
 CARD_FILE = "card.json"
@@ -148,9 +148,8 @@ def read_card(folder: Path | str) -> GeneratorCard:
     try:
         return GeneratorCard.model_validate(json.loads(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "the card"
-        raise UserError(f"generator card {str(path)!r}: {place}: {first['msg']}") from error
+        problem = first_problem(error, "the card")
+        raise UserError(f"generator card {str(path)!r}: {problem}") from error
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"generator card {str(path)!r} is damaged ({error})") from error
 

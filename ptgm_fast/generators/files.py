@@ -6,13 +6,19 @@ import json
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ptgm_fast.errors import UserError
+from ptgm_fast.errors import UserError, first_problem
 from ptgm_fast.generators.card import FileCard
 from ptgm_fast.models.weights import sha256
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+class NetworkConfig(BaseModel):
+    """The arguments that a published network was built with: frozen, and one that is not known is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def find(place: Path, names: tuple[str, ...], *, what: str) -> Path:
@@ -54,6 +60,4 @@ def validated(model: type[Model], values: dict[str, Any], *, where: str) -> Mode
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "values"
-        raise UserError(f"{where}: {place}: {first['msg']}") from error
+        raise UserError(f"{where}: {first_problem(error, 'values')}") from error

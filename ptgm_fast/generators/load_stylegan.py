@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
@@ -15,8 +14,8 @@ from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.card import AdapterCard
 from ptgm_fast.generators.files import describe, read_json, validated
 from ptgm_fast.generators.request import Request
-from ptgm_fast.generators.stylegan2 import StyleGAN2Network
-from ptgm_fast.generators.stylegan3 import StyleGAN3Network
+from ptgm_fast.generators.stylegan2 import StyleGAN2Config, StyleGAN2Network
+from ptgm_fast.generators.stylegan3 import StyleGAN3Config, StyleGAN3Network
 from ptgm_fast.models.weights import load_state, read_metadata, read_state
 
 
@@ -50,19 +49,17 @@ def load_stylegan(request: Request) -> StyleGAN:
     if cutoff is not None and cutoff < 0:
         raise UserError(f"{what}: cutoff counts layers, so it must not be negative, got {cutoff}")
     file = describe(path, request.sha256, what=what)
-    config = _config(path, config_path, uri.scheme, what)
-    try:
-        with torch.device("meta"):
-            layers = None if cutoff is None else int(cutoff)
-            network: StyleGAN2Network | StyleGAN3Network = (
-                StyleGAN2Network(config, noise=noise == "const", cutoff=layers)
-                if uri.scheme == "stylegan2-ada"
-                else StyleGAN3Network(config, cutoff=layers)
-            )
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"]) or "configuration"
-        raise UserError(f"{what}: {place}: {first['msg']}") from error
+    values = _config(path, config_path, uri.scheme, what)
+    layers = None if cutoff is None else int(cutoff)
+    config: StyleGAN2Config | StyleGAN3Config
+    network: StyleGAN2Network | StyleGAN3Network
+    with torch.device("meta"):
+        if uri.scheme == "stylegan2-ada":
+            config = validated(StyleGAN2Config, values, where=what)
+            network = StyleGAN2Network(config, noise=noise == "const", cutoff=layers)
+        else:
+            config = validated(StyleGAN3Config, values, where=what)
+            network = StyleGAN3Network(config, cutoff=layers)
     if layers is not None and layers > network.mapping.num_ws:
         raise UserError(
             f"{what}: cutoff = {layers}, but the network has {network.mapping.num_ws} styles"
@@ -70,11 +67,11 @@ def load_stylegan(request: Request) -> StyleGAN:
     card = {
         "name": path.stem,
         "architecture": uri.scheme,
-        "num_classes": config["c_dim"],
-        "class_names": tuple(map(str, range(config["c_dim"]))),
-        "latent_dim": config["z_dim"],
-        "image_size": config["img_resolution"],
-        "channels": config["img_channels"],
+        "num_classes": config.c_dim,
+        "class_names": tuple(map(str, range(config.c_dim))),
+        "latent_dim": config.z_dim,
+        "image_size": config.img_resolution,
+        "channels": config.img_channels,
         "condition": "soft-vector",
         "truncation": "interpolates-styles",
         "settings": {"cutoff": layers} | ({"noise": noise} if noise else {}),
@@ -98,7 +95,12 @@ def _config(path: Path, given: str, architecture: str, what: str) -> dict[str, A
         found = metadata.get("architecture", architecture)
         if found != architecture:
             raise UserError(f"{what}: {str(path)!r} holds a {found} network; write {found}:{path}")
-        config = json.loads(metadata["config"])
+        try:
+            config = json.loads(metadata["config"])
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{what}: the arguments in the metadata of {str(path)!r} are damaged ({error})"
+            ) from error
     elif given or beside.is_file():
         config = read_json(Path(given or beside), what=what)
     else:
@@ -107,7 +109,7 @@ def _config(path: Path, given: str, architecture: str, what: str) -> dict[str, A
             "weights; or put them into config.json beside the file (z_dim, c_dim, w_dim, img_resolution, ...), or "
             "name a file with ?config=FILE"
         )
-    if not config.get("c_dim"):
+    if not isinstance(config, dict) or not config.get("c_dim"):
         raise UserError(
             f"{what}: the network is unconditional (c_dim = 0); class labels need one that was trained with them"
         )

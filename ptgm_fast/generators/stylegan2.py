@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from ptgm_fast.generators.files import NetworkConfig
 from ptgm_fast.generators.stylegan_parts import (
     EqualisedLinear,
     Mapping,
+    StyleGANConfig,
     activate,
     modulated_conv,
     resample,
 )
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class MappingConfig(_Part):
+class MappingConfig(NetworkConfig):
     """Arguments of the mapping network. w_avg_beta: of training, without effect here."""
 
     num_layers: int = Field(8, ge=1)
@@ -33,7 +31,7 @@ class MappingConfig(_Part):
     w_avg_beta: float = 0.995
 
 
-class SynthesisConfig(_Part):
+class SynthesisConfig(NetworkConfig):
     """Arguments of the synthesis network. num_fp16_res, fp16_channels_last, fused_modconv_default: everything is computed in
     the module's dtype, in one way."""
 
@@ -50,14 +48,10 @@ class SynthesisConfig(_Part):
     activation: Literal["linear", "relu", "lrelu"] = "lrelu"
 
 
-class StyleGAN2Config(_Part):
+class StyleGAN2Config(StyleGANConfig):
     """The arguments that the network was built with (its `init_kwargs`)."""
 
-    z_dim: int = Field(ge=1)
-    c_dim: int = Field(ge=1)
-    w_dim: int = Field(ge=1)
     img_resolution: int = Field(ge=4)
-    img_channels: Literal[1, 3]
     mapping_kwargs: MappingConfig = MappingConfig()
     synthesis_kwargs: SynthesisConfig = SynthesisConfig()
 
@@ -227,10 +221,8 @@ class Synthesis(nn.Module):
 class StyleGAN2Network(nn.Module):
     """Latents [N, z_dim] and labels [N, K] -> images, about -1 to 1. noise: add the constant noise of training's end."""
 
-    def __init__(self, config: dict[str, Any], *, noise: bool, cutoff: int | None) -> None:
-        """Raises pydantic's ValidationError for a config that is none of this architecture."""
+    def __init__(self, network: StyleGAN2Config, *, noise: bool, cutoff: int | None) -> None:
         super().__init__()
-        network = StyleGAN2Config.model_validate(config)
         mapping = network.mapping_kwargs
         hidden = mapping.layer_features or network.w_dim
         self.config, self.noise = network, noise

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ptgm_fast.generators.stylegan_parts import EqualisedLinear, Mapping, modulated_conv, resample
+from ptgm_fast.generators.files import NetworkConfig
+from ptgm_fast.generators.stylegan_parts import (
+    EqualisedLinear,
+    Mapping,
+    StyleGANConfig,
+    modulated_conv,
+    resample,
+)
 
 
-class MappingConfig(BaseModel):
+class MappingConfig(NetworkConfig):
     """Arguments of the mapping network. w_avg_beta, freeze_*: of training, without effect here."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     num_layers: int = Field(2, ge=1)
     lr_multiplier: float = Field(0.01, gt=0)
@@ -26,16 +31,10 @@ class MappingConfig(BaseModel):
     freeze_embed: bool = False
 
 
-class StyleGAN3Config(BaseModel):
+class StyleGAN3Config(StyleGANConfig):
     """The arguments that the network was built with. num_fp16_res, magnitude_ema_beta: without effect here."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    z_dim: int = Field(ge=1)
-    c_dim: int = Field(ge=1)
-    w_dim: int = Field(ge=1)
     img_resolution: int = Field(ge=8)
-    img_channels: Literal[1, 3]
     mapping_kwargs: MappingConfig = MappingConfig()
     channel_base: int = Field(32768, ge=1)
     channel_max: int = Field(512, ge=1)
@@ -206,12 +205,9 @@ class Synthesis(nn.Module):
 class StyleGAN3Network(nn.Module):
     """Latents [N, z_dim] and labels [N, K] -> images, about -1 to 1."""
 
-    def __init__(self, config: dict[str, Any], *, cutoff: int | None) -> None:
-        """Raises pydantic's ValidationError for a config that is none of this architecture."""
+    def __init__(self, network: StyleGAN3Config, *, cutoff: int | None) -> None:
         super().__init__()
-        network = StyleGAN3Config.model_validate(config)
         mapping = network.mapping_kwargs
-        self.config = network
         self.synthesis = Synthesis(network)
         self.mapping = Mapping(
             z_dim=network.z_dim,

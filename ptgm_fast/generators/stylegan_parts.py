@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
+
+from ptgm_fast.generators.files import NetworkConfig
+
+
+class StyleGANConfig(NetworkConfig):
+    """The arguments that both generations take. c_dim 0 is an unconditional network, which has no labels to mix."""
+
+    z_dim: int = Field(ge=1)
+    c_dim: int = Field(ge=1)
+    w_dim: int = Field(ge=1)
+    img_channels: Literal[1, 3]
+
 
 # Gain that keeps a unit variance behind each activation; the slope of lrelu is 0.2.
 GAINS = {"linear": 1.0, "relu": math.sqrt(2), "lrelu": math.sqrt(2)}

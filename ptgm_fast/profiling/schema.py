@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ptgm_fast.errors import UserError
+from ptgm_fast.errors import UserError, first_problem
 
 FORMAT: Literal["ptgm-fast profile"] = "ptgm-fast profile"
 VERSION: Literal[1] = 1
@@ -176,6 +176,5 @@ def read_profile(folder: Path) -> Profile:
     try:
         return Profile.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{str(path)!r}: {place}: {first['msg']}. {AGAIN}") from None
+        problem = first_problem(error, "the whole")
+        raise UserError(f"{str(path)!r}: {problem}. {AGAIN}") from None

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ptgm_fast.models.weights import write_atomically
-from ptgm_fast.runs.synthesize import to_uint8
+from ptgm_fast.runs.synthesize import to_uint8, top_classes
 from ptgm_fast.sampling import conditioning_table, derive_seed
 from ptgm_fast.training.evaluation import Evaluation, reliability_bins
 
@@ -112,19 +112,10 @@ def make_pairs(task: Task) -> Pairs:
     rows = torch.arange(len(chosen), device=source.device).repeat_interleave(NUM_SAMPLES)
     pseudo = source.generate(latents, *table.conditions(rows)).cpu()
     names = source.generator.card.class_names
-    soft_labels = []
-    for label in table.soft_labels.cpu():
-        top = label.topk(min(3, len(names)))
-        soft_labels.append(
-            {
-                names[int(c)]: round(float(p), 4)
-                for p, c in zip(top.values, top.indices, strict=True)
-            }
-        )
     return Pairs(
         targets=data.images[chosen],
         class_names=tuple(data.class_names[int(data.labels[i])] for i in chosen),
-        soft_labels=tuple(soft_labels),
+        soft_labels=tuple(top_classes(soft, names, 3) for soft in table.soft_labels.cpu()),
         pseudo=pseudo.unflatten(0, (len(chosen), NUM_SAMPLES)),
     )
 

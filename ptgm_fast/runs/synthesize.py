@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,20 +138,23 @@ def _conditions(
     )
     records = []
     for index, soft in zip(chosen.tolist(), table.soft_labels.cpu(), strict=True):
-        top = soft.topk(min(5, len(names)))
         label = int(train.labels[index])
         records.append(
             {
                 "label": label,
                 "class": train.class_names[label],
                 "target_index": index,
-                "soft_label": {
-                    names[int(c)]: round(float(p), 4)
-                    for p, c in zip(top.values, top.indices, strict=True)
-                },
+                "soft_label": top_classes(soft, names, 5),
             }
         )
     return (*table.conditions(torch.arange(number, device=source.device)), records)
+
+
+def top_classes(soft: torch.Tensor, names: Sequence[str], most: int) -> dict[str, float]:
+    """The most probable classes of a soft label [K], the first first, with their rounded shares."""
+    top = soft.topk(min(most, len(names)))
+    pairs = zip(top.values, top.indices, strict=True)
+    return {names[int(index)]: round(float(share), 4) for share, index in pairs}
 
 
 def to_uint8(images: torch.Tensor) -> torch.Tensor:

@@ -3,25 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from ptgm_fast.engine.spans import Spans, no_spans
 from ptgm_fast.training.distributed import World
-
-
-class Spans(Protocol):
-    """Times named, nested phases; `profiling` implements it, this floor only calls it."""
-
-    def __call__(self, name: str) -> AbstractContextManager[None]: ...
-
-
-_NOTHING: AbstractContextManager[None] = nullcontext()
-
-
-def no_spans(name: str) -> AbstractContextManager[None]:
-    """Spans that measure nothing and cost one function call."""
-    return _NOTHING
 
 
 def no_counter(name: str, value: float) -> None:

@@ -19,11 +19,9 @@ from hypothesis import strategies as st
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.convert import convert
-from ptgm_fast.generators.stylegan2 import StyleGAN2Network
-from ptgm_fast.generators.stylegan3 import StyleGAN3Network
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_stylegan import DEEP, NARROW, SIZES, randomised, with_filters
+from test_stylegan import DEEP, NARROW, SIZES, built, randomised, with_filters
 
 TWO = SIZES | {"synthesis_kwargs": NARROW | {"num_fp16_res": 4, "conv_clamp": 256}}
 THREE = SIZES | DEEP | {"img_resolution": 32}
@@ -77,11 +75,7 @@ def persistent(module: torch.nn.Module, class_name: str, config: dict[str, Any])
 
 
 def write(path: Path, architecture: str, config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    network = (
-        StyleGAN2Network(config, noise=True, cutoff=None)
-        if architecture == "stylegan2-ada"
-        else StyleGAN3Network(config, cutoff=None)
-    )
+    network = built(architecture, config)
     state = randomised(network)
     with_filters(state, config)
     network.load_state_dict(state)
@@ -203,7 +197,7 @@ def test_what_is_no_network_is_named(nvidia: None, tmp_path: Path) -> None:
         ({"c_dim": 4}, "mapping.embed.weight"),
         ({"layers_of_another_version": 3}, "layers_of_another_version"),
     ):
-        network = StyleGAN2Network(TWO, noise=True, cutoff=None)
+        network = built("stylegan2-ada", TWO)
         good.write_bytes(pickle.dumps({"G_ema": persistent(network, "Generator", TWO | change)}))
         with pytest.raises(UserError, match=message):
             convert(good, out)
@@ -294,13 +288,13 @@ def test_damaged_networks(nvidia: None, tmp_path: Path) -> None:
 
 def test_stylegan2_of_stylegan3s_repository(nvidia: None, tmp_path: Path) -> None:
     """Its arguments are not nested, and its default clamp is known to its layers alone."""
-    built = StyleGAN2Network(TWO, noise=True, cutoff=None)
-    state = randomised(built)
+    network = built("stylegan2-ada", TWO)
+    state = randomised(network)
     with_filters(state, TWO)
-    built.load_state_dict(state)
+    network.load_state_dict(state)
     flat = {k: v for k, v in TWO.items() if k != "synthesis_kwargs"} | NARROW
     flat |= {"num_fp16_res": 4, "fused_modconv_default": "inference_only", "c_dim": np.int64(5)}
-    top = persistent(built, "Generator", flat)
+    top = persistent(network, "Generator", flat)
     top.state["_modules"]["synthesis"].state["_modules"]["b4"].state["_modules"]["conv1"].state[
         "conv_clamp"
     ] = 256
@@ -308,9 +302,9 @@ def test_stylegan2_of_stylegan3s_repository(nvidia: None, tmp_path: Path) -> Non
     done = convert(tmp_path / "n.pkl", tmp_path / "n.safetensors")
     found = generators.load(done.uri).network  # type: ignore[union-attr]
     assert all(torch.equal(found.state_dict()[name], value) for name, value in state.items())
-    assert found.config == built.config.model_copy(
+    assert found.config == network.config.model_copy(
         update={
-            "synthesis_kwargs": built.config.synthesis_kwargs.model_copy(
+            "synthesis_kwargs": network.config.synthesis_kwargs.model_copy(
                 update={"fused_modconv_default": "inference_only"}
             )
         }

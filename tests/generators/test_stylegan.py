@@ -14,8 +14,8 @@ import torch
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
-from ptgm_fast.generators.stylegan2 import StyleGAN2Network
-from ptgm_fast.generators.stylegan3 import StyleGAN3Network
+from ptgm_fast.generators.stylegan2 import StyleGAN2Config, StyleGAN2Network
+from ptgm_fast.generators.stylegan3 import StyleGAN3Config, StyleGAN3Network
 from ptgm_fast.models import save_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -77,15 +77,17 @@ def with_filters(state: dict[str, torch.Tensor], config: dict[str, Any]) -> None
                     state[f"synthesis.{name}.{kind}"] = torch.tensor(taps, dtype=torch.float32)
 
 
+def built(architecture: str, config: dict[str, Any]) -> torch.nn.Module:
+    if architecture == "stylegan2-ada":
+        return StyleGAN2Network(StyleGAN2Config(**config), noise=True, cutoff=None)
+    return StyleGAN3Network(StyleGAN3Config(**config), cutoff=None)
+
+
 def made(
     folder: Path, architecture: str, config: dict[str, Any]
 ) -> tuple[str, dict[str, np.ndarray]]:
     """URI and weights (float64) of a network with random weights."""
-    network = (
-        StyleGAN2Network(config, noise=True, cutoff=None)
-        if architecture == "stylegan2-ada"
-        else StyleGAN3Network(config, cutoff=None)
-    )
+    network = built(architecture, config)
     state = randomised(network)
     with_filters(state, config)
     path = folder / "network.safetensors"

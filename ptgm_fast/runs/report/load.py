@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from PIL import Image
 from pydantic import BaseModel, Field, ValidationError
 
-from ptgm_fast.errors import UserError
+from ptgm_fast.errors import UserError, first_problem
 from ptgm_fast.profiling import Profile, read_profile
 from ptgm_fast.profiling import schema as profile_schema
 from ptgm_fast.profiling import trace as profile_trace
@@ -244,10 +244,9 @@ def _record(
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
+        problem = first_problem(error, "the whole")
         raise UserError(
-            f"{str(path)!r}: {place}: {first['msg']}; it is damaged or of another version: {fix}"
+            f"{str(path)!r}: {problem}; it is damaged or of another version: {fix}"
         ) from None
 
 

@@ -1,0 +1,35 @@
+"""What the tests of runs share: the weights that a run ends with, and a wish to stop."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from ptgm_fast.config import RunConfig
+from ptgm_fast.runs.task import build_task
+from ptgm_fast.runs.train import Progress, run_stages
+from ptgm_fast.training.context import Context
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / "model.safetensors")
+
+
+def trained(config: RunConfig) -> dict[str, torch.Tensor]:
+    """The weights a run ends with, without its folder and pictures."""
+    task = build_task(config)
+    return run_stages(task, Progress(task.new_network()), Context()).network.export_state()
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def stop_after(stage: str, step: int) -> Context:
+    seen: list[bool] = []
+
+    def on_step(name: str, done: int, steps: int) -> None:
+        if name == stage and done >= step:
+            seen.append(True)
+
+    return Context(on_step=on_step, stop=lambda: bool(seen))
