@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from ptgm_fast.training.options import (
     PSSL_METHODS,
     DistillationOptions,
+    EngineOptions,
     Options,
     PPOptions,
     PSSLOptions,
@@ -135,6 +136,7 @@ class RunConfig(Options):
         "auto",
         description="of the target network's training forward: auto is bfloat16 on GPUs, float32 on CPUs",
     )
+    engine: EngineOptions = EngineOptions()
     data: DataConfig = DataConfig()
     source: SourceConfig = SourceConfig()
     target: NetworkConfig = NetworkConfig()

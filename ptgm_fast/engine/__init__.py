@@ -1,6 +1,8 @@
 """Synthesis ahead of training: the ring, its runtimes, and the sampler that people embed."""
 
 from ptgm_fast.engine.batch import Batch, Counts
+from ptgm_fast.engine.capture import CapturedStep
+from ptgm_fast.engine.overlap import OverlapPlan, plan_overlap
 from ptgm_fast.engine.ring import Ring, Slot
 from ptgm_fast.engine.runtime import InlineRuntime, Lane, Runtime, StreamRuntime, ThreadRuntime
 from ptgm_fast.engine.sampler import ConditionedSampler, FastSampler
@@ -9,14 +11,17 @@ from ptgm_fast.engine.stream import BatchStream
 __all__ = [
     "Batch",
     "BatchStream",
+    "CapturedStep",
     "ConditionedSampler",
     "Counts",
     "FastSampler",
     "InlineRuntime",
     "Lane",
+    "OverlapPlan",
     "Ring",
     "Runtime",
     "Slot",
     "StreamRuntime",
     "ThreadRuntime",
+    "plan_overlap",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ptgm_fast.engine.runtime import Lane, Runtime
-from ptgm_fast.engine.spans import Spans, no_spans
+from ptgm_fast.engine.spans import Counter, Spans, no_counter, no_spans
 
 Batch = TypeVar("Batch")
 
@@ -73,12 +73,16 @@ class Ring(Generic[Batch]):
         runtime: Runtime,
         describe: Callable[[int], str] = "batch {}".format,
         spans: Spans = no_spans,
+        counter: Counter = no_counter,
     ) -> None:
-        """stop: the first batch that is not made; None never stops. depth: batches ahead, at least 1."""
+        """stop: the first batch that is not made; None never stops. depth: batches ahead, at least 1.
+
+        spans, counter: the consumer's "ring wait", and at each of its calls the "ring depth", how many batches are ready.
+        """
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
         self._produce, self._runtime, self._stop = produce, runtime, stop
-        self._describe, self._spans = describe, spans
+        self._describe, self._spans, self._counter = describe, spans, counter
         self._slots: list[Slot[Batch]] = [Slot() for _ in range(depth)]
         self._next, self._launched = start, start
         self._held: Slot[Batch] | None = None
@@ -99,6 +103,8 @@ class Ring(Generic[Batch]):
             self.close()
             raise StopIteration
         slot = self._slot(self._next)
+        if self._counter is not no_counter:
+            self._counter("ring depth", self._num_ready())
         with self._spans("ring wait"):
             self._await_ready(slot)
         self._raise_failure()
@@ -139,6 +145,10 @@ class Ring(Generic[Batch]):
             error.add_note(f"while making {self._describe(index)}")
             self._failure = error
             self._failed.set()
+
+    def _num_ready(self) -> int:
+        waiting = (self._slot(index) for index in range(self._next, self._launched))
+        return sum(self._runtime.happened(slot.ready) for slot in waiting)
 
     def _await_free(self, slot: Slot[Batch]) -> None:
         if slot.free is not None:

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import torch
 
+from ptgm_fast.engine.spans import Spans, no_spans
+
 
 class Lane(enum.Enum):
     """Work of one lane runs in the order it was queued; between lanes only events order it."""
@@ -19,7 +21,7 @@ class Lane(enum.Enum):
 
 
 class Runtime(Protocol):
-    """What the ring needs of a device. All four are called from the consumer's thread.
+    """What the ring needs of a device. All are called from the consumer's thread.
 
     copies: slots own memory that batches are copied into. Where the lanes run behind the host's back (streams), a
     batch's own memory could be given to somebody else while it is still read.
@@ -35,6 +37,9 @@ class Runtime(Protocol):
 
     def wait(self, lane: Lane, event: Any) -> None:
         """What is queued on the lane from now on starts after the event."""
+
+    def happened(self, event: Any) -> bool:
+        """Whether the event has happened by now; never waits."""
 
     def close(self) -> None:
         """Wait for what runs, drop what is queued, give back threads and streams. May be called again."""
@@ -53,6 +58,9 @@ class InlineRuntime:
 
     def wait(self, lane: Lane, event: None) -> None:
         return None
+
+    def happened(self, event: None) -> bool:
+        return True
 
     def close(self) -> None:
         return None
@@ -88,14 +96,20 @@ class ThreadRuntime:
 
     copies = False
 
-    def __init__(self, num_threads: int = 1, consumer_threads: int | None = None) -> None:
+    def __init__(
+        self,
+        num_threads: int = 1,
+        consumer_threads: int | None = None,
+        *,
+        spans: Spans = no_spans,
+    ) -> None:
         """num_threads: for the producer's torch operations; consumer_threads: for the calling thread's until `close`.
 
-        Raises ValueError below 1.
+        spans: the producer's idle time is its "ring wait". Raises ValueError below 1.
         """
         if min(num_threads, consumer_threads or 1) < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
-        self.num_threads = num_threads
+        self.num_threads, self._spans = num_threads, spans
         self._shares = consumer_threads is not None
         if consumer_threads is not None:
             _take_share(consumer_threads)
@@ -106,8 +120,15 @@ class ThreadRuntime:
 
     def _run(self) -> None:
         torch.set_num_threads(self.num_threads)
-        while (work := self._queue.get()) is not None:
+        while (work := self._next()) is not None:
             work()
+
+    def _next(self) -> Callable[[], None] | None:
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            with self._spans("ring wait"):
+                return self._queue.get()
 
     def launch(self, work: Callable[[], None]) -> None:
         def unless_closing() -> None:
@@ -128,6 +149,9 @@ class ThreadRuntime:
         if lane is Lane.CONSUMER:
             event.wait()
         # A consumer's event has happened already.
+
+    def happened(self, event: threading.Event) -> bool:
+        return event.is_set()
 
     def close(self) -> None:
         self._closing.set()
@@ -172,6 +196,9 @@ class StreamRuntime:
 
     def wait(self, lane: Lane, event: Any) -> None:
         self._stream(lane).wait_event(event)
+
+    def happened(self, event: Any) -> bool:
+        return bool(event.query())
 
     def close(self) -> None:
         self._producer.synchronize()

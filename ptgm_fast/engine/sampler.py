@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset
 from ptgm_fast import kernels
 from ptgm_fast.engine.batch import Batch, Counts
 from ptgm_fast.engine.blocks import BLOCK, GROUP_BLOCKS, Blocks, generated
+from ptgm_fast.engine.capture import CapturedStep
 from ptgm_fast.engine.spans import Spans, no_spans
 from ptgm_fast.engine.stream import BatchStream, Overlap
 from ptgm_fast.generators import ConditionKind, Generator
@@ -53,6 +54,7 @@ class FastSampler(IterableDataset[Batch]):
         overlap: Overlap = "auto",
         depth: int = 3,
         reuse: int = 1,
+        capture: bool = False,
         mean: float | Sequence[float] = 0.5,
         std: float | Sequence[float] = 0.5,
         spans: Spans = no_spans,
@@ -62,8 +64,9 @@ class FastSampler(IterableDataset[Batch]):
         views: None serves images in [-1, 1] as they are; a `ViewSpec` or a preset's name serves a random view of each, a
         pair a weak and a strong one, normalised by mean and std (of [0, 1] images). device: "auto" is the generator's,
         another one moves it there. dtype: of the images served (float32). overlap, depth: see `BatchStream` and
-        `Ring`. reuse: every image is served so often, under fresh views (see `blocks.generated`). spans: a context
-        manager for each named phase. Raises ValueError for numbers below 1 and reuse without views.
+        `Ring`. reuse: every image is served so often, under fresh views (see `blocks.generated`). capture: synthesis
+        is captured as a CUDA graph (`CapturedStep`; not verified on a GPU). spans: a context manager for each named
+        phase. Raises ValueError for numbers below 1, reuse without views and capture on another device than CUDA's.
         """
         super().__init__()
         for name, value in (("batch_size", batch_size), ("depth", depth), ("reuse", reuse)):
@@ -76,7 +79,10 @@ class FastSampler(IterableDataset[Batch]):
         if device != "auto":
             generator.to(device)
         self._frozen = FrozenGenerator(generator, truncation=truncation)
+        if capture and self.device.type != "cuda":
+            raise ValueError(f"capture makes a CUDA graph; the generator is on {self.device}")
         self._batch_size, self._seed, self._reuse = batch_size, seed, reuse
+        self._capture = capture
         self._weak, self._strong = _specs(views)
         self._dtype = dtype or torch.float32
         self._overlap, self._depth, self._spans = overlap, depth, spans
@@ -201,7 +207,27 @@ class FastSampler(IterableDataset[Batch]):
                 return self._frozen.generate(latents, condition, kind)
 
         kept = GROUP_BLOCKS + 1 if self._reuse > 1 else 1
-        return Blocks(make, self.counts, kept=kept)
+        return Blocks(
+            self._captured(conditions, seed) if self._capture else make, self.counts, kept=kept
+        )
+
+    def _captured(self, conditions: Conditions, seed: int) -> Callable[[int], Tensor]:
+        def step(kind: ConditionKind, first: Tensor, condition: Tensor) -> Tensor:
+            latents = self._frozen.latents(BLOCK, seed=seed, start=first)
+            return self._frozen.generate(latents, condition, kind)
+
+        @cache
+        def captured(kind: ConditionKind) -> CapturedStep[Tensor]:
+            return CapturedStep(partial(step, kind), self.device)
+
+        def make(first: int) -> Tensor:
+            with self._spans("conditioning"):
+                condition, kind = conditions(range(first, first + BLOCK))
+            with self._spans("generator"):
+                # Blocks are kept; the next replay writes over this one.
+                return captured(kind)(first, condition).clone()
+
+        return make
 
     def _serve(
         self, blocks: Blocks, samples: range, runs: list[range], labels: Tensor, soft: Tensor | None

@@ -1,7 +1,8 @@
-"""How the work is timed by whoever looks at it: named, nested phases, told from above."""
+"""How the work is watched by whoever looks at it: named, nested phases and quantities, told from above."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
@@ -10,6 +11,13 @@ class Spans(Protocol):
     """Times named, nested phases; `profiling` implements it, the floors below only call it."""
 
     def __call__(self, name: str) -> AbstractContextManager[None]: ...
+
+
+Counter = Callable[[str, float], None]
+
+
+def no_counter(name: str, value: float) -> None:
+    return None
 
 
 _NOTHING: AbstractContextManager[None] = nullcontext()

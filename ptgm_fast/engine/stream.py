@@ -12,8 +12,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ptgm_fast.engine.batch import Batch
-from ptgm_fast.engine.ring import Ring
-from ptgm_fast.engine.runtime import InlineRuntime, Runtime, StreamRuntime, ThreadRuntime
+from ptgm_fast.engine.overlap import half, plan_overlap
 from ptgm_fast.engine.spans import Spans, no_spans
 
 Produce = Callable[[int], Batch]
@@ -83,21 +82,13 @@ class BatchStream(IterableDataset[Batch]):
         self, produce: Produce, start: int, stop: int | None, overlap: bool
     ) -> Iterator[Batch]:
         """A generator: leaving it in whatever way stops the producer and gives the consumer's threads back."""
-        on_cpu = self._device.type == "cpu"
-        runtime: Runtime = InlineRuntime()
-        if overlap and on_cpu:
-            threads = torch.get_num_threads()
-            share = max(1, threads // 2)
-            runtime = ThreadRuntime(share, max(1, threads - share))
-        elif overlap:
-            runtime = StreamRuntime(self._device)
-        ring = Ring(
+        plan = half(torch.get_num_threads()) if overlap else plan_overlap("never", self._device)
+        ring = plan.ring(
             produce,
+            self._device,
             start=start,
             stop=stop,
-            # Without overlap a batch is made when it is asked for.
-            depth=self._depth if overlap else 1,
-            runtime=runtime,
+            depth=self._depth,
             describe=self._describe,
             spans=self._spans,
         )

@@ -19,6 +19,7 @@ from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.profiled import profiled
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.sampling import SourceModels
+from ptgm_fast.training.ahead import check_capture
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.distributed import World, check_share, own_device
@@ -41,7 +42,7 @@ class Progress:
 def make_stage(name: str, task: Task, network: models.TargetNetwork, context: Context) -> Stage:
     """The stage `name` of the task's config over `network`."""
     config, data = task.config, task.data
-    execution = Execution(config.compile, config.precision)
+    execution = Execution(config.compile, config.precision, config.engine)
     if name == "pp":
         return PseudoPreTraining(
             network,
@@ -157,8 +158,9 @@ def _finished(out: Path) -> dict[str, Any] | None:
 
 
 def _check_execution(task: Task, world: World) -> None:
-    """Raises UserError where the stages would: for batches too small for the processes, or a network not to be compiled."""
+    """Raises UserError where the stages would: for batches too small for the processes, a network not to be compiled, a graph without CUDA."""
     config, network = task.config, task.new_network()
+    check_capture(config.engine.capture, task.device)
     batches = {"pp": {"pp.batch_size": config.pp.batch_size}}
     target = {"training.batch_size": config.training.batch_size}
     batches |= {

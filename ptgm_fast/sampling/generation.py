@@ -36,8 +36,8 @@ class FrozenGenerator:
     def num_classes(self) -> int:
         return self.generator.card.num_classes
 
-    def latents(self, count: int, *, seed: int, start: int) -> Tensor:
-        """Latents of the samples start .. start + count - 1, float32 [count, *latent_shape]."""
+    def latents(self, count: int, *, seed: int, start: int | Tensor) -> Tensor:
+        """Latents of the samples start .. start + count - 1, float32 [count, *latent_shape]; start as `kernels.latents` takes it."""
         card = self.generator.card
         drawn = kernels.latents(
             count,

@@ -5,12 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ptgm_fast.engine.spans import Spans, no_spans
+from ptgm_fast.engine.spans import Counter, Spans, no_counter, no_spans
 from ptgm_fast.training.distributed import World
-
-
-def no_counter(name: str, value: float) -> None:
-    return None
 
 
 def _ignore(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
@@ -27,7 +23,7 @@ class Context:
     calls on_metrics and on_step."""
 
     spans: Spans = no_spans
-    counter: Callable[[str, float], None] = no_counter
+    counter: Counter = no_counter
     on_metrics: Callable[[str, int, int, Mapping[str, float]], None] = _ignore
     on_step: Callable[[str, int, int], None] = field(default=lambda stage, step, steps: None)
     stop: Callable[[], bool] = field(default=lambda: False)

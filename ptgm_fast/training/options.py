@@ -62,6 +62,19 @@ View = Annotated[
 ]
 
 
+class EngineOptions(Options):
+    """How batches are made ahead of the training that reads them."""
+
+    overlap: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="make batches ahead: auto on GPUs, and on CPUs where the work is even enough for it to pay",
+    )
+    depth: int = Field(3, ge=1, description="batches ahead")
+    capture: bool = Field(
+        False, description="replay synthesis as a CUDA graph (CUDA only; not verified on a GPU)"
+    )
+
+
 class OptimizerOptions(Options):
     """SGD with Nesterov momentum or AdamW, and the learning rate's schedule over the stage's steps."""
 

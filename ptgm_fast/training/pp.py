@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ptgm_fast import kernels
+from ptgm_fast.engine.spans import Spans
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.options import PPOptions
 from ptgm_fast.training.stage import Stage
 from ptgm_fast.training.wrap import Execution
+
+
+class PseudoBatch(NamedTuple):
+    """This process's views [B, C, H, W] and labels, int64 [B], of a step."""
+
+    inputs: Tensor
+    labels: Tensor
 
 
 class PseudoPreTraining(Stage):
@@ -43,21 +53,22 @@ class PseudoPreTraining(Stage):
         self.images_per_step = options.batch_size
         self.images_synthesised_per_step = options.batch_size
 
-    def losses(self, step: int) -> dict[str, Tensor]:
+    def losses(self, step: int, batch: PseudoBatch) -> dict[str, Tensor]:
         spans = self.context.spans
-        inputs, labels = self.pseudo_batch(step)
+        inputs, labels = batch
         with spans("forward"):
             logits = self.network.heads["source"](self.features(inputs))
         with spans("loss"):
             loss = F.cross_entropy(logits, labels)
             accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        batch = self.options.batch_size
-        return {"loss": self.of_all(loss, batch), "accuracy": self.of_all(accuracy, batch)}
+        whole = self.options.batch_size
+        return {"loss": self.of_all(loss, whole), "accuracy": self.of_all(accuracy, whole)}
 
-    def pseudo_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's views [B, C, H, W] and labels [B] of a step; they depend on no weights that are trained."""
-        spans = self.context.spans
-        start, count = self.samples(step, self.options.batch_size)
+    def batch_inputs(self, step: int) -> tuple[int]:
+        return (self.samples(step, self.options.batch_size)[0],)
+
+    def make(self, spans: Spans, start: int | Tensor) -> PseudoBatch:
+        count = self.world.share(self.options.batch_size)[1]
         with spans("latents"):
             labels = kernels.class_labels(
                 count,
@@ -79,7 +90,7 @@ class PseudoPreTraining(Stage):
                 mean=self.mean,
                 std=self.std,
             )
-        return inputs, labels
+        return PseudoBatch(inputs, labels)
 
     @torch.no_grad()
     def validate(self, network: TargetNetwork) -> float | None:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptgm_fast.engine.spans import Spans
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import derive_seed
+from ptgm_fast.training.ahead import batch_maker, plan_batches, ring_of
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context, Interrupted
 from ptgm_fast.training.distributed import check_share
@@ -31,7 +33,8 @@ from ptgm_fast.training.wrap import CompileClock, Execution, decide, wrap
 class StageResult:
     """What a stage did. images_trained counts images through the target network's training forward;
     images_per_second is that count over `seconds`. best_step is the step of the weights that were kept. compiled,
-    compile_reason: whether the forward was compiled and why; compile_seconds: what that took since the last resume."""
+    compile_reason: whether the forward was compiled and why; compile_seconds: what that took since the last resume. overlap, overlap_reason:
+    whether the batches were made ahead and why."""
 
     stage: str
     steps: int
@@ -43,6 +46,8 @@ class StageResult:
     compiled: bool = False
     compile_reason: str = ""
     compile_seconds: float = 0.0
+    overlap: bool = False
+    overlap_reason: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k != "stage"}
@@ -59,6 +64,8 @@ class Stage(ABC):
     name: str
     images_per_step: int
     images_synthesised_per_step: int
+    # Images a step that the target network predicts without training on them.
+    images_predicted_per_step: int = 0
     validate_every: int = 0
 
     def __init__(
@@ -82,6 +89,8 @@ class Stage(ABC):
         self.compile = decide(
             execution.compile, network, self.device, steps=options.steps, world=self.world
         )
+        self.engine = execution.engine
+        self.make_batch = batch_maker(self, capture=execution.engine.capture)
         self.features = wrap(
             network,
             device=self.device,
@@ -101,10 +110,22 @@ class Stage(ABC):
         return mean if number == batch else mean * (number / batch)
 
     @abstractmethod
-    def losses(self, step: int) -> dict[str, Tensor]:
+    def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
+        """What tells a step's batch from another step's, on the stage's device: first samples, orders."""
+
+    @abstractmethod
+    def make(self, spans: Spans, *inputs: Any) -> Any:
+        """A step's batch of `batch_inputs`: all of the step that depends on no weights that are trained.
+
+        So it can be made ahead, in another thread or on another stream. Nothing in it may depend on anything else than
+        the inputs, nor read a number on the host: it may be captured as a CUDA graph, whose inputs are all tensors.
+        """
+
+    @abstractmethod
+    def losses(self, step: int, batch: Any) -> dict[str, Tensor]:
         """The loss terms of a step as scalars; the entry ``loss`` is minimised, the others are only logged.
 
-        Each is this process's part (`of_all`): the processes' terms add up to those of the whole batch.
+        batch: what `make` made for the step. Each is this process's part (`of_all`): the processes' terms add up to those of the whole batch.
         """
 
     def validate(self, network: TargetNetwork) -> float | None:
@@ -135,15 +156,17 @@ class Stage(ABC):
         # The step at which the loss first was not finite, kept on the device: no synchronisation a step.
         bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
         self._clock = CompileClock(self.device, self.compile.compiled)
-        self.network.train()
         started = time.perf_counter()
-        with torch.random.fork_rng():
+        self.overlap = plan_batches(self, first)
+        self.network.train()
+        with torch.random.fork_rng(), ring_of(self, first) as batches:
             for step in range(first, options.steps):
                 # Dropout and the like draw from torch's generator: addressed by the step as all else is.
                 torch.manual_seed(self._dropout_seed(step))
                 set_learning_rate(self.optimizer, learning_rate(options, step, options.steps))
+                batch = next(batches)
                 began = time.perf_counter()
-                terms = self.losses(step)
+                terms = self.losses(step, batch)
                 loss = terms["loss"]
                 self._descend(loss)
                 if self._clock.runs:
@@ -263,6 +286,8 @@ class Stage(ABC):
             compiled=self.compile.compiled,
             compile_reason=self.compile.reason,
             compile_seconds=self._clock.seconds,
+            overlap=self.overlap.ahead,
+            overlap_reason=self.overlap.reason,
         )
 
     def _state(self, step: int, seconds: float) -> dict[str, Any]:

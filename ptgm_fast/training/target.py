@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ptgm_fast import kernels
 from ptgm_fast.data import ImageSet
+from ptgm_fast.engine.spans import Spans
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import AddressedOrder, SourceModels, conditioning_table, derive_seed
 from ptgm_fast.training.batchnorm import joint_features
@@ -43,6 +45,26 @@ class TargetData:
             return (images.to(device).float() / 255 - mean) / std
 
         return normalise
+
+
+class LabelledBatch(NamedTuple):
+    """This process's normalised views [B, C, H, W] and labels, int64 [B], of a step; C_s's logits [B, K_s] of the views,
+    None without distillation."""
+
+    views: Tensor
+    labels: Tensor
+    source_logits: Tensor | None
+
+
+class TargetBatch(NamedTuple):
+    """The labelled part, and this process's pseudo samples: the target image that asked for each, int64 [M], its weak and,
+    for `TWO_VIEWS`, strong views [M, C, H, W], and the soft source label [M, K_s] that ``source-head`` learns."""
+
+    labelled: LabelledBatch
+    provenance: Tensor
+    weak: Tensor
+    strong: Tensor | None
+    soft_labels: Tensor
 
 
 class SupervisedStage(Stage):
@@ -80,11 +102,16 @@ class SupervisedStage(Stage):
         self._mean = torch.tensor(data.mean, device=self.device).view(1, -1, 1, 1)
         self._std = torch.tensor(data.std, device=self.device).view(1, -1, 1, 1)
 
-    def labelled_batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This process's normalised views [B, C, H, W] and labels [B] of a step; they depend on no weights that are trained."""
+    def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.options.batch_size)
-        index = self.order.indices(start, count).to(self.device)
-        with self.context.spans("views"):
+        return start, self.order.indices(start, count).to(self.device)
+
+    def make(self, spans: Spans, *inputs: Any) -> Any:
+        return self.make_labelled(spans, *inputs)
+
+    def make_labelled(self, spans: Spans, start: int | Tensor, index: Tensor) -> LabelledBatch:
+        """The views of the labelled images `index`, whose samples are start, start + 1, ..."""
+        with spans("views"):
             views, _ = kernels.views(
                 self.images[index],
                 self.target_options.views,
@@ -94,37 +121,35 @@ class SupervisedStage(Stage):
                 mean=self.data.mean,
                 std=self.data.std,
             )
-        return views, self.labels[index]
+        source_logits = None if self.distillation == "none" else self.source_logits(spans, views)
+        return LabelledBatch(views, self.labels[index], source_logits)
 
-    def losses(self, step: int) -> dict[str, Tensor]:
-        views, labels = self.labelled_batch(step)
+    def losses(self, step: int, batch: Any) -> dict[str, Tensor]:
         with self.context.spans("forward"):
-            features = self.features(views)
-        return self.labelled_losses(features, views, labels)
+            features = self.features(batch.views)
+        return self.labelled_losses(features, batch)
 
-    def labelled_losses(self, features: Tensor, views: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def labelled_losses(self, features: Tensor, batch: LabelledBatch) -> dict[str, Tensor]:
         """Cross-entropy and, if asked for, distillation; ``loss`` is their sum."""
-        batch = self.options.batch_size
+        whole = self.options.batch_size
         with self.context.spans("loss"):
-            loss = F.cross_entropy(self.network.heads["target"](features), labels)
-            terms = {"cross_entropy": self.of_all(loss, batch)}
-        terms["loss"] = terms["cross_entropy"]
-        if self.distillation != "none":
-            source_logits = self.source_logits(views)
-            with self.context.spans("loss"):
+            loss = F.cross_entropy(self.network.heads["target"](features), batch.labels)
+            terms = {"cross_entropy": self.of_all(loss, whole)}
+            terms["loss"] = terms["cross_entropy"]
+            if batch.source_logits is not None:
                 distillation = distillation_loss(
                     self.network.heads["source"](features),
-                    source_logits,
+                    batch.source_logits,
                     self.distillation,
                     self.distillation_options,
                 )
-                terms["distillation"] = self.of_all(distillation, batch)
+                terms["distillation"] = self.of_all(distillation, whole)
                 terms["loss"] = terms["loss"] + terms["distillation"]
         return terms
 
-    def source_logits(self, views: Tensor) -> Tensor:
+    def source_logits(self, spans: Spans, views: Tensor) -> Tensor:
         """C_s's logits [N, K_s] of normalised views: the normalisation is undone first, C_s has its own."""
-        with self.context.spans("classifier"):
+        with spans("classifier"):
             return self.source.classify(views * (2 * self._std) + (2 * self._mean - 1))
 
     def validate(self, network: TargetNetwork) -> float | None:
@@ -171,6 +196,7 @@ class PseudoSemiSupervised(SupervisedStage):
         self.pssl = pssl
         check_share(pssl.batch_size, "p_ssl.batch_size", self.world)
         self.images_per_step = options.batch_size + pssl.batch_size
+        self.images_predicted_per_step = pssl.batch_size if pssl.method in TWO_VIEWS else 0
         self.images_synthesised_per_step = pssl.batch_size
         self.pseudo_order = AddressedOrder(len(self.labels), seed=seed, purpose="p-ssl/order")
         with context.spans("conditioning"):
@@ -178,43 +204,43 @@ class PseudoSemiSupervised(SupervisedStage):
                 source, self.images, temperature=pssl.pcs_temperature, top_k=pssl.pcs_top_k or None
             )
 
-    def losses(self, step: int) -> dict[str, Tensor]:
+    def losses(self, step: int, batch: TargetBatch) -> dict[str, Tensor]:
         spans, pssl = self.context.spans, self.pssl
-        views, labels = self.labelled_batch(step)
-        provenance, weak, strong = self.pseudo_batch(step)
-        soft_labels = self.table.soft_labels[provenance]
-        weak_logits = None if strong is None else self.teacher_logits(weak)
-        student_views = weak if strong is None else strong
-        if pssl.method == "source-head" and pssl.source_label == "classifier":
-            soft_labels = self.source_logits(weak).softmax(1)
+        weak_logits = None if batch.strong is None else self.teacher_logits(batch.weak)
+        student_views = batch.weak if batch.strong is None else batch.strong
         with spans("forward"):
             features, pseudo_features = joint_features(
-                self.network, views, student_views, pssl.batch_norm, self.features
+                self.network, batch.labelled.views, student_views, pssl.batch_norm, self.features
             )
-        terms = self.labelled_losses(features, views, labels)
+        terms = self.labelled_losses(features, batch.labelled)
         with spans("loss"):
             head = self.network.heads["source" if pssl.method == "source-head" else "target"]
             unlabelled, counted = unlabelled_loss(
-                pssl, head(pseudo_features), weak_logits, soft_labels
+                pssl, head(pseudo_features), weak_logits, batch.soft_labels
             )
             unlabelled = self.of_all(unlabelled, pssl.batch_size)
             terms["unlabelled"] = unlabelled
             terms["mask_rate"] = self.of_all(counted, pssl.batch_size)
             if weak_logits is not None:
                 # How often the teacher gives a pseudo sample the class of the target image it was made for.
-                agreement = (weak_logits.argmax(1) == self.labels[provenance]).float().mean()
+                agreement = (weak_logits.argmax(1) == self.labels[batch.provenance]).float().mean()
                 terms["agreement"] = self.of_all(agreement, pssl.batch_size)
             terms["loss"] = terms["loss"] + pssl.weight * ramp(step, pssl.ramp_steps) * unlabelled
         return terms
 
-    def pseudo_batch(self, step: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Which target images asked for this process's pseudo samples of a step, int64 [M]; their weak and, for
-        `TWO_VIEWS`, strong views. They depend on no weights that are trained."""
-        spans, pssl = self.context.spans, self.pssl
-        start, count = self.samples(step, pssl.batch_size)
+    def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
+        start, count = self.samples(step, self.pssl.batch_size)
         provenance = self.pseudo_order.indices(start, count).to(self.device)
+        return *super().batch_inputs(step), start, provenance
+
+    def make(self, spans: Spans, *inputs: Any) -> TargetBatch:
+        labelled_start, index, start, provenance = inputs
+        labelled = self.make_labelled(spans, labelled_start, index)
+        pssl = self.pssl
         with spans("latents"):
-            latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
+            latents = self.source.latents(
+                len(provenance), seed=self.seed_of("latents"), start=start
+            )
         with spans("conditioning"):
             conditions = self.table.conditions(provenance)
         with spans("generator"):
@@ -229,7 +255,11 @@ class PseudoSemiSupervised(SupervisedStage):
                 mean=self.data.mean,
                 std=self.data.std,
             )
-        return provenance, weak, strong
+        if pssl.method == "source-head" and pssl.source_label == "classifier":
+            soft_labels = self.source_logits(spans, weak).softmax(1)
+        else:
+            soft_labels = self.table.soft_labels[provenance]
+        return TargetBatch(labelled, provenance, weak, strong, soft_labels)
 
     @torch.no_grad()
     def teacher_logits(self, weak: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 import torch
@@ -14,6 +14,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.training.batchnorm import SynchronisedBatchNorm, has_batch_norm
 from ptgm_fast.training.distributed import World
+from ptgm_fast.training.options import EngineOptions
 
 # From this many steps compiling is taken to pay on a GPU.
 GPU_BREAK_EVEN_STEPS = 10_000
@@ -21,10 +22,11 @@ GPU_BREAK_EVEN_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Execution:
-    """The settings `compile` and `precision` of a run; see `decide` and `wrap`."""
+    """The settings `compile`, `precision` and `engine` of a run; see `decide`, `wrap` and `EngineOptions`."""
 
     compile: str = "auto"
     precision: str = "auto"
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
 
 @dataclass(frozen=True)

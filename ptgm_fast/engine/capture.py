@@ -1,0 +1,71 @@
+"""A step of synthesis captured once as a CUDA graph and replayed with other numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+Made = TypeVar("Made")
+# As torch's notes on CUDA graphs ask: what is initialised lazily is so before the capture.
+WARM_UPS = 3
+
+
+class CapturedStep(Generic[Made]):
+    """step(*inputs) with the launches of one call captured and replayed.
+
+    Numbers among the inputs (where the samples of a step start) lie in device memory, int64 [1], where the addressed ops
+    read them, and tensors in buffers of their own: a replay makes other samples and bakes nothing in. Shapes must not
+    change from call to call, and the step must not read a value on the host. What a call returns is written again by the
+    next one.
+
+    cuda: `torch.cuda`, or whatever has its CUDAGraph and graph. Checked against a stand-in that records operators and
+    replays them; it has not run on a GPU.
+    """
+
+    def __init__(
+        self, step: Callable[..., Made], device: torch.device, cuda: Any = torch.cuda
+    ) -> None:
+        self._step, self._device, self._cuda = step, device, cuda
+        self._graph: Any = None
+        self._inputs: list[Tensor] = []
+        self._made: Made | None = None
+
+    def __call__(self, *inputs: int | Tensor) -> Made:
+        """Raises ValueError for inputs of other shapes or types than the captured ones."""
+        if self._graph is None:
+            self._capture(inputs)
+        if [_shape(i) for i in inputs] != [_shape(i) for i in self._inputs]:
+            raise ValueError(
+                f"the step was captured for inputs of the shapes {[_shape(i) for i in self._inputs]}, "
+                f"got {[_shape(i) for i in inputs]}"
+            )
+        for mine, given in zip(self._inputs, inputs, strict=True):
+            if isinstance(given, Tensor):
+                mine.copy_(given)
+            else:
+                mine.fill_(given)
+        self._graph.replay()
+        assert self._made is not None
+        return self._made
+
+    def _capture(self, inputs: tuple[int | Tensor, ...]) -> None:
+        self._inputs = [
+            i.to(self._device, copy=True)
+            if isinstance(i, Tensor)
+            else torch.full((1,), i, dtype=torch.int64, device=self._device)
+            for i in inputs
+        ]
+        for _ in range(WARM_UPS):
+            self._step(*self._inputs)
+        graph = self._cuda.CUDAGraph()
+        # Another thread of the process (a data loader's, pinning memory) may call CUDA meanwhile.
+        with self._cuda.graph(graph, capture_error_mode="thread_local"):
+            self._made = self._step(*self._inputs)
+        self._graph = graph
+
+
+def _shape(given: int | Tensor) -> list[int]:
+    return list(given.shape) if isinstance(given, Tensor) else [1]
