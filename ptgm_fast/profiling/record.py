@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -20,22 +20,25 @@ class Part(BaseModel):
 Record = TypeVar("Record", bound=Part)
 
 
+def read_json(path: Path, *, again: str) -> Any:
+    """A file's JSON. again: how to get a good one. Raises UserError when it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(
+            f"{str(path)!r} is not whole JSON ({error}): it was cut off or edited. {again}"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{str(path)!r} cannot be read ({error}). {again}") from None
+
+
 def read_record(path: Path, kind: type[Record], *, what: str, again: str) -> Record:
     """The file as a `kind`, a model whose fields `format` and `version` have their only values as defaults.
 
     what: its name in a message ("profile"). again: how to get a good one. Raises UserError when the file is missing,
     damaged, of another format or version, or against the schema.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error}). {again}") from None
-    try:
-        values = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise UserError(
-            f"{str(path)!r} is not whole JSON ({error}): it was cut off or edited. {again}"
-        ) from None
+    values = read_json(path, again=again)
     name, version = (kind.model_fields[key].default for key in ("format", "version"))
     if not isinstance(values, dict) or values.get("format") != name:
         raise UserError(f"{str(path)!r} is no {what} of ptgm-fast (no format {name!r}). {again}")
