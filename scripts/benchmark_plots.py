@@ -46,8 +46,7 @@ def ratios(results: Benchmarks, path: Path) -> None:
     for case in results.cases:
         if case.best_peer and case.of_role("own"):
             rows.setdefault(without_threads(case), []).append(case)
-    suites = {name: cases[0].suite for name, cases in rows.items()}
-    names = sorted(rows, key=lambda name: (suites[name], name))
+    names = list(rows)
     figure = new_figure(8.4, 1.6 + 0.215 * len(names))
     axis = figure.subplots()
     labelled: set[str] = set()
@@ -82,7 +81,8 @@ def ratios(results: Benchmarks, path: Path) -> None:
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel("time of the fastest other way / time of ours (bars: spread between rounds)")
     axis.set_title(f"{results.machine.title}, {results.date}", fontsize=10, loc="left")
-    axis.legend(loc="lower right", fontsize=8, framealpha=1.0)
+    # Above the axes: dots may be anywhere within.
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
     clean(axis, along="x")
     save(figure, path)
 
@@ -130,7 +130,8 @@ def scaling(results: Benchmarks, path: Path) -> None:
         axis.set_xlabel("batch")
         clean(axis, along="both")
     axes[0].set_ylabel("images/s")
-    axes[0].legend(loc="upper left", fontsize=7.5, frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     threads = next(iter(panels.values()))[0].threads
     suffix = f", {threads} threads" if threads else ""
     figure.suptitle(f"{results.machine.title}{suffix}, {results.date}", fontsize=10, x=0.01, ha="left")  # fmt: skip

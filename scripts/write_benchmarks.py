@@ -64,12 +64,18 @@ def condensed(raws: Sequence[dict[str, Any]]) -> Benchmarks:
     for raw in raws:
         for entry in raw["benchmarks"]:
             cases.setdefault(case_name(entry), []).append(entry)
-    made = [case_of(name, entries) for name, entries in sorted(cases.items())]
-    complete = [case for case in made if case is not None]
+    made = [case_of(name, entries) for name, entries in cases.items()]
+    complete = sorted((case for case in made if case is not None), key=in_order)
     if not complete:
         raise UserError("no benchmark was measured: run the suites with --benchmark-enable")
     date = max(raw["datetime"][:10] for raw in raws)
     return Benchmarks.model_validate({**about[0], "date": date, "cases": complete})
+
+
+def in_order(case: dict[str, Any]) -> tuple[str, list[Any]]:
+    """By suite, then by name, numbers in it by their size: a batch of 8 comes before one of 32."""
+    parts = re.split(r"(\d+)", case["name"])
+    return case["suite"], [int(part) if part.isdecimal() else part for part in parts]
 
 
 def case_name(entry: dict[str, Any]) -> str:
