@@ -119,7 +119,7 @@ def _test(request: pytest.FixtureRequest) -> tuple[Any, ...]:
 
 
 @pytest.fixture
-def benchmark(benchmark: Any, round_number: int, request: pytest.FixtureRequest) -> Any:
+def benchmark(round_number: int, benchmark: Any, request: pytest.FixtureRequest) -> Any:
     """pytest-benchmark's, whose `pedantic(rounds=n)` makes this round's share of n calls."""
     given = _parameters(request.node)
     benchmark.extra_info["role"] = role_of(given.get("contender", "ours"))

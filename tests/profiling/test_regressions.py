@@ -209,3 +209,11 @@ def test_best_peer_is_no_floor() -> None:
     assert made.best_peer is not None
     assert made.best_peer.name == "peer_2"
     assert Case.model_validate(case(own=[1.0], floor=[0.1])).best_peer is None
+
+
+def test_the_page_about_it_names_every_field() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md").read_text()
+    schema = Benchmarks.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        for field in part["properties"]:
+            assert f"`{field}" in page or f"`cases[].{field}" in page, field
