@@ -130,7 +130,8 @@ def _bound(old: Sequence[float], new: Sequence[float]) -> float | None:
     freedom = squared**2 / sum(
         part**2 / (len(values) - 1) for part, values in zip(parts, (old, new), strict=True)
     )
-    critical = CRITICAL[max(known for known in CRITICAL if known <= max(1.0, freedom))]
+    # A whole number of them may come out a rounding below itself.
+    critical = CRITICAL[max(known for known in CRITICAL if known <= max(1.0, freedom + 1e-6))]
     return max(math.log1p(LEAST), critical * math.sqrt(squared))
 
 
