@@ -1,22 +1,181 @@
-"""What the benchmarks share: the number of threads, and an allocator that keeps its memory."""
+"""What the suites share: rounds in which contenders take turns, the number of threads, the device and its clock."""
 
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+# Cases, peers and networks can be imported by name, also by the processes that the benchmarks start.
+sys.path.insert(0, str(Path(__file__).parent))
+
+from clock import DeviceClock
+from registry import Case, all_cases, ready, role_of
+
+from ptgm_fast.profiling.device import CudaTimer
+
+PACKAGES = ("torch", "triton", "torchvision", "kornia", "scipy", "pytorch-pretrained-biggan", "semilearn")  # fmt: skip
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("suites")
+    group.addoption(
+        "--rounds",
+        type=int,
+        default=1,
+        metavar="R",
+        help="Run the contenders of a group in turn, R times over; each round times 1/R of a suite's calls.",
+    )
+    group.addoption(
+        "--device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="cuda: the cases that run on a GPU, there, timed by CUDA events.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("rounds") < 1:
+        raise pytest.UsageError("--rounds must be at least 1")
+    if config.getoption("device") == "cuda":
+        if not torch.cuda.is_available():
+            pytest.exit("--device cuda: torch sees no CUDA device here; nothing was measured", 2)
+        # As the tolerances of the checks ask, and as the kernels compute.
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "benchmark" not in metafunc.fixturenames:
+        return
+    metafunc.parametrize("round_number", range(metafunc.config.getoption("rounds")), indirect=True)
+    if "case" not in metafunc.fixturenames:
+        return
+    on_gpu = metafunc.config.getoption("device") == "cuda"
+    rows = [
+        (case, contender, threads)
+        for case in all_cases(metafunc.definition.path.parent.name)
+        for threads in ((1,) if on_gpu else case.threads)
+        for contender in (case.on_gpu if on_gpu else case.contenders)
+    ]
+    names = [f"{case.name}, {contender}, {threads}" for case, contender, threads in rows]
+    places = ("case", "contender", "case_threads")
+    metafunc.parametrize(places, rows, ids=names, indirect=["case_threads"])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Group by group, round by round, contender by contender; on a GPU, the cases alone."""
+    if config.getoption("device") == "cuda":
+        left_out = [item for item in items if "case" not in getattr(item, "fixturenames", ())]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+        clock = pytest.mark.benchmark(timer=DeviceClock(CudaTimer(torch.device("cuda"))))
+        for item in items:
+            item.add_marker(clock)
+    first: dict[Any, int] = {}
+    places = [first.setdefault(_group(item), i) for i, item in enumerate(items)]
+    order = sorted(range(len(items)), key=lambda i: (places[i], _round(items[i])))
+    items[:] = [items[i] for i in order]
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    return item.callspec.params if hasattr(item, "callspec") else {}
+
+
+def _round(item: pytest.Item) -> int:
+    return _parameters(item).get("round_number", 0)
+
+
+def _group(item: pytest.Item) -> tuple[Any, ...]:
+    """What the contenders of a group have in common: the test and its other parameters."""
+    others = sorted(
+        (k, repr(v)) for k, v in _parameters(item).items() if k not in ("contender", "round_number")
+    )
+    return item.path, item.originalname, *others  # type: ignore[attr-defined]
+
+
+# By test, how many calls its suite asks for: no more rounds than that can be had.
+_CALLS: dict[Any, int] = {}
+
+
+@pytest.fixture
+def round_number(request: pytest.FixtureRequest) -> int:
+    """Which round this is. A suite that asks for fewer calls than there are rounds is not set up for the rest."""
+    number = request.param
+    if number >= _CALLS.get(_test(request), number + 1):
+        pytest.skip("the suite asks for fewer calls than --rounds")
+    return number
+
+
+def _test(request: pytest.FixtureRequest) -> tuple[Any, ...]:
+    return *_group(request.node), repr(_parameters(request.node).get("contender"))
+
+
+@pytest.fixture
+def benchmark(round_number: int, benchmark: Any, request: pytest.FixtureRequest) -> Any:
+    """pytest-benchmark's, whose `pedantic(rounds=n)` makes this round's share of n calls."""
+    given = _parameters(request.node)
+    benchmark.extra_info["role"] = role_of(given.get("contender", "ours"))
+    if request.config.getoption("device") == "cpu":
+        benchmark.extra_info["threads"] = given.get("threads", given.get("case_threads"))
+    num_rounds, device = (request.config.getoption(name) for name in ("rounds", "device"))
+    pedantic: Callable[..., Any] = benchmark.pedantic
+
+    def share_of(*args: Any, rounds: int = 1, **options: Any) -> Any:
+        _CALLS[_test(request)] = rounds
+        share = rounds // num_rounds + (round_number < rounds % num_rounds)
+        if device == "cuda":
+            options["iterations"] = DeviceClock.CALLS
+        return pedantic(*args, rounds=share, **options)
+
+    benchmark.pedantic = share_of
+    return benchmark
+
+
+@contextmanager
+def _num_threads(num: int) -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(num)
+    yield num
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
     """Both numbers of threads, for torch and for the fused ops."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(before)
+    with _num_threads(request.param) as num:
+        yield num
+
+
+@pytest.fixture
+def case_threads(request: pytest.FixtureRequest) -> Iterator[int]:
+    """Those that the case asks for."""
+    with _num_threads(request.param) as num:
+        yield num
+
+
+@pytest.fixture
+def run_case(
+    benchmark: Any, case_threads: int, request: pytest.FixtureRequest
+) -> Callable[[Case, str], None]:
+    """Check a contender of a case, then time it."""
+
+    def run(case: Case, contender: str) -> None:
+        device = torch.device(request.config.getoption("device"))
+        benchmark.group = case.group(case_threads, device)
+        if case.images:
+            benchmark.extra_info["images"] = case.images
+        call = ready(case, case_threads, device).checked(contender)
+        benchmark.pedantic(call, rounds=case.calls, warmup_rounds=case.warmup)
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +192,18 @@ def kept_memory() -> None:
     assert libc.mallopt(m_mmap_max, 0)
     assert libc.mallopt(m_trim_threshold, 2**31 - 1)
     assert libc.mallopt(m_top_pad, 256 << 20)
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
+    """What the results say about where they were measured, beside pytest-benchmark's own."""
+    device = config.getoption("device")
+    machine_info["device"] = device
+    machine_info["gpu"] = torch.cuda.get_device_name() if device == "cuda" else None
+    machine_info["versions"] = {name: _version(name) for name in PACKAGES if _version(name)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,115 +1,204 @@
-"""Condense what pytest-benchmark measured and write the tables of benchmarks/README.md from it.
+"""Keep what the throughput suites measured, and write the tables and the plots from that file alone.
 
-pytest benchmarks --benchmark-enable --benchmark-only --benchmark-json=raw.json
-python scripts/write_benchmarks.py raw.json        # raw.json -> benchmarks/results/measured.json -> the tables
-python scripts/write_benchmarks.py                 # the tables again, from the condensed file
+pytest benchmarks --benchmark-enable --benchmark-only --rounds 5 --benchmark-json=raw.json
+python scripts/write_benchmarks.py raw.json         # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
+python scripts/write_benchmarks.py                  # tables and plots again, from the newest results
+
+Several raw files of one machine (`raw.json more.json`) become one file of results: suites may run one by one.
 """
 
 from __future__ import annotations
 
-import importlib.metadata
-import json
+import argparse
+import re
+import statistics
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import benchmark_plots
+import benchmark_tables
+
+from ptgm_fast.errors import UserError
+from ptgm_fast.models.weights import write_atomically
+from ptgm_fast.profiling.benchmarks import Benchmarks, Machine, read_benchmarks
+from ptgm_fast.profiling.record import read_json
+
 ROOT = Path(__file__).resolve().parent.parent
-PAGE = ROOT / "benchmarks" / "README.md"
-RESULTS = ROOT / "benchmarks" / "results" / "measured.json"
-BEGIN, END = "<!-- measured: begin -->\n", "<!-- measured: end -->\n"
-PACKAGES = ("torch", "torchvision", "kornia", "scipy", "pytorch-pretrained-biggan")
-# The contenders that are this project's, in all their forms; the others are measured against them.
-OWN = ("fused", "optimized")
+RESULTS = ROOT / "benchmarks" / "results"
+# What the results have a field of their own for.
+FIELDS = ("role", "threads", "images")
 
 
-def condensed(raw: dict[str, Any]) -> dict[str, Any]:
-    """Medians and quartiles in microseconds of each contender of each group; the machine without its name."""
-    cpu = raw["machine_info"]["cpu"]
-    groups: dict[str, dict[str, Any]] = {}
-    ring: dict[str, float] = {}
-    for entry in raw["benchmarks"]:
-        stats = entry["stats"]
-        # What has a bound instead of contenders.
-        ring |= {
-            f"{entry['name']}: {name}": value
-            for name, value in entry["extra_info"].items()
-            if name in ("of the bound", "microseconds a batch")
+def read_raw(path: Path) -> dict[str, Any]:
+    """What the suites wrote by --benchmark-json. Raises UserError for anything else."""
+    raw = read_json(path, again="Run the suites again")
+    if not isinstance(raw, dict) or "versions" not in raw.get("machine_info", {}):
+        raise UserError(f"{str(path)!r} was not written by these suites: run them with --benchmark-json={path}")  # fmt: skip
+    return raw
+
+
+def condensed(raws: Sequence[dict[str, Any]]) -> Benchmarks:
+    """What pytest-benchmark wrote, of one or several runs on one machine, as results; the machine without its name.
+
+    Raises UserError when the runs are of several machines, or have no complete case.
+    """
+    about = [
+        {
+            "machine": {
+                "processor": raw["machine_info"]["cpu"]["brand_raw"],
+                "cores": raw["machine_info"]["cpu"]["count"],
+                "gpu": raw["machine_info"]["gpu"],
+            },
+            "device": raw["machine_info"]["device"],
+            "versions": raw["machine_info"]["versions"],
         }
-        if "contender" not in entry["params"]:
-            continue
-        groups.setdefault(entry["group"], {})[entry["params"]["contender"]] = {
-            "median": round(stats["median"] * 1e6, 2),
-            "quartiles": [round(stats["q1"] * 1e6, 2), round(stats["q3"] * 1e6, 2)],
-            "rounds": stats["rounds"],
-        }
+        for raw in raws
+    ]
+    if any(other != about[0] for other in about):
+        raise UserError(
+            "the runs are of several machines, devices or versions: make a file of each"
+        )
+    cases: dict[str, list[dict[str, Any]]] = {}
+    for raw in raws:
+        for entry in raw["benchmarks"]:
+            cases.setdefault(case_name(entry), []).append(entry)
+    made = [case_of(name, entries) for name, entries in cases.items()]
+    complete = sorted((case for case in made if case is not None), key=in_order)
+    if not complete:
+        raise UserError("no benchmark was measured: run the suites with --benchmark-enable")
+    date = max(raw["datetime"][:10] for raw in raws)
+    return Benchmarks.model_validate({**about[0], "date": date, "cases": complete})
+
+
+def in_order(case: dict[str, Any]) -> tuple[str, list[Any]]:
+    """By suite, then by name, numbers in it by their size: a batch of 8 comes before one of 32."""
+    parts = re.split(r"(\d+)", case["name"])
+    return case["suite"], [int(part) if part.isdecimal() else part for part in parts]
+
+
+def case_name(entry: dict[str, Any]) -> str:
+    """The group of contenders; the test's parameters beside it where it has no contenders."""
+    others = [str(v) for k, v in entry["params"].items() if k != "round_number"]
+    return entry["group"] if "contender" in entry["params"] else ", ".join([entry["group"], *others])  # fmt: skip
+
+
+def case_of(name: str, entries: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
+    """One case; a contender that failed in a round is left out, and a case without one of ours, and that is said."""
+    rounds: dict[str, dict[int, dict[str, Any]]] = {}
+    for entry in entries:
+        contender = entry["params"].get("contender", "ours")
+        rounds.setdefault(contender, {})[entry["params"]["round_number"]] = entry
+    num = max(map(len, rounds.values()))
+    for contender in [c for c, found in rounds.items() if len(found) < num]:
+        print(f"{name}: {contender} is left out, it failed in a round", file=sys.stderr)
+        del rounds[contender]
+    contenders = [contender_of(c, [found[i] for i in sorted(found)]) for c, found in rounds.items()]
+    if all(contender["role"] != "own" for contender in contenders):
+        print(f"{name} is left out: none of ours was measured", file=sys.stderr)
+        return None
+    first = next(iter(next(iter(rounds.values())).values()))
     return {
-        "date": raw["datetime"][:10],
-        "cpu": cpu["brand_raw"],
-        "cores": cpu["count"],
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "groups": dict(sorted(groups.items())),
-        "ring": ring,
+        "name": name,
+        "suite": Path(first["fullname"].split("::")[0]).parent.name,
+        "threads": first["extra_info"].get("threads"),
+        "images": first["extra_info"].get("images"),
+        "contenders": contenders,
     }
 
 
-def times(ratio: float) -> str:
-    """1.2x, 12x, 120x."""
-    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+def contender_of(name: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of its rounds, in their order."""
+    times = [t for entry in entries for t in entry["stats"]["data"]]
+    low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3  # fmt: skip
+    facts = {
+        key: value
+        for key in entries[0]["extra_info"]
+        if key not in FIELDS
+        and (value := fact([entry["extra_info"].get(key) for entry in entries])) is not None
+    }
+    return {
+        "name": name,
+        "role": entries[0]["extra_info"]["role"],
+        "seconds": [rounded(entry["stats"]["median"]) for entry in entries],
+        "quartiles": [rounded(low), rounded(high)],
+        "calls": sum(len(e["stats"]["data"]) * e["stats"]["iterations"] for e in entries),
+        "facts": facts,
+    }
 
 
-def table(results: dict[str, Any]) -> str:
-    """A row a group: our time, and how many times as long each other contender takes."""
-    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    lines = [
-        f"{results['date']}, {results['cores']} cores of {results['cpu']}; {versions}. The contenders of a row ran in one process; medians.",
-        "",
-        "| what, size, threads | ours, µs (quartiles) | eager PyTorch | torch.compile | others |",
-        "|---|---|---|---|---|",
-    ]
-    for group, contenders in results["groups"].items():
-        for name, own in contenders.items():
-            if not name.startswith(OWN):
-                continue
-            # Where several fused forms run, each is a row; the plain one stands for the op.
-            label = group if name in OWN else f"{group}: {name}"
-            ratios = {
-                other: times(entry["median"] / own["median"])
-                for other, entry in contenders.items()
-                if not other.startswith(OWN)
-            }
-            rest = "; ".join(f"{k} {v}" for k, v in ratios.items() if k not in ("eager", "compile"))
-            low, high = own["quartiles"]
-            lines.append(
-                f"| {label} | {own['median']:,.0f} ({low:,.0f}–{high:,.0f}) | {ratios.get('eager', '')}"
-                f" | {ratios.get('compile', '')} | {rest} |"
-            )
-    bounds = [v for name, v in results.get("ring", {}).items() if name.endswith("of the bound")]
-    if bounds:
-        cost = results["ring"]["test_overhead[thread]: microseconds a batch"]
-        lines += [
-            "",
-            f"The ring: n batches take {min(bounds):.3f} to {max(bounds):.3f} times n max(s, t) + min(s, t), for a producer of s and a "
-            f"consumer of t seconds, s / t from 0.2 to 5; a batch costs it {cost:.0f} µs.",
-        ]
-    return "\n".join(lines) + "\n"
+def fact(values: Sequence[Any]) -> float | str | None:
+    """Of one note in all rounds: the median of numbers, the last of anything else."""
+    if all(isinstance(value, int | float) for value in values):
+        return rounded(statistics.median(values))
+    return None if values[-1] is None else str(values[-1])
+
+
+def rounded(value: float) -> float:
+    """Five digits: more than any clock here has."""
+    return float(f"{value:.5g}")
+
+
+def slug(machine: Machine) -> str:
+    name = machine.gpu or f"{machine.processor} {machine.cores} cores"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def keep(results: Benchmarks, folder: Path = RESULTS) -> Path:
+    """Write results as DATE-MACHINE.json, or -2, ... where that is taken: an earlier run is what one compares with."""
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = f"{results.date}-{slug(results.machine)}"
+    path, number = folder / f"{stem}.json", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}-{number}.json"
+    write_atomically(path, (results.model_dump_json(indent=1) + "\n").encode())
+    return path
+
+
+def newest(device: str, folder: Path = RESULTS) -> Path | None:
+    """The results of the last date, and of that the last run; None without any of this device."""
+    found = []
+    for path in folder.glob("*.json"):
+        results = read_benchmarks(path)
+        if results.device == device:
+            rest = path.stem.removeprefix(f"{results.date}-{slug(results.machine)}").lstrip("-")
+            found.append((results.date, int(rest) if rest.isdecimal() else 1, path))
+    return max(found)[2] if found else None
+
+
+def write_pages(root: Path = ROOT) -> None:
+    """The tables of both pages and the plots, from the newest results of each device."""
+    cpu, gpu = (newest(device, root / "benchmarks" / "results") for device in ("cpu", "cuda"))
+    full, short = root / "benchmarks" / "README.md", root / "README.md"
+    if cpu:
+        results = read_benchmarks(cpu)
+        source = cpu.relative_to(root).as_posix()
+        benchmark_tables.replace(full, "measured", benchmark_tables.full(results, source))
+        benchmark_tables.replace(short, "benchmarks", benchmark_tables.short(results, source))
+        benchmark_plots.ratios(results, root / "docs" / "benchmark-ratios.png")
+        benchmark_plots.scaling(results, root / "docs" / "benchmark-scaling.png")
+    text = benchmark_tables.NO_GPU
+    if gpu:
+        text = benchmark_tables.full(read_benchmarks(gpu), gpu.relative_to(root).as_posix())
+    benchmark_tables.replace(full, "gpu measured", text)
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        raw = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
-        RESULTS.parent.mkdir(exist_ok=True)
-        measured = condensed(raw)
-        if RESULTS.is_file():
-            # Suites that were not run this time keep their figures, if they are from the same machine.
-            earlier = json.loads(RESULTS.read_text(encoding="utf-8"))
-            if all(earlier[key] == measured[key] for key in ("cpu", "cores", "versions")):
-                measured["groups"] = dict(sorted((earlier["groups"] | measured["groups"]).items()))
-                measured["ring"] = earlier.get("ring", {}) | measured["ring"]
-        RESULTS.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
-    page = PAGE.read_text(encoding="utf-8")
-    before, rest = page.split(BEGIN)
-    PAGE.write_text(before + BEGIN + table(results) + END + rest.split(END)[1], encoding="utf-8")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "raw", nargs="*", type=Path, help="what pytest wrote by --benchmark-json; none: pages only"
+    )
+    arguments = parser.parse_args()
+    try:
+        if arguments.raw:
+            path = keep(condensed([read_raw(raw) for raw in arguments.raw]))
+            print(path.relative_to(ROOT))
+        write_pages()
+    except UserError as error:
+        print(f"write_benchmarks: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

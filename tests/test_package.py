@@ -89,7 +89,9 @@ def test_the_readmes_files_exist() -> None:
     for page in (
         "README.md",
         "CONTRIBUTING.md",
+        "benchmarks/README.md",
         "docs/source.md",
+        "docs/benchmarks.md",
         "docs/profiling.md",
         "docs/report.md",
     ):

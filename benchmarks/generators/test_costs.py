@@ -49,7 +49,7 @@ def test_peak_memory() -> None:
     def peak(kind: str) -> int:
         done = subprocess.run(
             [sys.executable, "-c", PEAK, kind],
-            cwd=Path(__file__).parent,
+            cwd=Path(__file__).parents[1],
             capture_output=True,
             text=True,
             check=True,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from ptgm_fast.errors import UserError, first_problem
+from ptgm_fast.errors import UserError
+from ptgm_fast.profiling.record import Part, read_record
 
 FORMAT: Literal["ptgm-fast profile"] = "ptgm-fast profile"
 VERSION: Literal[1] = 1
@@ -20,12 +20,6 @@ WAIT = "ring wait"
 DEPTH = "ring depth"
 SYNTHESISED = "images synthesised"
 SERVED = "images served"
-
-
-class Part(BaseModel):
-    """Frozen; an unknown key is an error: it would be a figure that nobody shows."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class SpanTotals(Part):
@@ -152,29 +146,8 @@ class Profile(Part):
 def read_profile(folder: Path) -> Profile:
     """The profile of a run folder. Raises UserError when there is none, it is damaged, or of another version."""
     path = folder / FILE
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.is_file():
         raise UserError(
             f"{str(folder)!r} has no {FILE}: the run was not profiled. Profile one with: ptgm-fast train --profile"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error}). {AGAIN}") from None
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{str(path)!r} is not whole JSON ({error}): it was cut off or edited. {AGAIN}"
-        ) from None
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise UserError(f"{str(path)!r} is no profile of ptgm-fast (no format {FORMAT!r}). {AGAIN}")
-    if values.get("version") != VERSION:
-        raise UserError(
-            f"{str(path)!r} is a profile of version {values.get('version')!r}; this ptgm-fast reads version {VERSION}. "
-            "Read it with the version that wrote it, or profile the run again"
         )
-    try:
-        return Profile.model_validate(values)
-    except ValidationError as error:
-        problem = first_problem(error, "the whole")
-        raise UserError(f"{str(path)!r}: {problem}. {AGAIN}") from None
+    return read_record(path, Profile, what="profile", again=AGAIN)

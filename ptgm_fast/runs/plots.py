@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ptgm_fast.runs.evidence import Pairs
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure, sizes in inches, that `save` can write."""
     # The object interface: no pyplot, so no display, no global state, nothing to close.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -24,7 +25,8 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture whole: `path` holds what it held, or all of it."""
     temporary = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
         figure.savefig(temporary)
@@ -37,7 +39,7 @@ def _save(figure: Figure, path: Path) -> None:
 def sample_sheet(pairs: Pairs, path: Path) -> None:
     """Each target image, its top soft labels, its pseudo samples: one row a target image."""
     rows, num_samples = pairs.pseudo.shape[:2]
-    figure = _figure(1.6 + 0.8 * (num_samples + 1), 0.86 * rows + 0.5)
+    figure = new_figure(1.6 + 0.8 * (num_samples + 1), 0.86 * rows + 0.5)
     axes = figure.subplots(
         rows, num_samples + 2, squeeze=False, width_ratios=[1, 2] + [1] * num_samples
     )
@@ -54,7 +56,7 @@ def sample_sheet(pairs: Pairs, path: Path) -> None:
     axes[0, 0].set_title("target", fontsize=9)
     axes[0, 1].set_title("soft label", fontsize=9)
     axes[0, 2].set_title("pseudo samples", fontsize=9, loc="left")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _show(axis: Any, image: torch.Tensor) -> None:
@@ -68,7 +70,7 @@ def _show(axis: Any, image: torch.Tensor) -> None:
 
 def curves(metrics: Sequence[Mapping[str, Any]], stages: Sequence[str], path: Path) -> None:
     """The loss terms of each stage and the validation accuracy, over steps."""
-    figure = _figure(4.6 * len(stages), 3.4)
+    figure = new_figure(4.6 * len(stages), 3.4)
     axes = figure.subplots(1, len(stages), squeeze=False)[0]
     for axis, stage in zip(axes, stages, strict=True):
         records = [r for r in metrics if r["stage"] == stage]
@@ -100,13 +102,13 @@ def curves(metrics: Sequence[Mapping[str, Any]], stages: Sequence[str], path: Pa
             twin.set_ylim(top=1)
             twin.legend(loc="center right", fontsize=8, frameon=False)
         axis.legend(loc="upper right", fontsize=8, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def comparison(methods: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> None:
     """One bar a method: mean test accuracy in percent, standard deviation over seeds, a dot a seed."""
     names = list(methods)
-    figure = _figure(max(5.0, 1.15 * len(names)), 3.8)
+    figure = new_figure(max(5.0, 1.15 * len(names)), 3.8)
     axis = figure.subplots()
     for position, name in enumerate(names):
         accuracies = [100 * a for a in methods[name]["test_accuracy"]]
@@ -140,4 +142,4 @@ def comparison(methods: Mapping[str, Mapping[str, Any]], title: str, path: Path)
     axis.set_ylabel(f"test accuracy, % (axis starts at {bottom:.0f})")
     axis.set_title(f"{title} (blue: uses pseudo images)", fontsize=10)
     axis.grid(axis="y", alpha=0.3, zorder=0)
-    _save(figure, path)
+    save(figure, path)

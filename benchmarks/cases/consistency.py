@@ -1,26 +1,21 @@
-"""`consistency` with its gradient against eager PyTorch and torch.compile.
-
-pytest benchmarks/kernels/test_consistency.py --benchmark-enable --benchmark-only
-"""
+"""`consistency` with its gradient against eager PyTorch and torch.compile. Loss a sample, float32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import pytest
 import torch
 import torch.nn.functional as F
+from registry import Case, Work
 from torch import Tensor
 
 from ptgm_fast.kernels import consistency
 from ptgm_fast.kernels.consistency import cpu_impl
 
-pytestmark = pytest.mark.usefixtures("kept_memory")
-
 # Samples, classes, and the share of samples that count.
 SIZES = [(256, 1000, 1.0), (256, 1000, 0.02), (64, 10, 1.0), (64, 10, 0.5), (64, 21841, 0.1)]
-CONTENDERS = ("fused", "fused, no autograd", "sum alone", "compile", "eager")
 TEMPERATURE, THRESHOLD = 0.4, 0.8
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,34 +35,30 @@ def fixmatch(weak: Tensor, strong: Tensor) -> Tensor:
     return F.cross_entropy(strong, label, reduction="none") * (confidence >= THRESHOLD)
 
 
-def inputs(num: int, classes: int, share: float) -> tuple[Tensor, Tensor, Tensor]:
+def inputs(
+    num: int, classes: int, share: float, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
     """Logits of both views, `share` of the weak rows confident, and the gradient that a mean sends back."""
     torch.manual_seed(0)
-    weak, strong = torch.randn(2, num, classes)
+    weak, strong = torch.randn(2, num, classes).to(device)
     weak[: round(num * share), 0] += 30
-    return weak, strong.requires_grad_(), torch.full((num,), 1 / num)
+    return weak, strong.requires_grad_(), torch.full((num,), 1 / num, device=device)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s[0]}x{s[1]}, {s[2]:.0%} count")
-@pytest.mark.parametrize("contender", CONTENDERS)
-@pytest.mark.parametrize("plain", [uda, fixmatch], ids=lambda f: f.__name__)
-def test_consistency(
-    benchmark: Any, threads: int, plain: Loss, size: tuple[int, int, float], contender: str
-) -> None:
-    """Loss a sample and gradient, float32.
+def work(plain: Loss, size: tuple[int, int, float], device: torch.device) -> Work:
+    """The gradient of the logits.
 
     "no autograd": the two calls into C++ without torch's engine. "sum alone": strong.sum(1) and its gradient, the least
     that anything costs which goes through the engine.
     """
     method = plain.__name__
-    benchmark.group = f"{method} {size[0]}x{size[1]}, {size[2]:.0%} count, {threads} threads"
-    weak, strong, grad = inputs(*size)
+    weak, strong, grad = inputs(*size, device)
     detached = strong.detach()
     options: dict[str, Any] = {
         "method": method,
         "threshold": THRESHOLD,
         "temperature": TEMPERATURE,
-        "impl": "cpu",
+        "impl": "triton" if device.type == "cuda" else "cpu",
     }
 
     def with_autograd(loss: Loss) -> Callable[[], Tensor]:
@@ -83,11 +74,26 @@ def test_consistency(
         "fused": with_autograd(lambda w, s: consistency(w, s, **options)),
         "fused, no autograd": without,
         "sum alone": with_autograd(lambda w, s: s.sum(1)),
+        "compile": with_autograd(torch.compile(plain)),
         "eager": with_autograd(plain),
     }
-    if contender == "compile":
-        torch._dynamo.reset()
-        calls["compile"] = with_autograd(torch.compile(plain))
-    if contender != "sum alone":
-        torch.testing.assert_close(calls[contender](), calls["eager"](), rtol=1e-4, atol=1e-8)
-    benchmark.pedantic(calls[contender], rounds=300 if size[1] <= 1000 else 30, warmup_rounds=20)
+
+    def check(contender: str, found: Tensor) -> None:
+        torch.testing.assert_close(found, calls["eager"](), rtol=1e-4, atol=1e-8)
+
+    return Work(calls, check)
+
+
+CASES = [
+    Case(
+        f"{plain.__name__} {size[0]}x{size[1]}, {size[2]:.0%} count",
+        "kernels",
+        ("fused", "fused, no autograd", "sum alone", "compile", "eager"),
+        partial(work, plain, size),
+        calls=300 if size[1] <= 1000 else 30,
+        warmup=20,
+        on_gpu=("fused", "sum alone", "compile", "eager"),
+    )
+    for plain in (uda, fixmatch)
+    for size in SIZES
+]

@@ -1,0 +1,41 @@
+"""The clock of the GPU suites: the time that the device needed, by its own events."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ptgm_fast.profiling.device import DeviceTimer
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point on the device's stream. `later - earlier`: seconds between them, once the device has passed both."""
+
+    timer: DeviceTimer
+    point: Any
+
+    def __sub__(self, earlier: Mark) -> float:
+        self.timer.synchronise()
+        seconds = self.timer.seconds(earlier.point, self.point)
+        for mark in (self, earlier):
+            self.timer.recycle(mark.point)
+        return seconds
+
+
+class DeviceClock:
+    """A timer for pytest-benchmark, which calls it before and after the work and takes the difference.
+
+    The first call of a pair waits for what was queued before, so that only the work is between the events. What a pair
+    measures is the stream's time: the kernels, and the gaps between them where the host launches too slowly. So several calls
+    go into one pair (`CALLS`), for the second to be launched while the first runs.
+    """
+
+    CALLS = 10
+
+    def __init__(self, timer: DeviceTimer) -> None:
+        self._timer = timer
+
+    def __call__(self) -> Mark:
+        self._timer.synchronise()
+        return Mark(self._timer, self._timer.mark())

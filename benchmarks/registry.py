@@ -1,0 +1,110 @@
+"""What the throughput suites compare: the cases, their contenders and the check that each contender passes first.
+
+`benchmarks/kernels` and `benchmarks/generators` time these cases; `tests/benchmarks` runs their checks without a clock. A suite
+with a bound instead of contenders (`engine`) or with whole trainings (`end_to_end`) writes its tests itself, and names its
+contenders in `ROLES` too.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from ptgm_fast.profiling.benchmarks import Role
+
+# What each contender is, by its name in any suite. A peer is somebody else's way, or PyTorch as one writes it; a floor does
+# less than the case's work and bounds it from below.
+ROLES: dict[str, Role] = (
+    dict.fromkeys(
+        ("fused", "fused phases", "fused upsample", "fused, no autograd", "optimized", "thread", "inline", "ours",
+         "ours, no overlap"), "own"
+    )
+    | dict.fromkeys(
+        ("eager", "eager NCHW", "eager channels-last", "eager addressed", "eager erfinv", "eager trunc_normal_", "compile",
+         "compile erfinv", "randint", "scipy truncnorm", "kornia", "torchvision", "semilearn"), "peer"
+    )
+    | dict.fromkeys(("bytes", "sum alone", "product alone"), "floor")
+)  # fmt: skip
+
+
+def role_of(contender: str) -> Role:
+    """Raises KeyError for a name that is not in `ROLES`: nobody could say what it is measured for."""
+    if contender not in ROLES:
+        raise KeyError(f"contender {contender!r} has no role: name it in benchmarks/registry.ROLES")
+    return ROLES[contender]
+
+
+@dataclass
+class Work:
+    """A case on one device: inputs made, contenders ready to be called.
+
+    calls: by contender, its work. check: (contender, what its call gave), raises AssertionError when that is wrong.
+    """
+
+    calls: Mapping[str, Callable[[], Any]]
+    check: Callable[[str, Any], None]
+    passed: set[str] = field(default_factory=set)
+
+    def checked(self, contender: str) -> Callable[[], Any]:
+        """The contender's call, compared with the reference the first time. A floor's work has nothing to be compared with."""
+        call = self.calls[contender]
+        if contender not in self.passed:
+            result = call()
+            if role_of(contender) != "floor":
+                self.check(contender, result)
+            self.passed.add(contender)
+        return call
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. Contenders, ours first, do the same work on the same inputs, or less where they are floors.
+
+    name: what and which size. prepare: the work on a device, inputs from a fixed seed. calls: timed calls a contender, over
+    all rounds; warmup: calls before each round. on_gpu: those of the contenders that also run there. threads: on a CPU.
+    images: how many a call makes, if it does. slow: takes seconds to prepare or to call.
+    """
+
+    name: str
+    suite: str
+    contenders: tuple[str, ...]
+    prepare: Callable[[torch.device], Work]
+    calls: int
+    warmup: int
+    on_gpu: tuple[str, ...] = ()
+    threads: tuple[int, ...] = (1, 2)
+    images: int | None = None
+    slow: bool = False
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def group(self, threads: int, device: torch.device) -> str:
+        """The name of the case in the results."""
+        return f"{self.name}, {f'{threads} threads' if device.type == 'cpu' else 'GPU'}"
+
+
+@lru_cache(maxsize=1)
+def ready(case: Case, threads: int, device: torch.device) -> Work:
+    """The case's work, kept while its rounds last: what was compiled or built is not built again.
+
+    threads: what torch is set to; compiled code is made for it.
+    """
+    torch.compiler.reset()
+    return case.prepare(device)
+
+
+def all_cases(suite: str | None = None) -> list[Case]:
+    """Every case, or those of one suite."""
+    import cases
+
+    found: list[Case] = []
+    for module in pkgutil.iter_modules(cases.__path__):
+        found += importlib.import_module(f"cases.{module.name}").CASES
+    return [case for case in found if suite in (None, case.suite)]

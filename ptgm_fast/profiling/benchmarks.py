@@ -1,0 +1,115 @@
+"""What the throughput suites measured on one machine, as `make bench` keeps it: the schema, and reading it back."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import ConfigDict, Field, PositiveFloat, model_validator
+
+from ptgm_fast.profiling.record import Part, read_record
+
+FORMAT: Literal["ptgm-fast benchmarks"] = "ptgm-fast benchmarks"
+VERSION: Literal[1] = 1
+AGAIN = "Measure again with: make bench"
+
+Role = Literal["own", "peer", "floor"]
+
+
+class Figures(Part):
+    """A number that is none is refused: it would compare as equal to everything."""
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+
+class Contender(Figures):
+    """One way of doing a case's work."""
+
+    name: str
+    role: Role = Field(
+        description="own: this project's, in any form; peer: somebody else's; floor: less work than the case's"
+    )
+    seconds: tuple[PositiveFloat, ...] = Field(
+        min_length=1, description="a call's median time in each round; round i of all contenders ran together"
+    )  # fmt: skip
+    quartiles: tuple[PositiveFloat, PositiveFloat] = Field(
+        description="first and third, of all calls' seconds"
+    )
+    calls: int = Field(ge=1, description="timed calls, of all rounds together")
+    facts: dict[str, float | str] = Field(
+        default={},
+        description="what else the suite noted, by name; numbers are medians over rounds",
+    )
+
+    @property
+    def median(self) -> float:
+        """Seconds a call: the median of the rounds' medians."""
+        return statistics.median(self.seconds)
+
+
+class Case(Figures):
+    """Contenders that did the same work on the same inputs, in one process, round by round in turn."""
+
+    name: str
+    suite: str = Field(description="the folder under benchmarks/ that measured it")
+    threads: int | None = Field(ge=1, description="null: the suite's own choice, or a GPU")
+    images: int | None = Field(default=None, ge=1, description="images a call makes, if it does")
+    contenders: tuple[Contender, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _as_rounds_are(self) -> Self:
+        names = [contender.name for contender in self.contenders]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{self.name!r} has a contender twice")
+        if len({len(contender.seconds) for contender in self.contenders}) > 1:
+            raise ValueError(f"the contenders of {self.name!r} had different numbers of rounds")
+        return self
+
+    def of_role(self, role: Role) -> list[Contender]:
+        return [contender for contender in self.contenders if contender.role == role]
+
+    @property
+    def best_peer(self) -> Contender | None:
+        """The fastest of the others; a floor is no peer."""
+        return min(self.of_role("peer"), key=lambda peer: peer.median, default=None)
+
+
+class Machine(Figures):
+    """Never its name."""
+
+    processor: str
+    cores: int = Field(ge=1)
+    gpu: str | None = Field(default=None, description="null where the clock was the host's")
+
+    @property
+    def title(self) -> str:
+        return self.gpu or f"{self.cores} cores of {self.processor}"
+
+
+class Benchmarks(Figures):
+    """One run of the suites. Times are seconds."""
+
+    format: Literal["ptgm-fast benchmarks"] = FORMAT
+    version: Literal[1] = VERSION
+    date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
+    device: Literal["cpu", "cuda"] = Field(
+        description="where the contenders ran; cuda: timed by its events"
+    )
+    machine: Machine
+    versions: dict[str, str] = Field(description="of the packages that contended")
+    cases: tuple[Case, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        counts = Counter(case.name for case in self.cases)
+        twice = sorted(name for name, count in counts.items() if count > 1)
+        if twice:
+            raise ValueError(f"cases are there twice: {', '.join(twice)}")
+        return self
+
+
+def read_benchmarks(path: Path) -> Benchmarks:
+    """Raises UserError when there is no such file, it is damaged, or of another version."""
+    return read_record(path, Benchmarks, what="file of benchmarks", again=AGAIN)

@@ -1,0 +1,165 @@
+"""Two runs of the throughput suites against each other: what became slower by more than both runs' noise."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ptgm_fast.errors import UserError
+from ptgm_fast.profiling.benchmarks import Benchmarks, Case, Contender
+
+# A change of less is none, however quiet the machine.
+LEAST = 0.03
+# One-sided critical values of Student's t at 1 in 1,000, by degrees of freedom (those between take the row above).
+CRITICAL = {1: 318.309, 2: 22.327, 3: 10.215, 4: 7.173, 5: 5.893, 6: 5.208, 7: 4.785, 8: 4.501, 9: 4.297, 10: 4.144,
+            12: 3.930, 15: 3.733, 20: 3.552, 30: 3.385, 60: 3.232, 120: 3.160}  # fmt: skip
+
+Verdict = Literal["slower", "faster", "same", "noise unknown"]
+
+
+@dataclass(frozen=True)
+class Change:
+    """One contender of ours in one case. Times are geometric means over rounds, in seconds; ratios are new / old."""
+
+    case: str
+    contender: str
+    old: float
+    new: float
+    against_peers: float | None
+    """The change of the ratio to the case's peers; None where times were compared instead."""
+    bound: float | None
+    """The factor beyond which a change counts; None with one round, where noise is unknown."""
+    verdict: Verdict
+
+    @property
+    def ratio(self) -> float:
+        return self.new / self.old
+
+
+@dataclass(frozen=True)
+class Comparison:
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def regressions(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.verdict == "slower")
+
+
+def compare(old: Benchmarks, new: Benchmarks) -> Comparison:
+    """Each contender of ours that both runs have, new against old.
+
+    What is compared is log(own / geometric mean of the peers), round by round: the machine's drift is in both and
+    cancels. It is log(own) in a case without peers, and where the same machine has other versions of packages, whose
+    change would be taken for ours. With means m, standard deviations s and numbers of rounds n of the two runs, a
+    change counts when
+
+        |m_new - m_old| > max(log 1.03, t * sqrt(s_old^2 / n_old + s_new^2 / n_new)),
+
+    t being Student's for 1 in 1,000 on one side, with the degrees of freedom of Welch (1947), rounded down. So of 1,000
+    contenders that did not change at most about one is called slower, if rounds vary independently and log-normally.
+    With one round in either run the noise is unknown, and nothing counts. Raises UserError when the runs are on
+    different kinds of devices or have no case in common.
+    """
+    if old.device != new.device:
+        raise UserError(
+            f"the first file was measured on {old.device}, the second on {new.device}: compare files of one kind of device"
+        )
+    before, after = ({case.name: case for case in run.cases} for run in (old, new))
+    # On another machine the peers are all there is to go by.
+    by_peers = old.versions == new.versions or old.machine != new.machine
+    changes = [
+        _change(before[name], after[name], own, by_peers)
+        for name in before
+        if name in after
+        for own in before[name].of_role("own")
+        if own.name in {contender.name for contender in after[name].of_role("own")}
+    ]
+    if not changes:
+        raise UserError(
+            "the two files have no case of ours in common: they are of different suites. "
+            f"The first has {_few(before)}; the second {_few(after)}"
+        )
+    return Comparison(tuple(changes), tuple(_notes(old, new, changes)))
+
+
+def _change(old: Case, new: Case, own: Contender, by_peers: bool) -> Change:
+    names = [own.name]
+    if by_peers:
+        common = {peer.name for peer in new.of_role("peer")}
+        names += [peer.name for peer in old.of_role("peer") if peer.name in common]
+    raw = [_logs(case, names[:1]) for case in (old, new)]
+    compared = [_logs(case, names) for case in (old, new)]
+    shift = statistics.fmean(compared[1]) - statistics.fmean(compared[0])
+    bound = _bound(*compared)
+    verdict: Verdict = "noise unknown"
+    if bound is not None:
+        verdict = "same" if abs(shift) <= bound else "slower" if shift > 0 else "faster"
+    return Change(
+        case=old.name,
+        contender=own.name,
+        old=math.exp(statistics.fmean(raw[0])),
+        new=math.exp(statistics.fmean(raw[1])),
+        against_peers=math.exp(shift) if len(names) > 1 else None,
+        # A file of two wildly different rounds gives a bound that no change exceeds.
+        bound=None if bound is None else math.exp(min(bound, 700.0)),
+        verdict=verdict,
+    )
+
+
+def _logs(case: Case, names: Sequence[str]) -> list[float]:
+    """By round, the log of the first contender's time over the geometric mean of the others'."""
+    own, *peers = (next(c.seconds for c in case.contenders if c.name == name) for name in names)
+    return [
+        math.log(seconds) - (statistics.fmean(math.log(p[i]) for p in peers) if peers else 0.0)
+        for i, seconds in enumerate(own)
+    ]
+
+
+def _bound(old: Sequence[float], new: Sequence[float]) -> float | None:
+    """The difference of means beyond which it counts, None where either side has no spread to show."""
+    if min(len(old), len(new)) < 2:
+        return None
+    parts = [statistics.variance(values) / len(values) for values in (old, new)]
+    squared = sum(parts)
+    if squared == 0:
+        return math.log1p(LEAST)
+    freedom = squared**2 / sum(
+        part**2 / (len(values) - 1) for part, values in zip(parts, (old, new), strict=True)
+    )
+    # A whole number of them may come out a rounding below itself.
+    critical = CRITICAL[max(known for known in CRITICAL if known <= max(1.0, freedom + 1e-6))]
+    return max(math.log1p(LEAST), critical * math.sqrt(squared))
+
+
+def _notes(old: Benchmarks, new: Benchmarks, changes: Sequence[Change]) -> list[str]:
+    notes = []
+    if old.machine != new.machine:
+        notes.append(
+            f"another machine: {old.machine.title}, then {new.machine.title}. The ratios to the peers are what can be "
+            "compared; a peer may gain more from another machine than ours does"
+        )
+    if old.versions != new.versions:
+        names = sorted(old.versions.keys() | new.versions.keys())
+        pairs = [(n, old.versions.get(n, "none"), new.versions.get(n, "none")) for n in names]
+        changed = ", ".join(f"{name} {a} -> {b}" for name, a, b in pairs if a != b)
+        then = "" if old.machine != new.machine else ", so times are compared as they are"
+        notes.append(f"other versions ({changed}): peers may have changed too{then}")
+    for which, run, other in (("first", old, new), ("second", new, old)):
+        only = [case.name for case in run.cases if case.name not in {c.name for c in other.cases}]
+        if only:
+            notes.append(f"{len(only)} only in the {which} file: {_few(only)}")
+    unknown = sum(change.verdict == "noise unknown" for change in changes)
+    if unknown:
+        notes.append(
+            f"{unknown} of {len(changes)} were measured in one round in either file: their noise is unknown and nothing is flagged"
+        )
+    return notes
+
+
+def _few(names: Collection[str], most: int = 5) -> str:
+    shown = "; ".join(list(names)[:most])
+    return shown + (f"; and {len(names) - most} more" if len(names) > most else "")

@@ -1,0 +1,117 @@
+"""The tables of benchmarks/README.md and README.md, from one file of results."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from ptgm_fast.models.weights import write_atomically
+from ptgm_fast.profiling.benchmarks import Benchmarks, Case, Contender
+
+NO_GPU = "No GPU has run these suites yet: there is nothing to show.\n"
+# The README's rows: what it says, and the case, by name or pattern.
+HEADLINES = {
+    "PP, training steps": "PP, * steps, 2 threads",
+    "P-SSL, training steps": "P-SSL, * steps, 2 threads",
+    "BigGAN-deep 128, 32 images": "biggan-deep 128, batch 32, 2 threads",
+    "the bundled letters generator, 128 images": "letters, batch 128, 2 threads",
+    "`views`, weak and strong, 64x3x128x128": "two random views, 64x3x128x128, 2 threads",
+    "`views`, weak and strong, 128x3x32x32": "two random views, 128x3x32x32, 2 threads",
+    "`consistency` (UDA) and gradient, 256x1000": "uda 256x1000, 100% count, 2 threads",
+    "the same, 2 % of the samples confident": "uda 256x1000, 2% count, 2 threads",
+    "`cond_norm_act` with upsampling, 32x128x32x32": "upsample 32x128x32x32, 2 threads",
+    "`latents`, truncated, 256x128": "latents truncated, 256x128, 2 threads",
+    "`class_mix`, 256x1000x128": "class_mix 256x1000x128, 2 threads",
+    "`pseudo_label`, 256x1000": "pseudo_label 256x1000, 2 threads",
+}
+IN_COLUMNS = ("eager", "compile")
+TITLES = {"compile": "torch.compile", "eager": "eager PyTorch", "eager channels-last": "eager PyTorch, channels-last"}  # fmt: skip
+
+
+def replace(page: Path, name: str, text: str) -> None:
+    """Put `text` between a page's two marks of this name."""
+    begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
+    before, rest = page.read_text(encoding="utf-8").split(begin)
+    whole = before + begin + text + end + rest.split(end)[1]
+    write_atomically(page, whole.encode())
+
+
+def times(ratio: float) -> str:
+    """1.2x, 12x, 120x."""
+    return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
+
+
+def duration(seconds: float) -> str:
+    """Three digits with their unit."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= 0.9995 * size or unit == "µs":
+            value = seconds / size
+            digits = max(0, 2 - math.floor(math.log10(value)))
+            return f"{value:.{min(digits, 2)}f} {unit}"
+    raise AssertionError
+
+
+def spread(contender: Contender) -> str:
+    """The standard deviation of the rounds' medians, in percent; nothing where there was one round."""
+    if len(contender.seconds) < 2:
+        return ""
+    share = statistics.stdev(contender.seconds) / statistics.fmean(contender.seconds)
+    return f"{100 * share:.1f}"
+
+
+def where(results: Benchmarks, source: str) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in results.versions.items())
+    rounds = sorted({len(c.seconds) for case in results.cases for c in case.contenders})
+    counts = f"{rounds[0]}" if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
+    return f"{results.date}, {results.machine.title}; {versions}; rounds: {counts} (`{source}`)."
+
+
+def full(results: Benchmarks, source: str) -> str:
+    """A row a contender of ours: its time, and how many times as long each other contender takes."""
+    rows = [
+        "| what, size, threads | ours (quartiles) | ± % | eager PyTorch | torch.compile | others |",
+        "|---|---|---|---|---|---|",
+    ]
+    for case in results.cases:
+        others = [c for c in case.contenders if c.role != "own"]
+        for i, own in enumerate(case.of_role("own") if others else ()):
+            # Where several forms of ours run, each is a row; the first stands for the case.
+            label = case.name if i == 0 else f"{case.name}: {own.name}"
+            ratios = {c.name: times(c.median / own.median) for c in others}
+            rest = "; ".join(f"{n} {ratio}" for n, ratio in ratios.items() if n not in IN_COLUMNS)
+            low, high = map(duration, own.quartiles)
+            columns = " | ".join(ratios.get(name, "") for name in IN_COLUMNS)
+            rows.append(
+                f"| {label} | {duration(own.median)} ({low} – {high}) | {spread(own)} | {columns} | {rest} |"
+            )
+    return "\n".join([where(results, source), "", *rows, *facts(results.cases)]) + "\n"
+
+
+def facts(cases: Sequence[Case]) -> list[str]:
+    """What suites noted beside times: rates, accuracies, shares of a bound."""
+    rows = [
+        f"| {case.name} | {contender.name} | {duration(contender.median)} | "
+        + "; ".join(f"{key} {value}" for key, value in contender.facts.items())
+        + " |"
+        for case in cases
+        for contender in case.contenders
+        if contender.facts
+    ]
+    head = ["", "| what | contender | time | noted beside it |", "|---|---|---|---|"]
+    return [*head, *rows] if rows else []
+
+
+def short(results: Benchmarks, source: str) -> str:
+    """The README's rows: ours, the fastest of the others, and how many times as long that takes."""
+    rows = ["| what | ours | fastest other way | takes |", "|---|---:|---|---:|"]
+    for label, pattern in HEADLINES.items():
+        for case in results.cases:
+            if fnmatch.fnmatchcase(case.name, pattern) and (peer := case.best_peer):
+                own = case.of_role("own")[0].median
+                rows.append(
+                    f"| {label} | {duration(own)} | {TITLES.get(peer.name, peer.name)}, {duration(peer.median)} | {times(peer.median / own)} |"
+                )
+    return "\n".join([*rows, "", where(results, source)]) + "\n"
