@@ -14,7 +14,7 @@ import copy
 import importlib
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -23,6 +23,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ptgm_fast.kernels import consistency
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.training.options import PSSLOptions, TargetOptions
 
@@ -65,6 +66,22 @@ def unlabelled_loss(method: str, temperature: float, threshold: float) -> Any:
         return loss(strong, label, "ce", mask=mask)
 
     return call
+
+
+def assert_same_loss(
+    method: str, weak: Tensor, strong: Tensor, temperature: float, threshold: float
+) -> None:
+    """The gradient of the mean loss is that of `kernels.consistency` to 1e-5; raises AssertionError.
+
+    The losses themselves are apart by the entropy of uda's targets: USB has the cross-entropy, we the divergence.
+    """
+    strong = strong.detach().requires_grad_()
+    named = {"temperature": temperature} if method == "uda" else {}
+    ours = consistency(weak, strong, method=method, threshold=threshold, **named)
+    losses = (unlabelled_loss(method, temperature, threshold)(weak, strong), ours.mean())
+    theirs, expected = (torch.autograd.grad(loss, strong)[0] for loss in losses)
+    torch.testing.assert_close(theirs, expected, rtol=1e-5, atol=1e-5 / len(weak))
+    assert expected.abs().max() > 0.01 / len(weak)
 
 
 class TwoOutputs(nn.Module):
@@ -133,3 +150,21 @@ def train(made: Any, labelled: Iterable[Any], unlabelled: Iterable[Any]) -> Any:
     made.loader_dict = {"train_lb": labelled, "train_ulb": unlabelled}
     made.train()
     return made
+
+
+def train_on(made: Any, batches: Iterable[Any], losses: list[float]) -> Any:
+    """`train` over batches with `views`, `labels`, `weak` and `strong`, made one at a time; losses: those of its steps."""
+    unlabelled: list[dict[str, Tensor]] = []
+
+    def first_half() -> Iterator[dict[str, Tensor]]:
+        # USB takes a labelled batch and then an unlabelled one: both come of one batch of ours.
+        for batch in batches:
+            unlabelled.append({"x_ulb_w": batch.weak, "x_ulb_s": batch.strong})
+            yield {"x_lb": batch.views, "y_lb": batch.labels}
+            losses.append(made.log_dict["train/total_loss"])
+
+    def second_half() -> Iterator[dict[str, Tensor]]:
+        while True:
+            yield unlabelled.pop()
+
+    return train(made, first_half(), second_half())
