@@ -33,8 +33,8 @@ from ptgm_fast.training.context import Context
 
 pytest.importorskip("kornia")
 
-# Steps of a round, and rounds: what the work ahead needs to find its pace, and a minute a group.
-STEPS, ROUNDS = 60, 3
+# Steps of a round, and rounds.
+STEPS, ROUNDS = 40, 3
 # A setting of the engine would be a contender of its own here, by the overrides that switch it.
 OURS: dict[str, list[str]] = {"ours": []}
 LAYOUTS = {
@@ -113,7 +113,9 @@ def goes_down(losses: Sequence[float]) -> bool:
     return mean(losses[-third:]) < mean(losses[:third])
 
 
-@pytest.mark.parametrize(("stage", "method", "contender"), CASES)
+@pytest.mark.parametrize(
+    ("stage", "method", "contender"), CASES, ids=[", ".join(filter(None, case)) for case in CASES]
+)
 def test_steps(
     benchmark: Any, threads: int, stage: str, method: str | None, contender: str
 ) -> None:
