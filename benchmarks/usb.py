@@ -14,7 +14,7 @@ import copy
 import importlib
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.training.options import PSSLOptions, TargetOptions
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-HOW = "pip install 'ptgm-fast[bench]' brings it on Python 3.11 and 3.12"
+HOW = "pip install 'ptgm-fast[usb]' brings it, on Python 3.11 and 3.12"
 
 
 def semilearn_or_skip() -> ModuleType:
@@ -76,7 +76,7 @@ def assert_same_loss(
     The losses themselves are apart by the entropy of uda's targets: USB has the cross-entropy, we the divergence.
     """
     strong = strong.detach().requires_grad_()
-    named = {"temperature": temperature} if method == "uda" else {}
+    named: dict[str, Any] = {"temperature": temperature} if method == "uda" else {}
     ours = consistency(weak, strong, method=method, threshold=threshold, **named)
     losses = (unlabelled_loss(method, temperature, threshold)(weak, strong), ours.mean())
     theirs, expected = (torch.autograd.grad(loss, strong)[0] for loss in losses)
@@ -126,7 +126,7 @@ def algorithm(network: TargetNetwork, options: TargetOptions, pssl: PSSLOptions)
         }
     )
 
-    class OnCPU(semilearn.algorithms.name2alg[pssl.method]):  # type: ignore[misc, name-defined]
+    class OnCPU(semilearn.algorithms.name2alg[pssl.method]):  # type: ignore[name-defined]
         def register_hook(self, hook: Any, *settings: Any, **named: Any) -> None:
             if not isinstance(hook, without):
                 super().register_hook(hook, *settings, **named)
@@ -152,8 +152,16 @@ def train(made: Any, labelled: Iterable[Any], unlabelled: Iterable[Any]) -> Any:
     return made
 
 
-def train_on(made: Any, batches: Iterable[Any], losses: list[float]) -> Any:
-    """`train` over batches with `views`, `labels`, `weak` and `strong`, made one at a time; losses: those of its steps."""
+def train_on(
+    made: Any,
+    batches: Iterable[Any],
+    losses: list[float],
+    then: Callable[[], None] = lambda: None,
+) -> Any:
+    """`train` over batches with `views`, `labels`, `weak` and `strong`, made one at a time.
+
+    losses: gets those of its steps. then: called after each.
+    """
     unlabelled: list[dict[str, Tensor]] = []
 
     def first_half() -> Iterator[dict[str, Tensor]]:
@@ -162,9 +170,20 @@ def train_on(made: Any, batches: Iterable[Any], losses: list[float]) -> Any:
             unlabelled.append({"x_ulb_w": batch.weak, "x_ulb_s": batch.strong})
             yield {"x_lb": batch.views, "y_lb": batch.labels}
             losses.append(made.log_dict["train/total_loss"])
+            then()
 
     def second_half() -> Iterator[dict[str, Tensor]]:
         while True:
             yield unlabelled.pop()
 
     return train(made, first_half(), second_half())
+
+
+def averaged(made: Any) -> TargetNetwork:
+    """The network that USB evaluates: the average of the weights, with the trained network's statistics."""
+    made.model.eval()
+    made.ema.apply_shadow()
+    found = copy.deepcopy(made.model.network)
+    made.ema.restore()
+    made.model.train()
+    return found

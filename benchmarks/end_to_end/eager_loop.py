@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -270,8 +270,12 @@ class Training:
         network = self.loop.network.train()
         weights = [p for p in network.parameters() if p.ndim > 1]
         others = [p for p in network.parameters() if p.ndim <= 1]
+        groups: list[dict[str, Any]] = [
+            {"params": weights, "weight_decay": options.weight_decay},
+            {"params": others},
+        ]
         self.optimizer = torch.optim.SGD(
-            [{"params": weights, "weight_decay": options.weight_decay}, {"params": others}],
+            groups,
             lr=options.lr,
             momentum=options.momentum,
             nesterov=True,
@@ -294,7 +298,8 @@ class Training:
     @property
     def evaluated(self) -> TargetNetwork:
         """The network that is evaluated: the average where there is one."""
-        return self.average.module if self.average else self.loop.network
+        averaged: Any = self.average.module if self.average else self.loop.network
+        return averaged
 
     def step(self) -> None:
         loss = self.loop.loss(*self.loop.batch())
