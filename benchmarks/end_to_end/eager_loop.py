@@ -2,32 +2,26 @@
 
 Nothing here is ours but the data, the two frozen networks as they come from their files and the target network's
 architecture. The generator is called in the loop, the source classifier in every step for the soft label of the step's
-target images; views by kornia; losses, optimiser, one-cycle schedule and weight average by torch's own classes; torch's
-own random numbers. Budget, batch sizes and hyper-parameters are the run config's. As a competent user would: frozen
-networks without autograd, no synchronisation in a step, data in memory, kornia's transforms on whole batches
-(torchvision draws one value for all images of a batch, and image by image it takes ten times as long).
+target images; views by kornia; losses, and in `eager_training` optimiser, one-cycle schedule and weight average, by
+torch's own classes; torch's own random numbers. Budget, batch sizes and hyper-parameters are the run config's. As a
+competent user would: frozen networks without autograd, no synchronisation in a step, data in memory, kornia's transforms
+on whole batches (torchvision draws one value for all images of a batch, and image by image it takes ten times as long).
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ptgm_fast import generators
 from ptgm_fast.kernels.views import ViewSpec
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs.task import Task
-from ptgm_fast.training.evaluation import evaluate
-from ptgm_fast.training.options import StageOptions
 
 # What of the P-SSL menu is written out below, each with one-cycle SGD.
 METHODS = ("source-head", "uda", "fixmatch")
@@ -253,77 +247,3 @@ def no_running_update(network: nn.Module) -> Iterator[None]:
     yield
     for layer, momentum in zip(layers, before, strict=True):
         layer.momentum = momentum
-
-
-@dataclass
-class Training:
-    """A loop with its optimiser, schedule and weight average; seconds: of the steps alone."""
-
-    loop: Loop
-    losses: list[Tensor] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        options: StageOptions = self.loop.options
-        if options.optimizer != "sgd" or options.schedule != "one-cycle" or options.gradient_clip:
-            raise ValueError("the eager loop is written out for one-cycle SGD without clipping")
-        network = self.loop.network.train()
-        weights = [p for p in network.parameters() if p.ndim > 1]
-        others = [p for p in network.parameters() if p.ndim <= 1]
-        groups: list[dict[str, Any]] = [
-            {"params": weights, "weight_decay": options.weight_decay},
-            {"params": others},
-        ]
-        self.optimizer = torch.optim.SGD(
-            groups,
-            lr=options.lr,
-            momentum=options.momentum,
-            nesterov=True,
-        )
-        self.schedule = OneCycleLR(
-            self.optimizer,
-            max_lr=options.lr,
-            total_steps=options.steps,
-            cycle_momentum=False,
-            final_div_factor=400,
-        )
-        self.average = (
-            AveragedModel(
-                network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True
-            )
-            if options.ema_decay
-            else None
-        )
-
-    @property
-    def evaluated(self) -> TargetNetwork:
-        """The network that is evaluated: the average where there is one."""
-        averaged: Any = self.average.module if self.average else self.loop.network
-        return averaged
-
-    def step(self) -> None:
-        loss = self.loop.loss(*self.loop.batch())
-        self.optimizer.zero_grad()
-        loss.backward()
-        self.optimizer.step()
-        self.schedule.step()
-        if self.average:
-            self.average.update_parameters(self.loop.network)
-        self.losses.append(loss.detach())
-
-    def run(self, steps: int, *, every: int = 0, then: Callable[[], None] = lambda: None) -> None:
-        """`steps` steps; after each `every` of them `then`, whose time does not count."""
-        for done in range(1, steps + 1):
-            started = time.perf_counter()
-            self.step()
-            self.seconds += time.perf_counter() - started
-            if every and done % every == 0:
-                then()
-
-
-def accuracy(network: nn.Module, task: Task, *, of: str) -> float:
-    """Accuracy on the task's images `of`: validation or test."""
-    images = getattr(task.data, of)
-    return evaluate(
-        network, task.data.normaliser(task.device), images.images, images.labels
-    ).accuracy

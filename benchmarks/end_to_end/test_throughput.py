@@ -24,7 +24,8 @@ import pytest
 import torch
 import usb
 from agreement import assert_same_images, assert_same_step
-from eager_loop import LOOPS, SourcePair, Training
+from eager_loop import LOOPS, SourcePair
+from eager_training import Training
 
 from ptgm_fast.config import RunConfig, load_config, with_method
 from ptgm_fast.runs.task import Task, build_task

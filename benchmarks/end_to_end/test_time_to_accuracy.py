@@ -26,7 +26,8 @@ from typing import Any
 import pytest
 import torch
 import usb
-from eager_loop import LOOPS, SourcePair, Training, accuracy
+from eager_loop import LOOPS, SourcePair
+from eager_training import Training, accuracy
 from torch import nn
 
 from ptgm_fast.config import RunConfig, load_config, with_method

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import agreement
+import eager_loop
+import eager_training
 import pytest
 import torch
 
@@ -11,8 +14,6 @@ from ptgm_fast import kernels
 from ptgm_fast.config import with_method
 from ptgm_fast.training.optim import learning_rate
 
-agreement = pytest.importorskip("agreement")
-eager_loop = pytest.importorskip("eager_loop")
 LAYOUTS = {"default": False, "channels-last": True}
 
 
@@ -74,7 +75,7 @@ def test_schedule_is_ours(task):
     loop = eager_loop.PseudoPreTrainingLoop(
         changed, eager_loop.SourcePair(changed), task.new_network()
     )
-    training = eager_loop.Training(loop)
+    training = eager_training.Training(loop)
     theirs = []
     for _ in range(600):
         theirs.append(training.optimizer.param_groups[0]["lr"])
@@ -90,7 +91,7 @@ def test_both_loops_learn(task):
     pair = eager_loop.SourcePair(task, channels_last=True)
     for stage, loop in eager_loop.LOOPS.items():
         torch.manual_seed(0)
-        training = eager_loop.Training(loop(task, pair, task.new_network()))
+        training = eager_training.Training(loop(task, pair, task.new_network()))
         training.run(20)
         losses = torch.stack(training.losses)
         assert losses.isfinite().all()
@@ -99,7 +100,7 @@ def test_both_loops_learn(task):
 
 
 def test_average_follows_the_weights(task):
-    training = eager_loop.Training(
+    training = eager_training.Training(
         eager_loop.PseudoSemiSupervisedLoop(task, eager_loop.SourcePair(task), task.new_network())
     )
     training.run(1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import eager_loop
 import pytest
 import torch
 import torch.nn.functional as F
+import usb
 
 from ptgm_fast.config import with_method
 from ptgm_fast.kernels import consistency
-
-usb = pytest.importorskip("usb")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -72,7 +72,6 @@ def test_train_step_is_our_loss_without_sharpening(task, logits, method):
 
 
 def test_its_loop_trains_the_network(task):
-    eager_loop = pytest.importorskip("eager_loop")
     config = with_method(task.config, "pp+uda")
     changed = replace(task, config=config)
     loop = eager_loop.PseudoSemiSupervisedLoop(
