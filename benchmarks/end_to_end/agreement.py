@@ -12,10 +12,12 @@ import torch
 from eager_loop import LOOPS, PseudoBatch, PseudoSemiSupervisedLoop, SourcePair
 from torch import Tensor, nn
 
+from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs.task import Task
 from ptgm_fast.runs.train import make_stage
 from ptgm_fast.sampling import conditioning_table
 from ptgm_fast.training.context import Context
+from ptgm_fast.training.unlabelled import TWO_VIEWS
 
 TOLERANCE = 1e-4
 
@@ -25,7 +27,7 @@ State = dict[str, Tensor]
 
 
 def assert_same_step(task: Task, stage: str, pair: SourcePair) -> float:
-    """The largest difference of loss, gradients and statistics after one step from the task's fresh network.
+    """The largest difference of loss, gradients and statistics after one step from the same network.
 
     Raises AssertionError above `TOLERANCE`, or of a compiled pair above its rounding.
     """
@@ -43,7 +45,7 @@ def assert_same_step(task: Task, stage: str, pair: SourcePair) -> float:
 
 def our_step(task: Task, stage: str) -> tuple[State, Batch]:
     """The stage's first step, and the batch that it was computed on."""
-    network = task.new_network().train()
+    network = start(task)
     made = make_stage(stage, task, network, Context())
     if stage == "pp":
         batch: Batch = made.pseudo_batch(0)  # type: ignore[attr-defined]
@@ -52,15 +54,27 @@ def our_step(task: Task, stage: str) -> tuple[State, Batch]:
         batch = PseudoBatch(views, labels, *made.pseudo_batch(0)[1:])  # type: ignore[attr-defined]
     # A copy: the stage may own the memory and write the next batch there.
     batch = tuple(None if part is None else part.clone() for part in batch)
-    loss = made.losses(0)["loss"]
-    loss.backward()
-    return state(network, loss), batch
+    terms = made.losses(0)
+    if task.config.p_ssl.method in TWO_VIEWS and stage == "p-ssl":
+        assert 0 < terms["mask_rate"] < 1, (
+            "the loss on pseudo samples would be compared in part only"
+        )
+    terms["loss"].backward()
+    return state(network, terms["loss"]), batch
+
+
+def start(task: Task) -> TargetNetwork:
+    """The task's fresh network, with a target head sure enough of itself for some pseudo samples to count, not all."""
+    network = task.new_network().train()
+    with torch.no_grad():
+        network.heads["target"].weight *= 120
+    return network
 
 
 def eager_step(
     task: Task, stage: str, pair: SourcePair, batch: Batch, dtype: torch.dtype = torch.float32
 ) -> State:
-    loop = LOOPS[stage](task, pair, task.new_network().train())
+    loop = LOOPS[stage](task, pair, start(task))
     pair.classifier.to(dtype)
     loop.network.to(dtype)
     loss = loop.loss(*(as_drawn(part, dtype) for part in batch))  # type: ignore[arg-type]
