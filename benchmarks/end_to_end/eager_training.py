@@ -11,12 +11,29 @@ import torch
 from eager_loop import Loop
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs.task import Task
 from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.options import StageOptions
+
+
+def warmed_up(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
+    """The stages' average for torch's AveragedModel: d = min(decay, (1 + t) / (10 + t)).
+
+    With torch's own constant decay the average would lag a hundred steps behind, and reach an accuracy that much later.
+    """
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], values: list[Tensor], count: Tensor | int) -> None:
+        if not averages[0].is_floating_point():
+            torch._foreach_copy_(averages, values)
+            return
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        torch._foreach_lerp_(averages, values, 1 - now)
+
+    return update
 
 
 @dataclass
@@ -52,9 +69,7 @@ class Training:
             final_div_factor=400,
         )
         self.average = (
-            AveragedModel(
-                network, multi_avg_fn=get_ema_multi_avg_fn(options.ema_decay), use_buffers=True
-            )
+            AveragedModel(network, multi_avg_fn=warmed_up(options.ema_decay), use_buffers=True)
             if options.ema_decay
             else None
         )
