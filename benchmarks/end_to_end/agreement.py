@@ -1,0 +1,135 @@
+"""What must hold before a time of the eager loop counts: on the same batch its step is the stage's step.
+
+Ours and the eager loop are compared in the layout that ours computes in, channels-last. There torch's own batch norm adds
+up in float32, and 1e-5 of error in its statistics moves single gradients by a percent, whoever computes them. So a loop
+in the default layout is compared with itself in float64, and by its loss with ours; a compiled one likewise, with twice the
+error that the same code has uncompiled.
+"""
+
+from __future__ import annotations
+
+import torch
+from eager_loop import LOOPS, PseudoBatch, PseudoSemiSupervisedLoop, SourcePair
+from torch import Tensor, nn
+
+from ptgm_fast.models import TargetNetwork
+from ptgm_fast.runs.task import Task
+from ptgm_fast.runs.train import make_stage
+from ptgm_fast.sampling import conditioning_table
+from ptgm_fast.training.context import Context
+from ptgm_fast.training.unlabelled import TWO_VIEWS
+
+TOLERANCE = 1e-4
+
+Batch = tuple[Tensor | None, ...]
+# Loss, gradients and running statistics by name.
+State = dict[str, Tensor]
+
+
+def assert_same_step(task: Task, stage: str, pair: SourcePair) -> float:
+    """The largest difference of loss, gradients and statistics after one step from the same network.
+
+    Raises AssertionError above `TOLERANCE`, or of a compiled pair above its rounding.
+    """
+    ours, batch = our_step(task, stage)
+    laid_out = eager_step(task, stage, SourcePair(task, channels_last=True), batch)
+    worst = at_most(TOLERANCE, differences(laid_out, ours), stage)
+    if pair.channels_last and not pair.compiled:
+        return worst
+    found = eager_step(task, stage, pair, batch)
+    at_most(TOLERANCE, differences({"loss": found["loss"]}, {"loss": ours["loss"]}), stage)
+    exact = eager_step(task, stage, SourcePair(task), batch, torch.float64)
+    rounding = 2 * max(differences(laid_out, exact).values()) if pair.compiled else TOLERANCE
+    return at_most(rounding, differences(found, exact), f"{stage}, against float64")
+
+
+def our_step(task: Task, stage: str) -> tuple[State, Batch]:
+    """The stage's first step, and the batch that it was computed on."""
+    network = start(task)
+    made = make_stage(stage, task, network, Context())
+    if stage == "pp":
+        batch: Batch = made.pseudo_batch(0)  # type: ignore[attr-defined]
+    else:
+        views, labels = made.labelled_batch(0)  # type: ignore[attr-defined]
+        batch = PseudoBatch(views, labels, *made.pseudo_batch(0)[1:])  # type: ignore[attr-defined]
+    # A copy: the stage may own the memory and write the next batch there.
+    batch = tuple(None if part is None else part.clone() for part in batch)
+    terms = made.losses(0)
+    if task.config.p_ssl.method in TWO_VIEWS and stage == "p-ssl":
+        assert 0 < terms["mask_rate"] < 1, (
+            "the loss on pseudo samples would be compared in part only"
+        )
+    terms["loss"].backward()
+    return state(network, terms["loss"]), batch
+
+
+def start(task: Task) -> TargetNetwork:
+    """The task's fresh network, with a target head sure enough of itself for some pseudo samples to count, not all."""
+    network = task.new_network().train()
+    with torch.no_grad():
+        network.heads["target"].weight *= 120
+    return network
+
+
+def eager_step(
+    task: Task, stage: str, pair: SourcePair, batch: Batch, dtype: torch.dtype = torch.float32
+) -> State:
+    loop = LOOPS[stage](task, pair, start(task))
+    pair.classifier.to(dtype)
+    loop.network.to(dtype)
+    loss = loop.loss(*(as_drawn(part, dtype) for part in batch))  # type: ignore[arg-type]
+    loss.backward()
+    return state(loop.network, loss)
+
+
+def as_drawn(part: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """As the eager loop draws its images: in torch's default layout, which a channel of one hides from `contiguous`."""
+    if part is None or not part.is_floating_point():
+        return part
+    return part.to(dtype).clone(memory_format=torch.contiguous_format)
+
+
+def state(network: nn.Module, loss: Tensor) -> State:
+    gradients = {
+        f"gradient of {n}": p.grad for n, p in network.named_parameters() if p.grad is not None
+    }
+    statistics = {n: b for n, b in network.named_buffers() if b.is_floating_point()}
+    found = {"loss": loss, **gradients, **statistics}
+    return {name: value.detach().double().clone() for name, value in found.items()}
+
+
+def differences(found: State, expected: State) -> dict[str, float]:
+    """By name, the largest difference of a tensor relative to its largest entry."""
+    assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
+    return {
+        name: ((found[name] - value).abs().max() / value.abs().max().clamp_min(1e-6)).item()
+        for name, value in expected.items()
+    }
+
+
+def at_most(tolerance: float, found: dict[str, float], what: str) -> float:
+    name = max(found, key=lambda name: found[name])
+    assert found[name] <= tolerance, f"{what}: {name} differs by {found[name]:.1e}"
+    return found[name]
+
+
+def assert_same_images(task: Task, pair: SourcePair, num: int = 32) -> float:
+    """The largest difference of images in [-1, 1], of labels and of target images; AssertionError above `TOLERANCE`.
+
+    Ours: the rewritten generator and the table of conditions; theirs: both networks as they are loaded.
+    """
+    source, data = task.source, task.data.train
+    latents = source.latents(num, seed=task.config.seed, start=0)
+    labels = torch.arange(num) % source.num_classes
+    rows = torch.arange(num) % len(data)
+    with torch.no_grad():
+        theirs = pair.generator.generate(latents, labels)
+    worst = (source.generate(latents, labels, "class") - theirs).abs().max().item()
+    pssl = task.config.p_ssl
+    table = conditioning_table(source, data.images, temperature=pssl.pcs_temperature)
+    ours = source.generate(latents, *table.conditions(rows))
+    loop = PseudoSemiSupervisedLoop(task, pair, task.new_network())
+    theirs = loop.pseudo_images(latents, loop.images[rows])
+    worst = max(worst, (ours - theirs).abs().max().item())
+    assert worst <= TOLERANCE, f"images differ by {worst:.1e}"
+    return worst

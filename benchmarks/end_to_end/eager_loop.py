@@ -1,0 +1,249 @@
+"""The method as one writes it in PyTorch after reading the paper: the baseline of the end-to-end figures.
+
+Nothing here is ours but the data, the two frozen networks as they come from their files and the target network's
+architecture. The generator is called in the loop, the source classifier in every step for the soft label of the step's
+target images; views by kornia; losses, and in `eager_training` optimiser, one-cycle schedule and weight average, by
+torch's own classes; torch's own random numbers. Budget, batch sizes and hyper-parameters are the run config's. As a
+competent user would: frozen networks without autograd, no synchronisation in a step, data in memory, kornia's transforms
+on whole batches (torchvision draws one value for all images of a batch, and image by image it takes ten times as long).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ptgm_fast import generators
+from ptgm_fast.kernels.views import ViewSpec
+from ptgm_fast.models import TargetNetwork
+from ptgm_fast.runs.task import Task
+
+# What of the P-SSL menu is written out below, each with one-cycle SGD.
+METHODS = ("source-head", "uda", "fixmatch")
+
+
+def kornia_view(spec: ViewSpec, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
+    """Random views of float images in [0, 1], normalised: the ranges of `spec`, in kornia's terms.
+
+    Of brightness and contrast kornia's definitions are used: it adds to the first and turns the second about 0. Raises
+    ValueError for ranges that the default task has no use for and that are not written out here.
+    """
+    plain = ViewSpec()
+    left = ("flip", "saturation", "hue", "posterize", "solarize", "num_ops", "magnitude", "fill")
+    if any(getattr(spec, name) != getattr(plain, name) for name in left):
+        raise ValueError(f"the eager loop's views take none of: {', '.join(left)}")
+    import kornia.augmentation as augmentation
+
+    shift = (spec.translate, spec.translate)
+    steps: list[nn.Module] = [
+        augmentation.RandomAffine(spec.rotate, shift, spec.scale, spec.shear, p=1.0)
+    ]
+    if spec.brightness:
+        steps.append(
+            augmentation.RandomBrightness((1 - spec.brightness, 1 + spec.brightness), p=1.0)
+        )
+    if spec.contrast:
+        steps.append(augmentation.RandomContrast((1 - spec.contrast, 1 + spec.contrast), p=1.0))
+    if spec.cutout:
+        area = spec.cutout**2
+        steps.append(augmentation.RandomErasing((area, area), (1.0, 1.0), p=1.0))
+    steps.append(augmentation.Normalize(torch.tensor(mean), torch.tensor(std)))
+    return nn.Sequential(*steps)
+
+
+class SourcePair:
+    """The frozen generator and classifier as they are loaded: in torch's default layout or channels-last, compiled or not."""
+
+    def __init__(self, task: Task, *, channels_last: bool = False, compiled: bool = False) -> None:
+        config = task.config
+        if config.source.classifier.network or config.source.classifier.mean != config.data.mean:
+            raise ValueError("the eager loop knows a generator's own classifier, normalised alike")
+        self.generator = generators.load(config.source.generator)
+        self.classifier = generators.load_classifier(config.source.generator)
+        for module in (self.generator, self.classifier):
+            module.eval().requires_grad_(False)
+            if channels_last:
+                module.to(memory_format=torch.channels_last)
+            if compiled:
+                module.compile(dynamic=False)
+        self.channels_last, self.compiled = channels_last, compiled
+
+    def prepare(self, network: TargetNetwork) -> TargetNetwork:
+        """The target network in the same layout, compiled likewise."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        network = network.to(memory_format=layout)
+        if self.compiled:
+            network.network.compile(dynamic=False)
+        return network
+
+
+class PseudoPreTrainingLoop:
+    """CE(f(x), y) on the source head, y uniform, x a view of G_s(z, y)."""
+
+    name = "pp"
+
+    def __init__(self, task: Task, pair: SourcePair, network: TargetNetwork) -> None:
+        self.options = task.config.pp
+        self.pair = pair
+        self.network = pair.prepare(network)
+        self.view = kornia_view(self.options.views, task.data.mean, task.data.std)
+        self.images_per_step = self.options.batch_size
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        """Views [B, C, H, W] and source labels [B]."""
+        card, num = self.pair.generator.card, self.options.batch_size
+        labels = torch.randint(card.num_classes, (num,))
+        latents = torch.randn(num, card.latent_dim)
+        with torch.no_grad():
+            images = self.pair.generator.generate(latents, labels)
+            return self.view((images + 1) / 2), labels
+
+    def loss(self, views: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.network.heads["source"](self.network.features(views)), labels)
+
+
+class PseudoBatch(NamedTuple):
+    """Of a P-SSL step: labelled views and labels, weak and (for methods of two views) strong views of pseudo samples."""
+
+    views: Tensor
+    labels: Tensor
+    weak: Tensor
+    strong: Tensor | None
+
+
+class PseudoSemiSupervisedLoop:
+    """CE(f(x_t), y_t) + distillation + lambda L_u(x'), x' = G_s(z, softmax(C_s(x_t) / tau)), for `METHODS`.
+
+    Raises ValueError for settings that are not written out here.
+    """
+
+    name = "p-ssl"
+
+    def __init__(self, task: Task, pair: SourcePair, network: TargetNetwork) -> None:
+        config = task.config
+        self.options, self.pssl, self.distillation = (
+            config.training,
+            config.p_ssl,
+            config.distillation,
+        )
+        pssl = self.pssl
+        written = (
+            pssl.method in METHODS
+            and pssl.source_label == "classifier"
+            and pssl.batch_norm in ("split", "concat")
+            and pssl.teacher == "self"
+            and pssl.distillation in ("none", "soft-target")
+            and not pssl.ramp_steps
+            and not pssl.pcs_top_k
+            and not config.source.truncation
+        )
+        if not written:
+            raise ValueError(
+                f"the eager loop is written out for {METHODS} with the default's settings"
+            )
+        self.pair = pair
+        self.network = pair.prepare(network)
+        data = task.data
+        # Float images in [0, 1], once: a hundred of them.
+        self.images, self.labels = data.train.images.float() / 255, data.train.labels
+        self.view = kornia_view(self.options.views, data.mean, data.std)
+        self.weak = kornia_view(pssl.weak_views, data.mean, data.std)
+        self.strong = kornia_view(pssl.strong_views, data.mean, data.std)
+        self.mean, self.std = (torch.tensor(s).view(1, -1, 1, 1) for s in (data.mean, data.std))
+        self.two_views = pssl.method != "source-head"
+        self.images_per_step = self.options.batch_size + pssl.batch_size
+        self._order = shuffled(len(self.labels), self.options.batch_size)
+        self._pseudo_order = shuffled(len(self.labels), pssl.batch_size)
+
+    def batch(self) -> PseudoBatch:
+        index = next(self._order)
+        with torch.no_grad():
+            images = self.pseudo_images(
+                torch.randn(self.pssl.batch_size, self.pair.generator.card.latent_dim),
+                self.images[next(self._pseudo_order)],
+            )
+            unit = (images + 1) / 2
+            weak = self.weak(unit)
+            strong = self.strong(unit) if self.two_views else None
+            return PseudoBatch(self.view(self.images[index]), self.labels[index], weak, strong)
+
+    @torch.no_grad()
+    def pseudo_images(self, latents: Tensor, targets: Tensor) -> Tensor:
+        """Pseudo conditional sampling: the classifier's soft label of each target image [0, 1] conditions the generator."""
+        soft = F.softmax(
+            self.classify((targets - self.mean) / self.std) / self.pssl.pcs_temperature, 1
+        )
+        return self.pair.generator.generate(latents, soft, kind="soft-label")
+
+    @torch.no_grad()
+    def classify(self, views: Tensor) -> Tensor:
+        return self.pair.classifier(views)
+
+    def loss(self, views: Tensor, labels: Tensor, weak: Tensor, strong: Tensor | None) -> Tensor:
+        network, pssl = self.network, self.pssl
+        weak_logits = None
+        if strong is not None:
+            with torch.no_grad():
+                weak_logits = network.eval()(weak)
+            network.train()
+        features, pseudo = self.both_features(views, weak if strong is None else strong)
+        loss = F.cross_entropy(network.heads["target"](features), labels)
+        if pssl.distillation == "soft-target":
+            t = self.distillation.temperature
+            target = F.softmax(self.classify(views) / t, 1)
+            student = F.log_softmax(network.heads["source"](features) / t, 1)
+            divergence = F.kl_div(student, target, reduction="batchmean")
+            loss = loss + self.distillation.soft_target_weight * t**2 * divergence
+        return loss + pssl.weight * self.unlabelled_loss(pseudo, weak, weak_logits)
+
+    def unlabelled_loss(self, pseudo: Tensor, weak: Tensor, weak_logits: Tensor | None) -> Tensor:
+        pssl, heads = self.pssl, self.network.heads
+        if weak_logits is None:
+            return F.cross_entropy(heads["source"](pseudo), F.softmax(self.classify(weak), 1))
+        logits = heads["target"](pseudo)
+        confidence, label = F.softmax(weak_logits, 1).max(1)
+        mask = confidence >= pssl.threshold
+        if pssl.method == "fixmatch":
+            return (F.cross_entropy(logits, label, reduction="none") * mask).mean()
+        target = F.softmax(weak_logits / pssl.temperature, 1)
+        divergence = F.kl_div(F.log_softmax(logits, 1), target, reduction="none").sum(1)
+        return (divergence * mask).mean()
+
+    def both_features(self, labelled: Tensor, pseudo: Tensor) -> tuple[Tensor, Tensor]:
+        if self.pssl.batch_norm == "concat":
+            both = self.network.features(torch.cat([labelled, pseudo]))
+            return both[: len(labelled)], both[len(labelled) :]
+        features = self.network.features(labelled)
+        with no_running_update(self.network):
+            return features, self.network.features(pseudo)
+
+
+Loop = PseudoPreTrainingLoop | PseudoSemiSupervisedLoop
+LOOPS: dict[str, type[Loop]] = {"pp": PseudoPreTrainingLoop, "p-ssl": PseudoSemiSupervisedLoop}
+
+
+def shuffled(num: int, batch: int) -> Iterator[Tensor]:
+    """Index batches from one shuffled pass over the data after another."""
+    left = torch.empty(0, dtype=torch.int64)
+    while True:
+        while len(left) < batch:
+            left = torch.cat([left, torch.randperm(num)])
+        yield left[:batch]
+        left = left[batch:]
+
+
+@contextmanager
+def no_running_update(network: nn.Module) -> Iterator[None]:
+    """Within the block batch norm's running statistics stay as they are; each batch is normalised by its own."""
+    layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    yield
+    for layer, momentum in zip(layers, before, strict=True):
+        layer.momentum = momentum

@@ -1,0 +1,189 @@
+"""USB's package (`semilearn`, Wang et al. 2022, arXiv:2208.07204) as a peer: its losses, its train step, its trainer.
+
+What can be driven on a CPU: everything that its algorithms compute. What cannot: `semilearn.Trainer`, whose
+constructor calls `torch.cuda.set_device`, and of `AlgorithmBase` the hooks that ask for CUDA (timer: CUDA events; evaluation:
+`.cuda()`); these hooks are left out, as is the one that writes checkpoints, and batches stay where they are. Its loop
+(`AlgorithmBase.train`, what USB's own `train.py` calls), its `train_step`, losses, optimiser, schedule and weight average
+run as they are. With `use_hard_label=False` its train steps pass probabilities (`softmax=False`), so that the
+temperature T has no effect in them: they are compared with ours at T = 1, and its losses, by its hooks, at any T.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ptgm_fast.kernels import consistency
+from ptgm_fast.models import TargetNetwork
+from ptgm_fast.training.options import PSSLOptions, TargetOptions
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+HOW = "pip install 'ptgm-fast[usb]' brings it, on Python 3.11 and 3.12"
+
+
+def semilearn_or_skip() -> ModuleType:
+    """The package, or the test is skipped with the reason."""
+    # It imports transformers, which asks whether there is a package `kernels` and finds the checkout's folder of that name.
+    kept = sys.path[:]
+    sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != CHECKOUT]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("semilearn")
+    except ImportError as error:
+        pytest.skip(f"semilearn cannot be imported ({error}); {HOW}")
+    finally:
+        sys.path[:] = kept
+
+
+def unlabelled_loss(method: str, temperature: float, threshold: float) -> Any:
+    """semilearn's loss on unlabelled data: (weak logits, strong logits) -> mean loss, by its hooks and `ConsistencyLoss`.
+
+    As its `train_step`s put it together, but that the hook that makes pseudo labels is given logits, for T to count.
+    """
+    semilearn_or_skip()
+    from semilearn.algorithms.hooks import FixedThresholdingHook, PseudoLabelingHook
+    from semilearn.core.criterions import ConsistencyLoss
+
+    algorithm = SimpleNamespace(p_cutoff=threshold, compute_prob=lambda x: torch.softmax(x, dim=-1))
+    masking, labelling, loss = FixedThresholdingHook(), PseudoLabelingHook(), ConsistencyLoss()
+
+    def call(weak: Tensor, strong: Tensor) -> Tensor:
+        mask = masking.masking(algorithm, logits_x_ulb=weak)
+        label = labelling.gen_ulb_targets(
+            algorithm, logits=weak, use_hard_label=method == "fixmatch", T=temperature
+        )
+        return loss(strong, label, "ce", mask=mask)
+
+    return call
+
+
+def assert_same_loss(
+    method: str, weak: Tensor, strong: Tensor, temperature: float, threshold: float
+) -> None:
+    """The gradient of the mean loss is that of `kernels.consistency` to 1e-5; raises AssertionError.
+
+    The losses themselves are apart by the entropy of uda's targets: USB has the cross-entropy, we the divergence.
+    """
+    strong = strong.detach().requires_grad_()
+    named: dict[str, Any] = {"temperature": temperature} if method == "uda" else {}
+    ours = consistency(weak, strong, method=method, threshold=threshold, **named)
+    losses = (unlabelled_loss(method, temperature, threshold)(weak, strong), ours.mean())
+    theirs, expected = (torch.autograd.grad(loss, strong)[0] for loss in losses)
+    torch.testing.assert_close(theirs, expected, rtol=1e-5, atol=1e-5 / len(weak))
+    assert expected.abs().max() > 0.01 / len(weak)
+
+
+class TwoOutputs(nn.Module):
+    """A target network as USB's algorithms expect one: logits and features by name."""
+
+    def __init__(self, network: TargetNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        features = self.network.features(images)
+        return {"logits": self.network.heads["target"](features), "feat": features}
+
+
+def algorithm(network: TargetNetwork, options: TargetOptions, pssl: PSSLOptions) -> Any:
+    """USB's algorithm `pssl.method` (uda or fixmatch) that trains `network`, on a CPU; see the module's docstring."""
+    semilearn = semilearn_or_skip()
+    from semilearn.core import hooks
+
+    without = (hooks.TimerHook, hooks.EvaluationHook, hooks.CheckpointHook)
+    config = semilearn.get_config(
+        {
+            "algorithm": pssl.method,
+            "dataset": "none",
+            "num_classes": network.heads["target"].out_features,
+            "epoch": 1,
+            "num_train_iter": options.steps,
+            "num_log_iter": options.log_every,
+            "num_eval_iter": 0,
+            "batch_size": options.batch_size,
+            "ulb_loss_ratio": pssl.weight,
+            "ema_m": options.ema_decay,
+            "optim": "SGD",
+            "lr": options.lr,
+            "momentum": options.momentum,
+            "weight_decay": options.weight_decay,
+            "p_cutoff": pssl.threshold,
+            "T": pssl.temperature,
+            "distributed": False,
+            "world_size": 1,
+            "rank": 0,
+        }
+    )
+
+    class OnCPU(semilearn.algorithms.name2alg[pssl.method]):  # type: ignore[name-defined]
+        def register_hook(self, hook: Any, *settings: Any, **named: Any) -> None:
+            if not isinstance(hook, without):
+                super().register_hook(hook, *settings, **named)
+
+        def process_batch(self, input_args: Any = None, **batch: Any) -> dict[str, Any]:
+            return batch
+
+    def build(num_classes: int, **unused: Any) -> nn.Module:
+        return TwoOutputs(copy.deepcopy(network))
+
+    with warnings.catch_warnings():
+        # Of torch.cuda.amp's old names.
+        warnings.simplefilter("ignore")
+        made = OnCPU(config, build)
+    made.print_fn = lambda text: None
+    return made
+
+
+def train(made: Any, labelled: Iterable[Any], unlabelled: Iterable[Any]) -> Any:
+    """Run USB's own loop over pairs of batches {x_lb, y_lb}, {x_ulb_w, x_ulb_s}."""
+    made.loader_dict = {"train_lb": labelled, "train_ulb": unlabelled}
+    made.train()
+    return made
+
+
+def train_on(
+    made: Any,
+    batches: Iterable[Any],
+    losses: list[float],
+    then: Callable[[], None] = lambda: None,
+) -> Any:
+    """`train` over batches with `views`, `labels`, `weak` and `strong`, made one at a time.
+
+    losses: gets those of its steps. then: called after each.
+    """
+    unlabelled: list[dict[str, Tensor]] = []
+
+    def first_half() -> Iterator[dict[str, Tensor]]:
+        # USB takes a labelled batch and then an unlabelled one: both come of one batch of ours.
+        for batch in batches:
+            unlabelled.append({"x_ulb_w": batch.weak, "x_ulb_s": batch.strong})
+            yield {"x_lb": batch.views, "y_lb": batch.labels}
+            losses.append(made.log_dict["train/total_loss"])
+            then()
+
+    def second_half() -> Iterator[dict[str, Tensor]]:
+        while True:
+            yield unlabelled.pop()
+
+    return train(made, first_half(), second_half())
+
+
+def averaged(made: Any) -> TargetNetwork:
+    """The network that USB evaluates: the average of the weights, with the trained network's statistics."""
+    made.model.eval()
+    made.ema.apply_shadow()
+    found = copy.deepcopy(made.model.network)
+    made.ema.restore()
+    made.model.train()
+    return found
