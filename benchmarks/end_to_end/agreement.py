@@ -9,7 +9,7 @@ error that the same code has uncompiled.
 from __future__ import annotations
 
 import torch
-from eager_loop import LOOPS, PseudoBatch, PseudoSemiSupervisedLoop, SourcePair
+from eager_loop import LOOPS, PseudoSemiSupervisedLoop, SourcePair
 from torch import Tensor, nn
 
 from ptgm_fast.models import TargetNetwork
@@ -47,20 +47,20 @@ def our_step(task: Task, stage: str) -> tuple[State, Batch]:
     """The stage's first step, and the batch that it was computed on."""
     network = start(task)
     made = make_stage(stage, task, network, Context())
-    if stage == "pp":
-        batch: Batch = made.pseudo_batch(0)  # type: ignore[attr-defined]
-    else:
-        views, labels = made.labelled_batch(0)  # type: ignore[attr-defined]
-        batch = PseudoBatch(views, labels, *made.pseudo_batch(0)[1:])  # type: ignore[attr-defined]
-    # A copy: the stage may own the memory and write the next batch there.
-    batch = tuple(None if part is None else part.clone() for part in batch)
-    terms = made.losses(0)
+    batch = made.make_batch(0)
+    terms = made.losses(0, batch)
     if task.config.p_ssl.method in TWO_VIEWS and stage == "p-ssl":
         assert 0 < terms["mask_rate"] < 1, (
             "the loss on pseudo samples would be compared in part only"
         )
     terms["loss"].backward()
-    return state(network, terms["loss"]), batch
+    # What the eager loop's loss takes: it asks the source classifier itself.
+    given = (
+        batch
+        if stage == "pp"
+        else (batch.labelled.views, batch.labelled.labels, batch.weak, batch.strong)
+    )
+    return state(network, terms["loss"]), tuple(given)
 
 
 def start(task: Task) -> TargetNetwork:

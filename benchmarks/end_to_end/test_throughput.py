@@ -6,7 +6,7 @@ A round is the start and the first steps of a stage as a run does them: optimise
 the table of conditions and the start of whatever works ahead. Nobody validates or writes checkpoints. Each contender's
 step is compared with ours before it is timed (`agreement`), and its losses must be finite and go down.
 
-Contenders: "ours" as configured by default; "eager": `eager_loop`; "eager channels-last": the same by someone who knows that
+Contenders: "ours" as configured by default; "ours, always ahead" with engine.overlap = "always"; "eager": `eager_loop`; "eager channels-last": the same by someone who knows that
 layout; "compile": that one with generator, classifier and network through torch.compile, whose compiling is not timed. "P-SSL uda"
 is the stage with UDA's loss, as `compare --methods uda` has it: "semilearn" is USB's UDA (`usb`), fed by the eager loop's generator
 and views. Its step does less: the weak view shares the student's forward (ours predicts it in eval mode, one forward more).
@@ -36,8 +36,8 @@ pytest.importorskip("kornia")
 
 # Steps of a round, and rounds.
 STEPS, ROUNDS = 40, 3
-# A setting of the engine would be a contender of its own here, by the overrides that switch it.
-OURS: dict[str, list[str]] = {"ours": []}
+# By contender, what it sets: the engine decides for itself, and is told to work ahead.
+OURS = {"ours": [], "ours, always ahead": ["engine.overlap=always"]}
 LAYOUTS = {
     "eager": {},
     "eager channels-last": {"channels_last": True},
@@ -45,7 +45,7 @@ LAYOUTS = {
 }
 CASES = [
     *((s, None, n) for s in ("pp", "p-ssl") for n in (*OURS, *LAYOUTS)),
-    *(("p-ssl", "uda", n) for n in (*OURS, "eager", "eager channels-last", "semilearn")),
+    *(("p-ssl", "uda", n) for n in ("ours", "eager", "eager channels-last", "semilearn")),
 ]
 
 
@@ -114,6 +114,27 @@ def goes_down(losses: Sequence[float]) -> bool:
     return mean(losses[-third:]) < mean(losses[:third])
 
 
+@cache
+def ready(
+    stage: str, method: str | None, contender: str, threads: int
+) -> tuple[Task, Callable[[], list[float]], list[float]]:
+    """The contender's run, checked and warm, for all of its rounds: the task, the run, and the losses of one.
+
+    threads: what torch is set to; compiled code is made for it.
+    """
+    torch.manual_seed(0)
+    task = task_of(contender, method)
+    pair = SourcePair(task, **LAYOUTS.get(contender, {}))
+    check(task, stage, contender, pair)
+    makers: dict[str, Callable[..., Any]] = {"semilearn": semilearn} | dict.fromkeys(LAYOUTS, eager)
+    run = ours(task, stage) if contender in OURS else makers[contender](task, stage, pair)
+    # It warms up, compiles, and shows that the steps learn.
+    losses = run()
+    assert torch.tensor(losses).isfinite().all()
+    assert goes_down(losses), losses
+    return task, run, losses
+
+
 @pytest.mark.parametrize(
     ("stage", "method", "contender"), CASES, ids=[", ".join(filter(None, case)) for case in CASES]
 )
@@ -121,21 +142,11 @@ def test_steps(
     benchmark: Any, threads: int, stage: str, method: str | None, contender: str
 ) -> None:
     """A number of training steps, float32; steps/s and images/s (through the target network) beside the time."""
-    if threads == 1 and (contender == "compile" or method):
+    if threads == 1 and (contender in ("compile", "ours, always ahead") or method):
         pytest.skip("two threads only")
     name = {"pp": "PP", "p-ssl": "P-SSL"}[stage] + (f" {method}" if method else "")
     benchmark.group = f"{name}, {STEPS} steps, {threads} threads"
-    torch._dynamo.reset()
-    torch.manual_seed(0)
-    task = task_of(contender, method)
-    pair = SourcePair(task, **LAYOUTS.get(contender, {}))
-    check(task, stage, contender, pair)
-    makers: dict[str, Callable[..., Any]] = {"semilearn": semilearn} | dict.fromkeys(LAYOUTS, eager)
-    run = ours(task, stage) if contender in OURS else makers[contender](task, stage, pair)
-    # One round before: it warms up, compiles, and shows that the steps learn.
-    losses = run()
-    assert torch.tensor(losses).isfinite().all()
-    assert goes_down(losses), losses
+    task, run, losses = ready(stage, method, contender, threads)
     benchmark.pedantic(run, rounds=ROUNDS)
     seconds = benchmark.stats.stats.median
     images = make_stage(stage, task, task.new_network(), Context()).images_per_step

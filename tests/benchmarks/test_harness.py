@@ -162,7 +162,7 @@ def test_suites_that_ran_one_by_one_become_one_file(measured: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"benchmarks": []}'])
 def test_what_no_suite_wrote_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "raw.json").write_text(text)
-    with pytest.raises(UserError, match="raw.json.*(suites)"):
+    with pytest.raises(UserError, match=r"raw\.json.*(suites)"):
         write_benchmarks.read_raw(tmp_path / "raw.json")
 
 
@@ -183,7 +183,7 @@ def test_pages_and_plots_come_from_the_newest_file_alone(
                     ),
                     (8, 32, 128, None),
                     strict=True,
-                )  # fmt: skip
+                )
             )
         }
     )

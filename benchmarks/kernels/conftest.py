@@ -1,6 +1,0 @@
-"""Peers that several suites share can be imported by name."""
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
