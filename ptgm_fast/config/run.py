@@ -134,7 +134,7 @@ class RunConfig(Options):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the target network's training forward: auto is bfloat16 on GPUs, float32 on CPUs",
+        description="of the target network's training forward and of the generator: auto is bfloat16 on GPUs, float32 on CPUs",
     )
     engine: EngineOptions = EngineOptions()
     data: DataConfig = DataConfig()

@@ -15,7 +15,7 @@ from ptgm_fast.sampling import SourceModels
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.options import PPOptions
 from ptgm_fast.training.stage import Stage
-from ptgm_fast.training.wrap import Execution
+from ptgm_fast.training.wrap import Execution, in_precision
 
 
 class PseudoBatch(NamedTuple):
@@ -48,6 +48,7 @@ class PseudoPreTraining(Stage):
     ) -> None:
         super().__init__(network, options, seed=seed, context=context, execution=execution)
         self.source = source
+        self.generate = in_precision(source.generate, device=self.device, precision=self.precision)
         self.views = options.views
         self.mean, self.std = mean, std
         self.images_per_step = options.batch_size
@@ -79,7 +80,7 @@ class PseudoPreTraining(Stage):
             )
             latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
         with spans("generator"):
-            images = self.source.generate(latents, labels, "class")
+            images = self.generate(latents, labels, "class")
         with spans("views"):
             inputs, _ = kernels.views(
                 images,

@@ -86,6 +86,7 @@ class Stage(ABC):
         self.device = next(network.parameters()).device
         check_share(options.batch_size, f"batch_size of stage {self.name!r}", self.world)
         execution = execution or Execution()
+        self.precision = execution.precision
         self.compile = decide(
             execution.compile, network, self.device, steps=options.steps, world=self.world
         )

@@ -23,7 +23,7 @@ from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.options import DistillationOptions, PSSLOptions, TargetOptions
 from ptgm_fast.training.stage import Stage, ramp
 from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
-from ptgm_fast.training.wrap import Execution
+from ptgm_fast.training.wrap import Execution, in_precision
 
 
 @dataclass(frozen=True)
@@ -198,6 +198,7 @@ class PseudoSemiSupervised(SupervisedStage):
         self.images_per_step = options.batch_size + pssl.batch_size
         self.images_predicted_per_step = pssl.batch_size if pssl.method in TWO_VIEWS else 0
         self.images_synthesised_per_step = pssl.batch_size
+        self.generate = in_precision(source.generate, device=self.device, precision=self.precision)
         self.pseudo_order = AddressedOrder(len(self.labels), seed=seed, purpose="p-ssl/order")
         with context.spans("conditioning"):
             self.table = conditioning_table(
@@ -244,7 +245,7 @@ class PseudoSemiSupervised(SupervisedStage):
         with spans("conditioning"):
             conditions = self.table.conditions(provenance)
         with spans("generator"):
-            images = self.source.generate(latents, *conditions)
+            images = self.generate(latents, *conditions)
         with spans("views"):
             weak, strong = kernels.views(
                 images,

@@ -1,4 +1,4 @@
-"""How the target network's forward is executed: layout, precision, compiler, and statistics of all processes."""
+"""How networks are executed: layout, precision, compiler, and statistics of all processes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -76,22 +77,37 @@ def wrap(
 ) -> Callable[[Tensor], Tensor]:
     """The features [N, D] of images [N, C, H, W], as a stage computes them; gradients flow.
 
-    The weights go to channels-last. precision: float32, or bfloat16 (autocast: weights and features stay float32); auto is
-    bfloat16 on GPUs and float32 on CPUs. compiled: by `torch.compile` for fixed shapes; a step's shapes never change,
+    The weights go to channels-last. precision: as `in_precision`. compiled: by `torch.compile` for fixed shapes; a step's shapes never change,
     and evaluation, whose last batch is shorter, runs `network` itself. In several processes batch norm is that of all.
     """
     network.to(memory_format=torch.channels_last)
     extractor = torch.compile(network.network, dynamic=False) if compiled else network.network
-    low = precision == "bfloat16" or (precision == "auto" and device.type == "cuda")
+    extract = in_precision(extractor, device=device, precision=precision)
     synchronised = world.size > 1 and has_batch_norm(network)
 
     def features(images: Tensor) -> Tensor:
         statistics = SynchronisedBatchNorm(world) if synchronised else nullcontext()
-        with statistics, torch.autocast(device.type, torch.bfloat16, enabled=low):
-            result = extractor(images)
-        return result.float() if low else result
+        with statistics:
+            return extract(images)
 
     return features
+
+
+def in_precision(
+    network: Callable[..., Tensor], *, device: torch.device, precision: str
+) -> Callable[..., Tensor]:
+    """network, computed in float32 or, by autocast, in bfloat16; its result, like its weights, is float32 in any case.
+
+    precision: "float32", "bfloat16", or "auto", which is bfloat16 on GPUs and float32 on CPUs.
+    """
+    if precision == "float32" or (precision == "auto" and device.type != "cuda"):
+        return network
+
+    def autocast(*inputs: Any) -> Tensor:
+        with torch.autocast(device.type, torch.bfloat16):
+            return network(*inputs).float()
+
+    return autocast
 
 
 class CompileClock:

@@ -72,6 +72,19 @@ def test_precision_is_that_of_the_forward_only() -> None:
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in net.network.parameters())
 
 
+@pytest.mark.parametrize("stage", ["pp", "p-ssl"])
+def test_the_generator_computes_in_the_precision_too(tiny: Tiny, stage: str) -> None:
+    made = {}
+    for precision in ("auto", "float32", "bfloat16"):
+        task = build_task(tiny(f"precision={precision}"))
+        batch = make_stage(stage, task, task.new_network(), Context()).make_batch(0)
+        made[precision] = batch.inputs if stage == "pp" else batch.weak
+        assert made[precision].dtype == torch.float32
+    assert torch.equal(made["auto"], made["float32"])
+    error = (made["bfloat16"] - made["float32"]).abs().max() / made["float32"].abs().max()
+    assert 1e-5 < error < 0.1
+
+
 def test_the_decision_is_in_the_summary(tiny: Tiny) -> None:
     task = build_task(tiny("training.steps=2", "pp.steps=2"))
     for result in run_stages(task, Progress(task.new_network()), Context()).results:
