@@ -23,7 +23,7 @@ from ptgm_fast.profiling.benchmarks import Role
 ROLES: dict[str, Role] = (
     dict.fromkeys(
         ("fused", "fused phases", "fused upsample", "fused, no autograd", "optimized", "thread", "inline", "ours",
-         "ours, always ahead"), "own"
+         "ours, always ahead", "ours, bfloat16"), "own"
     )
     | dict.fromkeys(
         ("eager", "eager NCHW", "eager channels-last", "eager addressed", "eager erfinv", "eager trunc_normal_", "compile",

@@ -35,7 +35,7 @@ from ptgm_fast.training.context import Context
 pytest.importorskip("kornia")
 
 # Steps of a round, and rounds.
-STEPS, ROUNDS = 40, 3
+STEPS, ROUNDS = 20, 3
 # By contender, what it sets: the engine decides for itself, and is told to work ahead.
 OURS = {"ours": [], "ours, always ahead": ["engine.overlap=always"]}
 LAYOUTS = {
@@ -55,7 +55,14 @@ def default_task() -> Task:
 
 
 def config(*overrides: str, method: str | None = None) -> RunConfig:
-    steps = [f"pp.steps={STEPS}", f"training.steps={STEPS}", "data.validation_per_class=0"]
+    steps = [
+        *(
+            f"{stage}.{what}"
+            for stage in ("pp", "training")
+            for what in (f"steps={STEPS}", "log_every=5")
+        ),
+        "data.validation_per_class=0",
+    ]
     loaded = load_config(None, [*steps, *overrides])
     return with_method(loaded, f"pp+{method}") if method else loaded
 

@@ -8,8 +8,8 @@ copy of the averaged weights, inside the clock and for every contender alike; th
 evaluation costs nobody time and nobody works ahead during it. The time of a target is that of the first copy whose accuracy on the
 500 validation images is at least the target: to ten steps. "test" is the accuracy of the last copy.
 
-"PP and P-SSL": the default method, ours and the eager loop. "P-SSL uda": UDA for stage 2, from the same pre-trained network
-(ours, its time not counted): ours, the eager loop, and USB's trainer on the same labelled images and batch sizes (`usb`: its own
+"PP and P-SSL": the default method, ours in float32 (as by default on a CPU) and in bfloat16, and the eager loop. "P-SSL uda": UDA
+for stage 2, from the same pre-trained network (ours, its time not counted): ours, and USB's trainer on the same labelled images and batch sizes (`usb`: its own
 loop, loss, optimiser, cosine schedule and weight average without warm-up), with pseudo samples of the eager loop as its unlabelled data. Read the
 latter with care: UDA is not stable on this task. Its student may follow its own mistakes, and then the last accuracy falls by ten
 points and more; other random numbers, or other rounding, decide whether it does, for every contender. Of one seed it says what
@@ -43,7 +43,8 @@ pytest.importorskip("kornia")
 SEEDS = (0,)
 TARGETS = (0.85, 0.90, 0.93, 0.95)
 EVERY = 10
-# How far the eager loop's test accuracy may lie below ours: the spread of seeds is about one percent, other random
+OURS: dict[str, dict[str, str]] = {"ours": {}, "ours, bfloat16": {"precision": "bfloat16"}}
+# How far the others' test accuracy may lie below ours: the spread of seeds is about one percent, other random
 # numbers are another seed.
 MARGIN = 0.03
 
@@ -109,12 +110,16 @@ def semilearn(task: Task, network: TargetNetwork, trace: Trace) -> None:
     usb.train_on(made, (loop.batch() for _ in range(steps)), losses, then)
 
 
-@cache
+# By seed: our network between its stages.
+PRE_TRAINED: dict[int, TargetNetwork] = {}
+
+
 def pre_trained(seed: int) -> TargetNetwork:
-    task = task_of(seed)
-    network = task.new_network()
-    ours(task, "pp", network, None)
-    return network
+    if seed not in PRE_TRAINED:
+        task = task_of(seed)
+        PRE_TRAINED[seed] = task.new_network()
+        ours(task, "pp", PRE_TRAINED[seed], None)
+    return copy.deepcopy(PRE_TRAINED[seed])
 
 
 def both_stages(contender: str, seed: int) -> Callable[[], Trace]:
@@ -122,10 +127,13 @@ def both_stages(contender: str, seed: int) -> Callable[[], Trace]:
 
     def run() -> Trace:
         trace = Trace()
-        if contender == "ours":
-            made = replace(task, source=build_source(task.config))
+        if contender in OURS:
+            config = task.config.model_copy(update=OURS[contender])
+            made = replace(task, config=config, source=build_source(config))
             network = made.new_network()
             ours(made, "pp", network, None)
+            if contender == "ours":
+                PRE_TRAINED[seed] = copy.deepcopy(network)
             ours(made, "p-ssl", network, trace)
             return trace
         pair = SourcePair(task, channels_last=contender == "eager channels-last")
@@ -139,16 +147,14 @@ def both_stages(contender: str, seed: int) -> Callable[[], Trace]:
 
 def stage_two(contender: str, seed: int) -> Callable[[], Trace]:
     task = with_config(task_of(seed), with_method(task_of(seed).config, "pp+uda"))
-    network = copy.deepcopy(pre_trained(seed))
+    network = pre_trained(seed)
 
     def run() -> Trace:
         trace = Trace()
         if contender == "ours":
             ours(replace(task, source=build_source(task.config)), "p-ssl", network, trace)
-        elif contender == "semilearn":
-            semilearn(task, network, trace)
         else:
-            eager(task, "p-ssl", SourcePair(task), network, trace)
+            semilearn(task, network, trace)
         return trace
 
     return run
@@ -174,23 +180,23 @@ def measure(benchmark: Any, task: Task, run: Callable[[], Trace]) -> float:
     return test
 
 
-# By seed: what the eager loop is held against.
-OURS: dict[int, float] = {}
+# By seed, our accuracy: what the others are held against.
+REACHED: dict[int, float] = {}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("contender", ["ours", "eager", "eager channels-last"])
+@pytest.mark.parametrize("contender", [*OURS, "eager", "eager channels-last"])
 def test_default_method(benchmark: Any, seed: int, contender: str) -> None:
     benchmark.group = f"time to accuracy, PP and P-SSL, seed {seed}, 2 threads"
     test = measure(benchmark, task_of(seed), both_stages(contender, seed))
     if contender == "ours":
-        OURS[seed] = test
-    elif seed in OURS:
-        assert test >= OURS[seed] - MARGIN, f"{contender}: {test:.4f}, ours {OURS[seed]:.4f}"
+        REACHED[seed] = test
+    elif seed in REACHED:
+        assert test >= REACHED[seed] - MARGIN, f"{contender}: {test:.4f}, ours {REACHED[seed]:.4f}"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("contender", ["ours", "eager", "semilearn"])
+@pytest.mark.parametrize("contender", ["ours", "semilearn"])
 def test_uda_after_pre_training(benchmark: Any, seed: int, contender: str) -> None:
     benchmark.group = f"time to accuracy, P-SSL uda, seed {seed}, 2 threads"
     if contender == "semilearn":
