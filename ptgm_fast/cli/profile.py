@@ -123,11 +123,13 @@ def _about(stage: StageProfile) -> str:
         parts.append("too few steps to tell the steady state from warm-up")
     overlap = stage.overlap
     if overlap is None:
-        parts.append("no overlap: nothing runs beside the trainer")
+        parts.append(f"no overlap: {stage.overlap_reason or 'nothing runs beside the trainer'}")
     else:
         share = "-" if overlap.efficiency is None else f"{overlap.efficiency:.0%}"
         parts.append(
             f"overlap efficiency {share} ({overlap.hidden_seconds:.2f} of {overlap.hideable_seconds:.2f} s hidden), "
             f"consumer waited {overlap.consumer_wait_seconds:.2f} s, producer {overlap.producer_wait_seconds:.2f} s"
         )
+    if stage.compile_seconds:
+        parts.append(f"{stage.compile_seconds:.1f} s of compiling ({stage.compile_reason})")
     return f"{stage.name}: {'; '.join(parts)}"

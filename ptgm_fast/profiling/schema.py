@@ -85,6 +85,9 @@ class StageProfile(Part):
     spans: tuple[SpanTotals, ...]
     counters: tuple[CounterTotals, ...] = ()
     overlap: Overlap | None = Field(description="null: nothing ran beside the trainer")
+    overlap_reason: str | None = Field(None, description="why synthesis ran ahead, or did not")
+    compile_reason: str | None = Field(None, description="why the forward was compiled, or not")
+    compile_seconds: float | None = Field(None, ge=0, description="0: not compiled")
 
     def phases(self, *, steady: bool = False) -> dict[str, float]:
         """Seconds of the trainer's direct children, the longest first; ``other`` is what none of them covers."""

@@ -19,7 +19,7 @@ from ptgm_fast.profiling.hardware import INTERVAL, HardwareSampler
 from ptgm_fast.profiling.ops import OpsProfiler
 from ptgm_fast.profiling.schema import Profile
 from ptgm_fast.profiling.spans import MAX_EVENTS, Span, SpanRecorder
-from ptgm_fast.profiling.summary import build_profile
+from ptgm_fast.profiling.summary import Facts, build_profile
 from ptgm_fast.training.context import Context
 
 
@@ -51,7 +51,7 @@ class Profiler:
         self._interval = interval
         self._versions = dict(versions or {"ptgm_fast": __version__, "torch": torch.__version__})
         self._after_a_step = after_a_step
-        self._images: dict[str, Mapping[str, int]] = {}
+        self._facts: dict[str, Facts] = {}
         self._stage = stage
         self._stage_span: Span | None = None
 
@@ -88,7 +88,14 @@ class Profiler:
 
     def images(self, stage: str, **counts: int) -> None:
         """What a stage did: ``images_trained``, ``images_synthesised``, ``images_served``."""
-        self._images[stage] = {**self._images.get(stage, {}), **counts}
+        self._add(stage, counts)
+
+    def decided(self, stage: str, **decisions: str | float) -> None:
+        """How a stage was run: ``overlap_reason``, ``compile_reason``, ``compile_seconds``."""
+        self._add(stage, decisions)
+
+    def _add(self, stage: str, facts: Facts) -> None:
+        self._facts[stage] = {**self._facts.get(stage, {}), **facts}
 
     def watch(self, context: Context) -> Context:
         """The same context with this profiler's spans, counters and steps."""
@@ -114,7 +121,7 @@ class Profiler:
 
     def _finish(self, *, complete: bool) -> None:
         self.recorder.resolve()
-        trained = sum(counts.get("images_trained", 0) for counts in self._images.values())
+        trained = sum(int(facts.get("images_trained", 0)) for facts in self._facts.values())
         hardware = self.sampler.stop(trained or None)
         if self._after_a_step and not self.recorder.steps:
             # The run ended before it began, by a mistake in its config: the folder may be another's.
@@ -127,7 +134,7 @@ class Profiler:
             device=str(self._device),
             versions=self._versions,
             complete=complete,
-            images=self._images,
+            facts=self._facts,
         )
         events = trace.trace_events(self.recorder, self.sampler.samples)
         trace.write_trace(events, self.folder / trace.FILE, self.recorder.dropped)

@@ -24,7 +24,8 @@ from ptgm_fast.profiling.schema import (
 from ptgm_fast.profiling.spans import SpanRecorder
 from ptgm_fast.profiling.steady import StepTimes
 
-Images = Mapping[str, Mapping[str, int]]
+# What only the stage itself knows, by the names of `StageProfile`.
+Facts = Mapping[str, str | float]
 
 
 def build_profile(
@@ -34,12 +35,12 @@ def build_profile(
     device: str,
     versions: Mapping[str, str],
     complete: bool,
-    images: Images,
+    facts: Mapping[str, Facts],
 ) -> Profile:
-    """images: by stage, any of ``images_trained``, ``images_synthesised``, ``images_served``."""
+    """facts: by stage, how many images it trained on, synthesised and served, and what was decided for it."""
     names = [path[0] for path in recorder.totals() if len(path) == 1]
     # A stage that was left by an exception has ended too; one that is still open has not.
-    stages = tuple(_stage(recorder, name, images.get(name, {})) for name in names)
+    stages = tuple(_stage(recorder, name, facts.get(name, {})) for name in names)
     return Profile(
         complete=complete,
         device=device,
@@ -54,7 +55,7 @@ def build_profile(
     )
 
 
-def _stage(recorder: SpanRecorder, name: str, images: Mapping[str, int]) -> StageProfile:
+def _stage(recorder: SpanRecorder, name: str, facts: Facts) -> StageProfile:
     spans: list[SpanTotals] = []
     for lane in recorder.lanes():
         for path, (whole, steadily) in recorder.totals(lane).items():
@@ -80,15 +81,15 @@ def _stage(recorder: SpanRecorder, name: str, images: Mapping[str, int]) -> Stag
         for (stage, counter), (n, total, greatest, last) in recorder.counter_totals.items()
         if stage == name
     )
-    counted: dict[str, Any] = dict(images)
+    known: dict[str, Any] = dict(facts)
     for counter in counters:
         if counter.name == SYNTHESISED:
-            counted["images_synthesised"] = int(counter.last)
+            known["images_synthesised"] = int(counter.last)
         if counter.name == SERVED:
-            counted["images_served"] = int(counter.last)
-    if "images_served" not in counted and "images_synthesised" in counted:
+            known["images_served"] = int(counter.last)
+    if "images_served" not in known and "images_synthesised" in known:
         # Without a ring every image that is made is trained on at once.
-        counted["images_served"] = counted["images_synthesised"]
+        known["images_served"] = known["images_synthesised"]
     return StageProfile(
         name=name,
         seconds=seconds,
@@ -97,7 +98,7 @@ def _stage(recorder: SpanRecorder, name: str, images: Mapping[str, int]) -> Stag
         spans=tuple(spans),
         counters=counters,
         overlap=overlap(spans, steady.seconds if steady else None, seconds),
-        **counted,
+        **known,
     )
 
 

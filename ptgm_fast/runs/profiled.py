@@ -1,4 +1,4 @@
-"""A run under the profiler: its files in the run's folder, its images by stage."""
+"""A run under the profiler: its files in the run's folder, what its stages did."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def profiled(
         after_a_step=True,
     ) as profiler:
         summary = run(profiler.watch(context))
-        _count_images(profiler, summary)
+        _tell_stages(profiler, summary)
     return summary
 
 
-def _count_images(profiler: Profiler, summary: dict[str, Any]) -> None:
+def _tell_stages(profiler: Profiler, summary: dict[str, Any]) -> None:
     for name, stage in summary["stages"].items():
         times = profiler.recorder.steps.get(name)
         if times is None:
@@ -48,3 +48,5 @@ def _count_images(profiler: Profiler, summary: dict[str, Any]) -> None:
             images_trained=round(stage["images_per_second"] * stage["seconds"] * here),
             images_synthesised=round(stage["images_synthesised"] * here),
         )
+        decisions = ("overlap_reason", "compile_reason", "compile_seconds")
+        profiler.decided(name, **{decision: stage[decision] for decision in decisions})

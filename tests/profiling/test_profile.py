@@ -132,12 +132,19 @@ def test_the_engines_producer_is_a_lane_beside_the_trainer(tmp_path: Path) -> No
                 batch.images.sum()
             p.step()
     (loop,) = read_profile(tmp_path).stages
-    lanes = {span.path: span.lane for span in loop.spans}
-    assert lanes[("generator",)] == "ptgm-fast producer"
-    assert lanes[("ring wait",)] == lanes[("forward",)] == "main"
+    found = {(span.lane, *span.path) for span in loop.spans}
+    # Both sides wait, each in its own lane.
+    assert found >= {
+        ("main", "forward"),
+        ("main", "ring wait"),
+        ("ptgm-fast producer", "ring wait"),
+    }
+    assert ("ptgm-fast producer", "generator") in found
+    assert ("main", "generator") not in found
     assert loop.overlap
     assert loop.overlap.producer_seconds > 0
     assert loop.overlap.consumer_wait_seconds > 0
+    assert loop.overlap.producer_wait_seconds > 0
 
 
 def totals(lane: str, *path: str, seconds: float) -> SpanTotals:

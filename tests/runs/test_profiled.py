@@ -52,6 +52,11 @@ def test_a_profiled_run_has_the_same_weights_and_counts_its_images(
     assert stages["pp"].images_synthesised == stages["pp"].images_served == 12 * 16
     assert stages["p-ssl"].images_synthesised == 20 * 8
     assert stages["p-ssl"].images_trained == 20 * (8 + 8)
+    for name in ("pp", "p-ssl"):
+        assert stages[name].overlap_reason == summary["stages"][name]["overlap_reason"]
+        assert "CPU" in (stages[name].compile_reason or "")
+        assert stages[name].compile_seconds == 0
+    assert stages["setup"].compile_reason is None
     paths = {span.path[0] for span in stages["p-ssl"].spans}
     assert paths >= {"conditioning", "latents", "generator", "views", "classifier", "forward"}
     assert paths >= {"loss", "backward", "optimiser", "evaluation", "checkpoint"}
