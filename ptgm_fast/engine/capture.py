@@ -37,16 +37,14 @@ class CapturedStep(Generic[Made]):
         """Raises ValueError for inputs of other shapes or types than the captured ones."""
         if self._graph is None:
             self._capture(inputs)
-        if [_shape(i) for i in inputs] != [_shape(i) for i in self._inputs]:
-            raise ValueError(
-                f"the step was captured for inputs of the shapes {[_shape(i) for i in self._inputs]}, "
-                f"got {[_shape(i) for i in inputs]}"
-            )
-        for mine, given in zip(self._inputs, inputs, strict=True):
-            if isinstance(given, Tensor):
-                mine.copy_(given)
+        mine, given = [_form(i) for i in self._inputs], [_form(i) for i in inputs]
+        if mine != given:
+            raise ValueError(f"the step was captured for {mine}, got {given}")
+        for buffer, value in zip(self._inputs, inputs, strict=True):
+            if isinstance(value, Tensor):
+                buffer.copy_(value)
             else:
-                mine.fill_(given)
+                buffer.fill_(value)
         self._graph.replay()
         assert self._made is not None
         return self._made
@@ -67,5 +65,7 @@ class CapturedStep(Generic[Made]):
         self._graph = graph
 
 
-def _shape(given: int | Tensor) -> list[int]:
-    return list(given.shape) if isinstance(given, Tensor) else [1]
+def _form(given: int | Tensor) -> str:
+    if isinstance(given, Tensor):
+        return f"{str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
+    return "int64 [1]"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from on_disk import same, stop_after, weights
 from ptgm_fast.config import RunConfig
@@ -16,6 +17,8 @@ Tiny = Callable[..., RunConfig]
 
 
 def test_spans_cover_the_run(tiny: Tiny, tmp_path: Path) -> None:
+    # The first optimiser of a process imports torch._dynamo, longer than these stages last.
+    torch.optim.SGD([torch.zeros(1)], lr=0.1)
     spans = SpanRecorder()
     train(tiny(), tmp_path / "run", context=Context(spans=spans))
     assert {path[0] for path in spans.seconds} == {"pp", "p-ssl", "evaluation", "pictures", "setup"}
