@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from ptgm_fast.models.weights import write_atomically
-from ptgm_fast.profiling.benchmarks import Benchmarks, Case, Contender
+from ptgm_fast.profiling.benchmarks import Benchmarks, Case, Contender, duration
 
 NO_GPU = "No GPU has run these suites yet: there is nothing to show.\n"
 # The README's rows: what it says, and the case.
@@ -42,16 +41,6 @@ def replace(page: Path, name: str, text: str) -> None:
 def times(ratio: float) -> str:
     """1.2x, 12x, 120x."""
     return f"{ratio:.1f}x" if ratio < 10 else f"{ratio:.0f}x"
-
-
-def duration(seconds: float) -> str:
-    """Three digits with their unit."""
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= 0.9995 * size or unit == "µs":
-            value = seconds / size
-            digits = max(0, 2 - math.floor(math.log10(value)))
-            return f"{value:.{min(digits, 2)}f} {unit}"
-    raise AssertionError
 
 
 def spread(contender: Contender) -> str:

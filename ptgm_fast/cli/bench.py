@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import typer
+from rich import box
 from rich.table import Table
 
 from ptgm_fast.cli.ui import console
-from ptgm_fast.profiling.benchmarks import read_benchmarks
+from ptgm_fast.profiling.benchmarks import duration, read_benchmarks
 from ptgm_fast.profiling.regressions import Comparison, compare
 
 HOW = """The throughput suites are in the source tree, not in the installed package:
@@ -36,10 +37,13 @@ def run(files: tuple[Path, Path] | None) -> None:
 
 
 def table(found: Comparison) -> Table:
-    """One row a contender of ours: old and new time, their ratio, that against the peers, the bound and the verdict."""
-    result = Table(title="New against old", title_justify="left")
-    result.add_column("case")
-    for name in ("old", "new", "new / old", "against peers", "counts beyond"):
+    """One row a contender of ours: old and new time, their ratio, the ratio to the peers, beyond what it counts, the verdict."""
+    result = Table(
+        title="New against old", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0)
+    )
+    # On a narrow terminal the others' headings wrap, not the names.
+    result.add_column("case", min_width=26)
+    for name in ("old", "new", "ratio", "to peers", "beyond"):
         result.add_column(name, justify="right")
     result.add_column("verdict")
     for change in found.changes:
@@ -55,10 +59,3 @@ def table(found: Comparison) -> Table:
             f"[{COLOURS[change.verdict]}]{change.verdict}[/]",
         )
     return result
-
-
-def duration(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 1e-6:.3g} µs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -108,6 +109,16 @@ class Benchmarks(Figures):
         if twice:
             raise ValueError(f"cases are there twice: {', '.join(twice)}")
         return self
+
+
+def duration(seconds: float) -> str:
+    """Three digits with their unit: 1.60 s, 22.3 ms, 237 µs."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= 0.9995 * size or unit == "µs":
+            value = seconds / size
+            digits = max(0, 2 - math.floor(math.log10(value)))
+            return f"{value:.{min(digits, 2)}f} {unit}"
+    raise AssertionError
 
 
 def read_benchmarks(path: Path) -> Benchmarks:
