@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,14 @@ NUM_SOURCE_CLASSES = 6
 def _one_thread() -> None:
     # Small tensors: more threads only wait for each other, the more so beside other work.
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def write_pair(folder: Path, *, channels: int = 1, seed: int = 0) -> Path:

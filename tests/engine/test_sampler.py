@@ -22,17 +22,12 @@ from ptgm_fast.generators import Generator
 SAMPLES = 150
 
 
+pytestmark = pytest.mark.usefixtures("two_threads")
+
+
 @pytest.fixture(scope="module")
 def letters() -> Generator:
     return generators.load("letters")
-
-
-@pytest.fixture(autouse=True)
-def _two_threads() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def gathered(batches: list[Any], num: int = SAMPLES) -> list[torch.Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,14 +20,6 @@ from ptgm_fast.training.distributed import World
 from ptgm_fast.training.stage import Stage
 
 Tiny = Callable[..., RunConfig]
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 def stage_of(task: Task, name: str, **context: Any) -> Stage:

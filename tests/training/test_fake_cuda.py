@@ -19,6 +19,7 @@ from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stage
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.optim import ExponentialMovingAverage, build_optimizer
+from ptgm_fast.training.options import PSSL_METHODS
 from ptgm_fast.training.stage import Stage
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,15 +27,6 @@ from fake_cuda import GPU, OffTheDevice, fake_gpu, on_gpu
 
 Tiny = Callable[..., RunConfig]
 POLICIES = ("concat", "split", "target-only")
-METHODS = (
-    "uda",
-    "fixmatch",
-    "pseudo-label",
-    "soft-pseudo-label",
-    "consistency",
-    "entropy",
-    "source-head",
-)
 
 
 def ready(stage: Stage) -> Stage:
@@ -70,7 +62,7 @@ def step_of(stage: Stage) -> dict[str, Any]:
     ("name", "settings"),
     [("pp", ()), ("supervised", ("supervised.distillation=soft-target",))]
     + [("p-ssl", ("p_ssl.method=uda", f"p_ssl.batch_norm={policy}")) for policy in POLICIES]
-    + [("p-ssl", (f"p_ssl.method={m}", "training.gradient_clip=1.0")) for m in METHODS]
+    + [("p-ssl", (f"p_ssl.method={m}", "training.gradient_clip=1.0")) for m in PSSL_METHODS]
     + [("p-ssl", ("p_ssl.method=fixmatch", "p_ssl.teacher=ema", "precision=float32"))]
     + [("p-ssl", ("p_ssl.source_label=condition", "p_ssl.distillation=logit-matching"))],
     ids=str,
