@@ -25,11 +25,16 @@ def _one_thread() -> None:
 
 
 @pytest.fixture
-def two_threads() -> Iterator[None]:
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """torch's number of threads, until the test ends."""
     before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
+    yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def two_threads(set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
 
 
 def write_pair(folder: Path, *, channels: int = 1, seed: int = 0) -> Path:

@@ -1,6 +1,6 @@
 """Whether batches are made ahead, by the operations of both sides; and what is counted."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -27,11 +27,8 @@ def not_called() -> tuple[float, float]:
 
 
 @pytest.fixture
-def three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+def three_threads(set_threads: Callable[[int], None]) -> None:
+    set_threads(3)
 
 
 def predicted(produced: float, consumed: float, threads: int, share: int) -> float:
