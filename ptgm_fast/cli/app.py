@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -64,6 +65,7 @@ def _version(value: bool) -> None:
 
 # What torchrun may start several processes of; the others would do the same work in each of them.
 SHARED_COMMANDS = ("train", "synthesize")
+FIRST_SPEAKS_SECONDS = 10.0
 
 
 @app.callback()
@@ -80,6 +82,8 @@ def root(
     several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     if several and context.invoked_subcommand not in SHARED_COMMANDS:
         if os.environ.get("RANK", "0") != "0":
+            # torchrun ends the others as soon as one process ends: the first is given time to say why, and ends all.
+            time.sleep(FIRST_SPEAKS_SECONDS)
             raise typer.Exit(2)
         raise UserError(
             f"{context.invoked_subcommand} runs in one process, but {os.environ['WORLD_SIZE']} were started: start it without "
