@@ -199,6 +199,7 @@ def test_the_first_process_says_it_though_it_starts_last(tiny_toml: Path, tmp_pa
     )
     assert len(own_lines(result.stderr)) == 1, result.stderr
     assert "compare runs in one process" in result.stderr
+    assert result.stderr.count("exitcode  : 2 ") >= 1
 
 
 def start(log: Path, *arguments: object) -> "subprocess.Popen[str]":
