@@ -7,7 +7,7 @@ SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 .PHONY: train test lint types unit sanitize bench bench-gpu cuda clean
 
 train: $(VENV)/.demo
-	$(BIN)/ptgm-fast train --profile
+	$(BIN)/ptgm-fast train --profile --baselines
 
 test: lint types unit
 
@@ -21,8 +21,10 @@ types: $(VENV)/.test
 	cp -r ptgm_fast build/typed/ptgm_fast && cp -r kernels build/typed/ptgm_fast/kernels
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p ptgm_fast
 
+# Whole files side by side (their fixtures are shared), since tests keep to one thread. WORKERS=0: one after another.
+WORKERS ?= 2
 unit: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The C++ implementations under the address and undefined-behaviour sanitizers, in a build of its own. That the
 # sanitizers see a tensor's memory at all is shown first, by a row more than there is.

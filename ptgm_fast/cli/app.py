@@ -118,6 +118,13 @@ def train(
         str | None,
         typer.Option("--logger", metavar="NAME", help="Also log to: tensorboard."),
     ] = None,
+    baselines: Annotated[
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Then also train from scratch and by distillation alone, for comparison.",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out (default: the newest).")
     ] = False,
@@ -135,6 +142,7 @@ def train(
         resume,
         profile_ops,
         logger,
+        baselines,
     )
 
 

@@ -44,8 +44,9 @@ def run(
 
 def table(report: Mapping[str, Any]) -> Table:
     """One row a method: accuracy over seeds, calibration error, seconds, images synthesised."""
+    several = len(report["seeds"]) > 1
     result = Table(
-        title=f"{report['task']}, seeds {', '.join(map(str, report['seeds']))}",
+        title=f"{report['task']}, seed{'s' * several} {', '.join(map(str, report['seeds']))}",
         title_justify="left",
     )
     result.add_column("method")
@@ -54,7 +55,7 @@ def table(report: Mapping[str, Any]) -> Table:
     for name, row in report["methods"].items():
         result.add_row(
             name,
-            f"{100 * row['mean']:.2f} ± {100 * row['std']:.2f}",
+            f"{100 * row['mean']:.2f}" + (f" ± {100 * row['std']:.2f}" if several else ""),
             f"{row['ece']:.3f}",
             f"{row['seconds']:.1f}",
             f"{row['images_synthesised']:,}",

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from ptgm_fast.cli.compare import table
 from ptgm_fast.cli.profile import show_new_profile, written_at
 from ptgm_fast.cli.ui import StageProgress, console, percent, stop_on_signal
 from ptgm_fast.config import RunConfig, config_to_toml, load_config
 from ptgm_fast.errors import UserError
+from ptgm_fast.runs.compare import Row, against_baselines
 from ptgm_fast.runs.folder import newest, next_free
 from ptgm_fast.runs.loggers import open_logger
 from ptgm_fast.runs.task import choose_device
@@ -31,8 +33,13 @@ def run(
     resume: bool,
     profile_ops: int = 0,
     logger: str | None = None,
+    baselines: bool = False,
 ) -> None:
     with stop_on_signal(alone=not several_processes()) as asked, joined() as world:
+        if baselines and world.size > 1:
+            raise UserError(
+                f"--baselines runs in one process, but {world.size} were started: leave it out, or start without torchrun"
+            )
         say = console.print if world.is_first else _silent
         # The first process's machine holds the folder; the others do not look for it.
         config, out = world.from_first(lambda: _choose(config_path, out, seed, settings, resume))
@@ -70,6 +77,27 @@ def run(
             show_new_profile(out, before)
         if world.is_first:
             _report(summary, out)
+        if baselines:
+            _compare(config, out, lambda: bool(asked))
+
+
+def _compare(config: RunConfig, out: Path, stop: Callable[[], bool]) -> None:
+    """Train the baselines on the run's seed and print them beside it."""
+    with StageProgress() as progress:
+
+        def on_row(row: Row) -> None:
+            progress.restart()  # the next baseline has a stage of the same name
+
+        context = Context(stop=stop, on_step=progress.update)
+        try:
+            report = against_baselines(config, out, context=context, on_row=on_row)
+        except Interrupted:
+            console.print(
+                f"the run is whole, its baselines are not. Again: ptgm-fast train --resume --baselines --out {out}"
+            )
+            sys.exit(130)
+    console.print(table(report))
+    console.print(report["verdict"])
 
 
 def _silent(*parts: object) -> None:

@@ -56,8 +56,10 @@ def run_suite(folder: Path, *arguments: str, suite: str = SUITE) -> subprocess.C
     command = [sys.executable, "-m", "pytest", "suite", "--benchmark-enable", "--benchmark-json=raw.json",
                "-p", "no:cacheprovider", "--import-mode=importlib", "-ra", *arguments]  # fmt: skip
     path = os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT)])
+    # A worker of pytest-xdist hands its name down, and pytest-benchmark times nothing in such a worker.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_XDIST")}
     return subprocess.run(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+        command, cwd=folder, env={**environment, "PYTHONPATH": path}, capture_output=True, text=True
     )
 
 

@@ -336,3 +336,20 @@ def test_bench_compares_two_files_and_says_how_to_make_them(cli: Run, tmp_path: 
     code, out, err = cli("bench")
     assert code == 0
     assert "make bench-gpu" in out
+
+
+def test_baselines_are_trained_after_the_run_and_printed_beside_it(
+    tiny_toml: Path, tmp_path: Path, cli: Run
+) -> None:
+    run = tmp_path / "run"
+    code, out, err = cli("train", tiny_toml, "--out", run, "--baselines")
+    assert code == 0, err
+    after = out[out.index("test accuracy") :]
+    for row in ("scratch", "soft-target", "this run"):
+        assert f"│ {row} " in after
+    assert "points against scratch" in after
+    assert (run / "baselines" / "compare.png").is_file()
+    # A second time nothing is trained.
+    code, again, _ = cli("train", "--resume", "--out", run, "--baselines")
+    assert code == 0
+    assert "points against scratch" in again

@@ -8,8 +8,10 @@ import pytest
 
 from ptgm_fast.config import RunConfig, with_method
 from ptgm_fast.errors import UserError
-from ptgm_fast.runs.compare import DEFAULT_METHODS, Row, compare, verdict
+from ptgm_fast.runs.compare import DEFAULT_METHODS, Row, against_baselines, compare, verdict
+from ptgm_fast.runs.report import write_report
 from ptgm_fast.runs.train import train
+from ptgm_fast.training.context import Context, Interrupted
 
 Tiny = Callable[..., RunConfig]
 
@@ -50,6 +52,42 @@ def test_a_row_is_what_train_gives(tiny: Tiny, tmp_path: Path) -> None:
         summary = train(with_method(tiny(seed=3), method), tmp_path / method)
         assert report["methods"][method]["test_accuracy"] == [summary["target"]["test_accuracy"]]
         assert report["methods"][method]["ece"] == summary["target"]["ece"]
+
+
+def test_a_run_beside_its_baselines(tiny: Tiny, tmp_path: Path) -> None:
+    """The rows are what compare gives for the same seed, and the run's own summary; a second time nothing is trained."""
+    config, out = tiny(seed=3), tmp_path / "run"
+    summary = train(config, out)
+    rows: list[Row] = []
+    report = against_baselines(config, out, on_row=rows.append)
+    assert json.loads((out / "baselines" / "compare.json").read_text()) == report
+    assert list(report["methods"]) == ["scratch", "soft-target", "this run"]
+    alone = compare(config, ["scratch", "soft-target"], [3], tmp_path / "c")
+    for method in ("scratch", "soft-target"):
+        for what in ("test_accuracy", "val_accuracy", "ece", "images_synthesised"):
+            assert report["methods"][method][what] == alone["methods"][method][what]
+    run = report["methods"]["this run"]
+    assert run["test_accuracy"] == [summary["target"]["test_accuracy"]]
+    assert run["images_synthesised"] == 12 * 16 + 20 * 8
+    gain = 100 * (run["mean"] - report["methods"]["scratch"]["mean"])
+    assert f"This run: {gain:+.1f} points against scratch" in report["verdict"]
+    assert [row.method for row in rows] == ["scratch", "soft-target"]
+    assert against_baselines(config, out, on_row=rows.append) == report
+    assert len(rows) == 2
+    assert "this run" in write_report([out, out / "baselines"]).read_text()
+
+
+def test_unfinished_baselines_are_made_anew(tiny: Tiny, tmp_path: Path) -> None:
+    config, out = tiny(seed=3), tmp_path / "run"
+    train(config, out)
+    asked = iter([False] * 25)
+    with pytest.raises(Interrupted):
+        against_baselines(config, out, context=Context(stop=lambda: next(asked, True)))
+    assert not (out / "baselines" / "compare.json").exists()
+    assert len((out / "baselines" / "metrics.jsonl").read_text().splitlines()) == 1
+    report = against_baselines(config, out)
+    assert list(report["methods"]) == ["scratch", "soft-target", "this run"]
+    assert len((out / "baselines" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
 def fake(**accuracies: list[float]) -> dict[str, dict[str, list[float]]]:
