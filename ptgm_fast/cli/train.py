@@ -13,7 +13,7 @@ from ptgm_fast.cli.profile import show_new_profile, written_at
 from ptgm_fast.cli.ui import StageProgress, console, percent, stop_on_signal
 from ptgm_fast.config import RunConfig, config_to_toml, load_config
 from ptgm_fast.errors import UserError
-from ptgm_fast.runs.compare import Row, against_baselines
+from ptgm_fast.runs.compare import BASELINES, Row, against_baselines
 from ptgm_fast.runs.folder import newest, next_free
 from ptgm_fast.runs.loggers import open_logger
 from ptgm_fast.runs.task import choose_device
@@ -83,6 +83,7 @@ def run(
 
 def _compare(config: RunConfig, out: Path, stop: Callable[[], bool]) -> None:
     """Train the baselines on the run's seed and print them beside it."""
+    console.print(f"baselines on the same data, network and seed: {', '.join(BASELINES)}")
     with StageProgress() as progress:
 
         def on_row(row: Row) -> None:

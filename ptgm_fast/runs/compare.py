@@ -163,7 +163,7 @@ def _write_report(
     folder.write_json(folder.path / REPORT, report)
     plots.comparison(
         summaries,
-        f"{config.task}: {config.data.labels_per_class} labels a class, {len(seeds)} seed(s)",
+        f"{config.task}: {config.data.labels_per_class} labels a class, {len(seeds)} seed{'s' * (len(seeds) > 1)}",
         folder.path / "compare.png",
     )
     return report

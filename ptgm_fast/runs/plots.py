@@ -117,7 +117,7 @@ def comparison(methods: Mapping[str, Mapping[str, Any]], title: str, path: Path)
         axis.bar(
             position,
             mean,
-            yerr=std,
+            yerr=std if len(accuracies) > 1 else None,
             width=0.62,
             capsize=4,
             color="#2a6f97" if pseudo else "#a9b4be",
@@ -140,6 +140,7 @@ def comparison(methods: Mapping[str, Mapping[str, Any]], title: str, path: Path)
     axis.set_ylim(bottom, min(101.0, highest + 1.5 * margin))
     axis.set_xticks(range(len(names)), names, rotation=20 if len(names) > 4 else 0, fontsize=9)
     axis.set_ylabel(f"test accuracy, % (axis starts at {bottom:.0f})")
-    axis.set_title(f"{title} (blue: uses pseudo images)", fontsize=10)
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel("blue: trained on pseudo images too", fontsize=9)
     axis.grid(axis="y", alpha=0.3, zorder=0)
     save(figure, path)
