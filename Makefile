@@ -44,17 +44,23 @@ $(SANITIZED)/_C.so: $(wildcard csrc/*) | $(VENV)/.test
 		-fsanitize=address,undefined -fno-sanitize-recover=all \
 		$$($(BIN)/python -m pybind11 --includes) -Icsrc $(wildcard csrc/*.cpp) -o $@
 
-# Throughput suites: contenders in turn, five rounds; then results by date and machine, tables and plots.
-MEASURED = --benchmark-enable --benchmark-only
+# Throughput suites: contenders in turn, five rounds; then results by date and machine, tables and plots. What one suite
+# leaves in memory would change the microseconds of the next: each has a process, and each round of the ops one of its own.
+MEASURED = --benchmark-enable --benchmark-only --rounds 5
 bench: $(VENV)/.bench
-	mkdir -p build
-	$(BIN)/python -m pytest benchmarks $(MEASURED) --rounds 5 --benchmark-json=build/benchmarks.json
-	$(BIN)/python scripts/write_benchmarks.py build/benchmarks.json
+	rm -rf build/bench && mkdir -p build/bench
+	for round in 0 1 2 3 4; do \
+		$(BIN)/python -m pytest benchmarks/kernels $(MEASURED) --round $$round --benchmark-json=build/bench/kernels-$$round.json || exit; \
+	done
+	for suite in engine generators end_to_end; do \
+		$(BIN)/python -m pytest benchmarks/$$suite $(MEASURED) --benchmark-json=build/bench/$$suite.json || exit; \
+	done
+	$(BIN)/python scripts/write_benchmarks.py build/bench/*.json
 
 # The cases that run on a GPU, timed by its events; without one it ends with 2 and says so.
 bench-gpu: $(VENV)/.bench
 	mkdir -p build
-	$(BIN)/python -m pytest benchmarks $(MEASURED) --rounds 5 --device cuda --benchmark-json=build/benchmarks-gpu.json
+	$(BIN)/python -m pytest benchmarks $(MEASURED) --device cuda --benchmark-json=build/benchmarks-gpu.json
 	$(BIN)/python scripts/write_benchmarks.py build/benchmarks-gpu.json
 
 # Optional: one op in CUDA C++, a library of its own. Nothing that pip installs needs it.

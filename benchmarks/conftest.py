@@ -34,6 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Run the contenders of a group in turn, R times over; each round times 1/R of a suite's calls.",
     )
     group.addoption(
+        "--round",
+        type=int,
+        metavar="I",
+        help="Of the R rounds only number I (from 0): each in a process of its own, as `make bench` has them.",
+    )
+    group.addoption(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
@@ -42,8 +48,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("rounds") < 1:
+    rounds, only = config.getoption("rounds"), config.getoption("round")
+    if rounds < 1:
         raise pytest.UsageError("--rounds must be at least 1")
+    if only is not None and not 0 <= only < rounds:
+        raise pytest.UsageError(f"--round must lie between 0 and {rounds - 1}, got {only}")
     if config.getoption("device") == "cuda":
         if not torch.cuda.is_available():
             pytest.exit("--device cuda: torch sees no CUDA device here; nothing was measured", 2)
@@ -54,7 +63,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "benchmark" not in metafunc.fixturenames:
         return
-    metafunc.parametrize("round_number", range(metafunc.config.getoption("rounds")), indirect=True)
+    rounds, only = metafunc.config.getoption("rounds"), metafunc.config.getoption("round")
+    metafunc.parametrize("round_number", range(rounds) if only is None else [only], indirect=True)
     if "case" not in metafunc.fixturenames:
         return
     on_gpu = metafunc.config.getoption("device") == "cuda"
@@ -101,6 +111,7 @@ def _group(item: pytest.Item) -> tuple[Any, ...]:
     return item.path, item.originalname, *others  # type: ignore[attr-defined]
 
 
+TOO_FEW = "the suite asks for fewer calls than --rounds"
 # By test, how many calls its suite asks for: no more rounds than that can be had.
 _CALLS: dict[Any, int] = {}
 
@@ -109,8 +120,9 @@ _CALLS: dict[Any, int] = {}
 def round_number(request: pytest.FixtureRequest) -> int:
     """Which round this is. A suite that asks for fewer calls than there are rounds is not set up for the rest."""
     number = request.param
-    if number >= _CALLS.get(_test(request), number + 1):
-        pytest.skip("the suite asks for fewer calls than --rounds")
+    case = _parameters(request.node).get("case")
+    if number >= (case.calls if case else _CALLS.get(_test(request), number + 1)):
+        pytest.skip(TOO_FEW)
     return number
 
 
@@ -131,6 +143,8 @@ def benchmark(round_number: int, benchmark: Any, request: pytest.FixtureRequest)
     def share_of(*args: Any, rounds: int = 1, **options: Any) -> Any:
         _CALLS[_test(request)] = rounds
         share = rounds // num_rounds + (round_number < rounds % num_rounds)
+        if not share:
+            pytest.skip(TOO_FEW)
         if device == "cuda":
             options["iterations"] = DeviceClock.CALLS
         return pedantic(*args, rounds=share, **options)

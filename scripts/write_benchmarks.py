@@ -4,7 +4,8 @@ pytest benchmarks --benchmark-enable --benchmark-only --rounds 5 --benchmark-jso
 python scripts/write_benchmarks.py raw.json         # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
 python scripts/write_benchmarks.py                  # tables and plots again, from the newest results
 
-Several raw files of one machine (`raw.json more.json`) become one file of results: suites may run one by one.
+Several raw files of one machine (`raw.json more.json`) become one file of results: suites, and the rounds of one (--round), may
+run in processes of their own.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from ptgm_fast.engine.spans import Counter, Spans, no_counter, no_spans
 Batch = TypeVar("Batch")
 
 Choice = Literal["auto", "always", "never"]
-# n threads do the work of n ** SCALING: two threads were 1.77 times as fast as one, synthesis and training alike.
+# n threads do the work of n ** SCALING: two 1.77 times that of one. Steps of P-SSL and PP, and the letters generator, have
+# 1.6 to 1.9 in benchmarks/results.
 SCALING = 0.82
 # Overlap is chosen for a predicted gain, not for a tie.
 LEAST_GAIN = 1.05

@@ -54,7 +54,7 @@ def compare(old: Benchmarks, new: Benchmarks) -> Comparison:
 
     What is compared is log(own / geometric mean of the peers), round by round: the machine's drift is in both and
     cancels. It is log(own) in a case without peers, and where the same machine has other versions of packages, whose
-    change would be taken for ours. With means m, standard deviations s and numbers of rounds n of the two runs, a
+    change would be taken for ours (a package that one run lacked has no peers in common, and changes nothing). With means m, standard deviations s and numbers of rounds n of the two runs, a
     change counts when
 
         |m_new - m_old| > max(log 1.03, t * sqrt(s_old^2 / n_old + s_new^2 / n_new)),
@@ -70,7 +70,7 @@ def compare(old: Benchmarks, new: Benchmarks) -> Comparison:
         )
     before, after = ({case.name: case for case in run.cases} for run in (old, new))
     # On another machine the peers are all there is to go by.
-    by_peers = old.versions == new.versions or old.machine != new.machine
+    by_peers = not _changed(old, new) or old.machine != new.machine
     changes = [
         _change(before[name], after[name], own, by_peers)
         for name in before
@@ -84,6 +84,12 @@ def compare(old: Benchmarks, new: Benchmarks) -> Comparison:
             f"The first has {_few(before)}; the second {_few(after)}"
         )
     return Comparison(tuple(changes), tuple(_notes(old, new, changes)))
+
+
+def _changed(old: Benchmarks, new: Benchmarks) -> list[str]:
+    """The packages that both runs had, in other versions."""
+    both = old.versions.keys() & new.versions.keys()
+    return sorted(name for name in both if old.versions[name] != new.versions[name])
 
 
 def _change(old: Case, new: Case, own: Contender, by_peers: bool) -> Change:
@@ -142,12 +148,15 @@ def _notes(old: Benchmarks, new: Benchmarks, changes: Sequence[Change]) -> list[
             f"another machine: {old.machine.title}, then {new.machine.title}. The ratios to the peers are what can be "
             "compared; a peer may gain more from another machine than ours does"
         )
-    if old.versions != new.versions:
-        names = sorted(old.versions.keys() | new.versions.keys())
-        pairs = [(n, old.versions.get(n, "none"), new.versions.get(n, "none")) for n in names]
-        changed = ", ".join(f"{name} {a} -> {b}" for name, a, b in pairs if a != b)
+    if changed := _changed(old, new):
+        pairs = ", ".join(
+            f"{name} {old.versions[name]} -> {new.versions[name]}" for name in changed
+        )
         then = "" if old.machine != new.machine else ", so times are compared as they are"
-        notes.append(f"other versions ({changed}): peers may have changed too{then}")
+        notes.append(f"other versions ({pairs}): peers may have changed too{then}")
+    for which, run, other in (("first", old, new), ("second", new, old)):
+        if alone := sorted(run.versions.keys() - other.versions.keys()):
+            notes.append(f"only in the {which} run: {', '.join(alone)}")
     for which, run, other in (("first", old, new), ("second", new, old)):
         only = [case.name for case in run.cases if case.name not in {c.name for c in other.cases}]
         if only:

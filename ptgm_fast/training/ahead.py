@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -56,20 +56,28 @@ def plan_batches(stage: Stage, first: int) -> OverlapPlan:
     ahead. Raises UserError if that was asked for.
     """
 
-    def make() -> Any:
-        return stage.make(no_spans, *stage.batch_inputs(first))
+    @cache
+    def watched() -> tuple[Any, int, bool]:
+        """A batch, its operations, and whether it drew from torch; made once, since a large generator takes seconds."""
+        made: list[Any] = []
+        counted: list[int] = []
+
+        def make() -> None:
+            made.append(stage.make(no_spans, *stage.batch_inputs(first)))
+
+        drew = draws_from_torch(lambda: counted.append(count_operations(make)), stage.device)
+        return made[0], counted[0], drew
 
     def work() -> tuple[float, float]:
-        made: list[Any] = []
-        produced = count_operations(lambda: made.append(make()))
-        image = next(t for t in tree_leaves(made) if isinstance(t, Tensor) and t.dim() == 4)[:1]
+        batch, produced, _ = watched()
+        image = next(t for t in tree_leaves(batch) if isinstance(t, Tensor) and t.dim() == 4)[:1]
         return produced, training_operations(stage, image)
 
     with stage.context.spans("planning"), torch.random.fork_rng(), torch.no_grad():
         plan = plan_overlap(
             stage.engine.overlap, stage.device, threads=torch.get_num_threads(), work=work
         )
-        if not plan.ahead or not draws_from_torch(make, stage.device):
+        if not plan.ahead or not watched()[2]:
             return plan
     if stage.engine.overlap == "always":
         raise UserError(

@@ -161,6 +161,32 @@ def test_suites_that_ran_one_by_one_become_one_file(measured: Path) -> None:
         write_benchmarks.condensed([halves[0], other])
 
 
+def test_rounds_in_processes_of_their_own_become_one_file(tmp_path: Path) -> None:
+    raws = []
+    for number in range(3):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        done = run_suite(folder, "--rounds", "3", "--round", str(number))
+        assert done.returncode == 0, done.stdout + done.stderr
+        # What is called once is measured in the first round.
+        assert ("the suite asks for fewer calls" in done.stdout) == (number > 0)
+        raws.append(write_benchmarks.read_raw(folder / "raw.json"))
+    cases = {case.name: case for case in write_benchmarks.condensed(raws).cases}
+    assert len(cases) == 6
+    for contender in cases["pair of 8, 1 threads"].contenders:
+        assert (len(contender.seconds), contender.calls) == (3, 7)
+    assert [len(c.seconds) for c in cases["training"].contenders] == [1, 1]
+    shuffled = write_benchmarks.condensed([raws[i] for i in (2, 0, 1)])
+    assert {case.name: case for case in shuffled.cases} == cases
+
+
+@pytest.mark.parametrize("number", ["3", "-1"])
+def test_a_round_that_is_none_is_refused(tmp_path: Path, number: str) -> None:
+    done = run_suite(tmp_path, "--rounds", "3", "--round", number)
+    assert done.returncode == 4
+    assert f"--round must lie between 0 and 2, got {number}" in done.stderr
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"benchmarks": []}'])
 def test_what_no_suite_wrote_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "raw.json").write_text(text)

@@ -111,6 +111,11 @@ def test_other_versions_and_machines_are_said() -> None:
     newer = compare(old, run(new, versions={"torch": "2.15.0"}))
     assert (newer.changes[0].verdict, newer.changes[0].against_peers) == ("same", None)
     assert "torch 2.14.1 -> 2.15.0" in newer.notes[0]
+    # A package that only one of them had leaves the common peers what they are.
+    with_more = compare(old, run(new, versions={**VERSIONS, "semilearn": "0.3.2"}))
+    assert with_more.changes[0].verdict == "slower"
+    assert with_more.changes[0].against_peers == pytest.approx(2, rel=0.01)
+    assert with_more.notes == ("only in the second run: semilearn",)
     elsewhere = compare(old, run(new, machine={"processor": "Another", "cores": 64}))
     assert elsewhere.changes[0].verdict == "slower"
     assert "2 cores of A processor, then 64 cores of Another" in elsewhere.notes[0]
