@@ -44,8 +44,8 @@ $(SANITIZED)/_C.so: $(wildcard csrc/*) | $(VENV)/.test
 		-fsanitize=address,undefined -fno-sanitize-recover=all \
 		$$($(BIN)/python -m pybind11 --includes) -Icsrc $(wildcard csrc/*.cpp) -o $@
 
-# Throughput suites: contenders in turn, five rounds; then results by date and machine, tables and plots. What one suite
-# leaves in memory would change the microseconds of the next: each has a process, and each round of the ops one of its own.
+# Throughput suites: contenders in turn, five rounds; then results by date and machine, tables and plots. What ran
+# before in a process changes calls of microseconds: each suite has a process, and each round of the ops one of its own.
 MEASURED = --benchmark-enable --benchmark-only --rounds 5
 bench: $(VENV)/.bench
 	rm -rf build/bench && mkdir -p build/bench
