@@ -2,7 +2,7 @@
 
 from ptgm_fast.engine.batch import Batch, Counts
 from ptgm_fast.engine.capture import CapturedStep
-from ptgm_fast.engine.overlap import OverlapPlan, plan_overlap
+from ptgm_fast.engine.overlap import Overlap, OverlapPlan, plan_overlap
 from ptgm_fast.engine.ring import Ring, Slot
 from ptgm_fast.engine.runtime import InlineRuntime, Lane, Runtime, StreamRuntime, ThreadRuntime
 from ptgm_fast.engine.sampler import ConditionedSampler, FastSampler
@@ -17,6 +17,7 @@ __all__ = [
     "FastSampler",
     "InlineRuntime",
     "Lane",
+    "Overlap",
     "OverlapPlan",
     "Ring",
     "Runtime",

@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from ptgm_fast.engine.runtime import Lane, Runtime
-from ptgm_fast.engine.spans import Counter, Spans, no_counter, no_spans
+from ptgm_fast.spans import Counter, Spans, no_counter, no_spans
 
 Batch = TypeVar("Batch")
 

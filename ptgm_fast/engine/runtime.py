@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 
-from ptgm_fast.engine.spans import Spans, no_spans
+from ptgm_fast.spans import Spans, no_spans
 
 
 class Lane(enum.Enum):

@@ -12,19 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
-from ptgm_fast import kernels
 from ptgm_fast.engine.batch import Batch, Counts
 from ptgm_fast.engine.blocks import BLOCK, GROUP_BLOCKS, Blocks, generated
 from ptgm_fast.engine.capture import CapturedStep
-from ptgm_fast.engine.spans import Spans, no_spans
-from ptgm_fast.engine.stream import BatchStream, Overlap
+from ptgm_fast.engine.overlap import Overlap, plan_overlap
+from ptgm_fast.engine.stream import BatchStream
 from ptgm_fast.generators import ConditionKind, Generator
 from ptgm_fast.kernels.views import ViewSpec, view_preset
-from ptgm_fast.sampling import ConditioningTable, SourceModels, conditioning_table, derive_seed
-from ptgm_fast.sampling.generation import FrozenGenerator
+from ptgm_fast.sampling import (
+    ConditioningTable,
+    FrozenGenerator,
+    SourceModels,
+    Synthesis,
+    conditioning_table,
+)
+from ptgm_fast.spans import Spans, no_spans
 
 Views = ViewSpec | str | tuple[ViewSpec | str, ViewSpec | str] | None
-# Sample numbers [N] and the images behind them -> condition, its kind, labels, soft labels of the samples.
+# Sample numbers -> what their images are asked for, and its kind.
 Conditions = Callable[[range], tuple[Tensor, ConditionKind]]
 
 
@@ -62,8 +67,8 @@ class FastSampler(IterableDataset[Batch]):
         """generator: frozen, as `generators.load` or `generators.optimize` give it. truncation: see `Card`.
 
         views: None serves images in [-1, 1] as they are; a `ViewSpec` or a preset's name serves a random view of each, a
-        pair a weak and a strong one, normalised by mean and std (of [0, 1] images). device: "auto" is the generator's,
-        another one moves it there. dtype: of the images served (float32). overlap, depth: see `BatchStream` and
+        pair a weak and a strong one, normalized by mean and std (of [0, 1] images). device: "auto" is the generator's,
+        another one moves it there. dtype: of the images served (float32). overlap, depth: see `plan_overlap` and
         `Ring`. reuse: every image is served so often, under fresh views (see `blocks.generated`). capture: synthesis
         is captured as a CUDA graph (`CapturedStep`; not verified on a GPU). spans: a context manager for each named
         phase. Raises ValueError for numbers below 1, reuse without views and capture on another device than CUDA's.
@@ -74,8 +79,6 @@ class FastSampler(IterableDataset[Batch]):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if reuse > 1 and views is None:
             raise ValueError("reuse serves an image again under a fresh view: give views")
-        if overlap not in ("auto", True, False):
-            raise ValueError(f'overlap must be "auto", True or False, got {overlap!r}')
         if device != "auto":
             generator.to(device)
         self._frozen = FrozenGenerator(generator, truncation=truncation)
@@ -85,7 +88,7 @@ class FastSampler(IterableDataset[Batch]):
         self._capture = capture
         self._weak, self._strong = _specs(views)
         self._dtype = dtype or torch.float32
-        self._overlap, self._depth, self._spans = overlap, depth, spans
+        self._plan, self._depth, self._spans = plan_overlap(overlap, self._frozen), depth, spans
         self._mean, self._std = (
             tuple(v) if isinstance(v, Sequence) else float(v) for v in (mean, std)
         )
@@ -115,16 +118,10 @@ class FastSampler(IterableDataset[Batch]):
 
         start: number of the first sample; batch i holds the samples start + i * batch_size and on.
         """
-        seed = derive_seed(self._seed, "sampler/labels")
+        synthesis = self._synthesis("uniform")
 
         def labels_of(numbers: range) -> Tensor:
-            return kernels.class_labels(
-                len(numbers),
-                self._frozen.num_classes,
-                seed=seed,
-                start=numbers.start,
-                device=self.device,
-            )
+            return synthesis.labels(len(numbers), numbers.start)
 
         def conditions(numbers: range) -> tuple[Tensor, ConditionKind]:
             return labels_of(numbers), "class"
@@ -134,11 +131,11 @@ class FastSampler(IterableDataset[Batch]):
             samples = range(first, first + self._batch_size)
             runs = generated(samples, self._reuse)
             labels = torch.cat([labels_of(run) for run in runs])
-            return self._serve(blocks, samples, runs, labels, None)
+            return self._serve(synthesis, blocks, samples, runs, labels, None)
 
         # Each iteration has blocks of its own: two may run at once.
         return self._stream(
-            lambda: partial(produce, self._blocks(conditions, "uniform")), num_batches, start
+            lambda: partial(produce, self._blocks(synthesis, conditions)), num_batches, start
         )
 
     def conditioned(
@@ -186,66 +183,60 @@ class FastSampler(IterableDataset[Batch]):
 
         if not len(labels):
             raise ValueError("labels must hold at least one label")
-        blocks = self._blocks(conditions, "uniform")
+        synthesis = self._synthesis("uniform")
         samples = range(start, start + len(labels))
         hard = labels if soft is None else labels.argmax(1)
-        return self._serve(blocks, samples, [samples], hard, soft)
+        blocks = self._blocks(synthesis, conditions)
+        return self._serve(synthesis, blocks, samples, [samples], hard, soft)
 
     def summary(self) -> dict[str, Any]:
         """Images synthesised and samples served so far."""
         return asdict(self.counts)
 
-    def _blocks(self, conditions: Conditions, purpose: str) -> Blocks:
-        seed = derive_seed(self._seed, f"sampler/{purpose}/latents")
-
-        def make(first: int) -> Tensor:
-            with self._spans("latents"):
-                latents = self._frozen.latents(BLOCK, seed=seed, start=first)
-            with self._spans("conditioning"):
-                condition, kind = conditions(range(first, first + BLOCK))
-            with self._spans("generator"):
-                return self._frozen.generate(latents, condition, kind)
-
-        kept = GROUP_BLOCKS + 1 if self._reuse > 1 else 1
-        return Blocks(
-            self._captured(conditions, seed) if self._capture else make, self.counts, kept=kept
+    def _synthesis(self, series: str) -> Synthesis:
+        return Synthesis(
+            self._frozen,
+            seed=self._seed,
+            purpose="sampler",
+            series=series,
+            weak=self._weak,
+            strong=self._strong,
+            mean=self._mean,
+            std=self._std,
+            dtype=self._dtype,
         )
 
-    def _captured(self, conditions: Conditions, seed: int) -> Callable[[int], Tensor]:
-        def step(kind: ConditionKind, first: Tensor, condition: Tensor) -> Tensor:
-            latents = self._frozen.latents(BLOCK, seed=seed, start=first)
-            return self._frozen.generate(latents, condition, kind)
+    def _blocks(self, synthesis: Synthesis, conditions: Conditions) -> Blocks:
+        spans = self._spans
 
         @cache
         def captured(kind: ConditionKind) -> CapturedStep[Tensor]:
-            return CapturedStep(partial(step, kind), self.device)
+            return CapturedStep(partial(synthesis.images, BLOCK, kind=kind), self.device)
 
         def make(first: int) -> Tensor:
-            with self._spans("conditioning"):
+            with spans("conditioning"):
                 condition, kind = conditions(range(first, first + BLOCK))
-            with self._spans("generator"):
+            if not self._capture:
+                return synthesis.images(BLOCK, first, condition, kind, spans)
+            with spans("generator"):
                 # Blocks are kept; the next replay writes over this one.
                 return captured(kind)(first, condition).clone()
 
-        return make
+        return Blocks(make, self.counts, kept=GROUP_BLOCKS + 1 if self._reuse > 1 else 1)
 
     def _serve(
-        self, blocks: Blocks, samples: range, runs: list[range], labels: Tensor, soft: Tensor | None
+        self,
+        synthesis: Synthesis,
+        blocks: Blocks,
+        samples: range,
+        runs: list[range],
+        labels: Tensor,
+        soft: Tensor | None,
     ) -> Batch:
         parts = [blocks.images(run) for run in runs]
         images, strong = parts[0] if len(parts) == 1 else torch.cat(parts), None
         if self._weak is not None:
-            with self._spans("views"):
-                images, strong = kernels.views(
-                    images,
-                    self._weak,
-                    self._strong,
-                    seed=derive_seed(self._seed, "sampler/views"),
-                    start=samples.start,
-                    mean=self._mean,
-                    std=self._std,
-                    dtype=self._dtype,
-                )
+            images, strong = synthesis.views(images, samples.start, self._spans)
         self.counts.served += len(samples)
         numbers = torch.arange(samples.start, samples.stop, device=self.device)
         behind = torch.cat([torch.arange(r.start, r.stop, device=self.device) for r in runs])
@@ -263,8 +254,8 @@ class FastSampler(IterableDataset[Batch]):
         stream = BatchStream(
             begin,
             num_batches=num_batches,
+            plan=self._plan,
             depth=self._depth,
-            overlap=self._overlap,
             device=self.device,
             describe=describe,
             spans=self._spans,
@@ -291,6 +282,7 @@ class ConditionedSampler:
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.table):
             raise IndexError(f"indices must lie in [0, {len(self.table)}), the target images given")
         size, total = sampler._batch_size, len(rows) * sampler._reuse
+        synthesis = sampler._synthesis("conditioned")
 
         def rows_of(numbers: range) -> Tensor:
             # The last block is filled up with its last image.
@@ -305,10 +297,11 @@ class ConditionedSampler:
             samples = range(first, min(first + size, total))
             runs = generated(samples, sampler._reuse, len(rows))
             chosen = torch.cat([rows_of(run) for run in runs])
-            return sampler._serve(blocks, samples, runs, chosen, self.table.soft_labels[chosen])
+            soft = self.table.soft_labels[chosen]
+            return sampler._serve(synthesis, blocks, samples, runs, chosen, soft)
 
         return sampler._stream(
-            lambda: partial(produce, sampler._blocks(conditions, "conditioned")),
+            lambda: partial(produce, sampler._blocks(synthesis, conditions)),
             max(0, -(-(total - start) // size)),
             start,
         )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptgm_fast.models.weights import write_atomically
 from ptgm_fast.runs.synthesize import to_uint8, top_classes
-from ptgm_fast.sampling import conditioning_table, derive_seed
+from ptgm_fast.sampling import Synthesis, conditioning_table
 from ptgm_fast.training.evaluation import Evaluation, reliability_bins
 
 if TYPE_CHECKING:
@@ -106,11 +106,9 @@ def make_pairs(task: Task) -> Pairs:
         temperature=config.p_ssl.pcs_temperature,
         top_k=config.p_ssl.pcs_top_k or None,
     )
-    latents = source.latents(
-        len(chosen) * NUM_SAMPLES, seed=derive_seed(config.seed, "samples"), start=0
-    )
     rows = torch.arange(len(chosen), device=source.device).repeat_interleave(NUM_SAMPLES)
-    pseudo = source.generate(latents, *table.conditions(rows)).cpu()
+    synthesis = Synthesis(source, seed=config.seed, purpose="samples")
+    pseudo = synthesis.images(len(rows), 0, *table.conditions(rows)).cpu()
     names = source.generator.card.class_names
     return Pairs(
         targets=data.images[chosen],

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ptgm_fast import kernels
 from ptgm_fast.config import RunConfig, config_to_toml
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.task import Task, build_source, build_task
-from ptgm_fast.sampling import AddressedOrder, SourceModels, conditioning_table, derive_seed
+from ptgm_fast.sampling import AddressedOrder, Synthesis, conditioning_table
 from ptgm_fast.training.distributed import World, own_device
 
 BATCH = 256
@@ -62,15 +61,13 @@ def synthesize(
     first, batches = world.share(-(-count // BATCH))
     mine = range(first * BATCH, min((first + batches) * BATCH, count), BATCH)
     total = min((first + batches) * BATCH, count) - first * BATCH
+    synthesis = Synthesis(source, seed=config.seed, purpose="synthesize")
     digests = []
     with _part(out, world.rank).open("w", encoding="utf-8") as manifest:
         for start in mine:
             number = min(BATCH, count - start)
-            condition, kind, records = _conditions(config, source, task, start, number)
-            latents = source.latents(
-                number, seed=derive_seed(config.seed, "synthesize/latents"), start=start
-            )
-            images = to_uint8(source.generate(latents, condition, kind))
+            condition, kind, records = _conditions(config, synthesis, task, start, number)
+            images = to_uint8(synthesis.images(number, start, condition, kind))
             digests.append(hashlib.sha256(images.numpy().tobytes()).digest())
             for offset, record in enumerate(records):
                 file = f"{folders[record['label']]}/{start + offset:07d}.png"
@@ -114,14 +111,12 @@ def _join(folder: RunFolder, world: World, summary: dict[str, Any]) -> None:
 
 
 def _conditions(
-    config: RunConfig, source: SourceModels, task: Task | None, start: int, number: int
+    config: RunConfig, synthesis: Synthesis, task: Task | None, start: int, number: int
 ) -> tuple[torch.Tensor, Any, list[dict[str, Any]]]:
+    source = synthesis.source
     names = source.generator.card.class_names
     if task is None:
-        seed = derive_seed(config.seed, "synthesize/labels")
-        labels = kernels.class_labels(
-            number, len(names), seed=seed, start=start, device=source.device
-        )
+        labels = synthesis.labels(number, start)
         return (
             labels,
             "class",
@@ -131,7 +126,7 @@ def _conditions(
     order = AddressedOrder(len(train), seed=config.seed, purpose="synthesize/order")
     chosen = order.indices(start, number)
     table = conditioning_table(
-        source,
+        task.source,
         train.images[chosen],
         temperature=config.p_ssl.pcs_temperature,
         top_k=config.p_ssl.pcs_top_k or None,

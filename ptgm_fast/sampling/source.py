@@ -1,20 +1,98 @@
-"""The frozen source pair as the stages use it."""
+"""The frozen networks as samplers use them: a generator with its truncation, and the source classifier beside it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from ptgm_fast.generators import Generator, Optimized
-from ptgm_fast.sampling.generation import FrozenGenerator
+from ptgm_fast import kernels
+from ptgm_fast.errors import UserError
+from ptgm_fast.generators import ConditionKind, Generator, Optimized
+
+
+class FrozenGenerator:
+    """A generator G_s on a device, with the truncation that its samples are drawn with. Takes no gradient."""
+
+    def __init__(
+        self,
+        generator: Generator,
+        *,
+        truncation: float | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """device: where the generator is; None finds it. Raises UserError for a truncation that the generator lacks."""
+        if truncation is not None and generator.card.truncation == "none":
+            raise UserError(
+                f"generator {generator.card.name!r} has no truncation; leave the truncation out"
+            )
+        found = next((t.device for t in [*generator.parameters(), *generator.buffers()]), "cpu")
+        self.device = torch.device(found if device is None else device)
+        # Channels-last is the layout that convolutions run fastest in, on CPUs and GPUs alike.
+        generator.to(memory_format=torch.channels_last)
+        self.generator = generator
+        self.truncation = truncation
+
+    @property
+    def num_classes(self) -> int:
+        return self.generator.card.num_classes
+
+    def latents(self, count: int, *, seed: int, start: int | Tensor) -> Tensor:
+        """Latents of the samples start .. start + count - 1, float32 [count, *latent_shape]; start as `kernels.latents` takes it."""
+        card = self.generator.card
+        drawn = kernels.latents(
+            count,
+            card.latent_dim,
+            seed=seed,
+            start=start,
+            # Styles are truncated behind the mapping network, which expects what it was trained with.
+            truncation=None if card.truncation == "interpolates-styles" else self.truncation,
+            device=self.device,
+        )
+        return drawn.view(count, *card.latent_shape)
+
+    @torch.no_grad()
+    def generate(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
+        """Images [N, C, H, W] in [-1, 1]; the condition and its kind as `Generator.generate` takes them."""
+        card = self.generator.card
+        # Where a truncation scales latents, they were drawn with it.
+        chosen = card.truncation in ("selects-statistics", "interpolates-styles")
+        truncation = self.truncation if chosen else None
+        images = self.generator.generate(latents, condition, kind=kind, truncation=truncation)
+        if card.output_range == (-1.0, 1.0):
+            return images
+        least, greatest = card.output_range
+        return (images - least) * (2 / (greatest - least)) - 1
+
+    @cached_property
+    def draws_from_torch(self) -> bool:
+        """Whether a sample draws from torch's own random numbers, which then depend on what else runs when.
+
+        Tried on one sample, once; the caller's random numbers stay as they are.
+        """
+
+        def states() -> list[Tensor]:
+            found = [torch.get_rng_state()]
+            if self.device.type != "cpu":
+                found.append(torch.get_device_module(self.device).get_rng_state(self.device))
+            return found
+
+        with torch.random.fork_rng(), torch.no_grad():
+            before = states()
+            self._try_a_sample()
+            return not all(torch.equal(a, b) for a, b in zip(before, states(), strict=True))
+
+    def _try_a_sample(self) -> Tensor:
+        label = torch.zeros(1, dtype=torch.int64, device=self.device)
+        return self.generate(self.latents(1, seed=0, start=0), label, "class")
 
 
 class SourceModels(FrozenGenerator):
     """A frozen generator G_s and a frozen source classifier C_s over the same K_s classes, on one device.
 
-    The classifier sees ((x + 1) / 2 - mean) / std of images x, with the normalisation it was trained with. Neither takes
+    The classifier sees ((x + 1) / 2 - mean) / std of images x, with the normalization it was trained with. Neither takes
     a gradient. optimized: what `optimize` did, if it made the generator.
     """
 
@@ -41,3 +119,6 @@ class SourceModels(FrozenGenerator):
         """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1]."""
         unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
         return self.classifier((unit.to(self.device) - self.mean) / self.std)
+
+    def _try_a_sample(self) -> Tensor:
+        return self.classify(super()._try_a_sample())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ptgm_fast.engine.spans import Counter, Spans, no_counter, no_spans
+from ptgm_fast.spans import Counter, Spans, no_counter, no_spans
 from ptgm_fast.training.distributed import World
 
 

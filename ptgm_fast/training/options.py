@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
+from ptgm_fast.engine.overlap import Overlap
 from ptgm_fast.kernels.views import ViewSpec, view_preset
 
 PSSL_METHODS = (
@@ -65,9 +66,9 @@ View = Annotated[
 class EngineOptions(Options):
     """How batches are made ahead of the training that reads them."""
 
-    overlap: Literal["auto", "always", "never"] = Field(
+    overlap: Overlap = Field(
         "auto",
-        description="make batches ahead: auto on GPUs, and on CPUs where the work is even enough for it to pay",
+        description="make batches ahead: auto does on GPUs, and not on CPUs, where both sides share the cores",
     )
     depth: int = Field(3, ge=1, description="batches ahead")
     capture: bool = Field(

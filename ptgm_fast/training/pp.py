@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptgm_fast import kernels
-from ptgm_fast.engine.spans import Spans
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.sampling import SourceModels
+from ptgm_fast.sampling import SourceModels, Synthesis
+from ptgm_fast.spans import Spans
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.options import PPOptions
 from ptgm_fast.training.stage import Stage
-from ptgm_fast.training.wrap import Execution, in_precision
+from ptgm_fast.training.wrap import Execution
 
 
 class PseudoBatch(NamedTuple):
@@ -48,9 +47,15 @@ class PseudoPreTraining(Stage):
     ) -> None:
         super().__init__(network, options, seed=seed, context=context, execution=execution)
         self.source = source
-        self.generate = in_precision(source.generate, device=self.device, precision=self.precision)
-        self.views = options.views
-        self.mean, self.std = mean, std
+        self.synthesis = Synthesis(
+            source,
+            seed=seed,
+            purpose=self.name,
+            weak=options.views,
+            mean=mean,
+            std=std,
+            precision=self.precision,
+        )
         self.images_per_step = options.batch_size
         self.images_synthesised_per_step = options.batch_size
 
@@ -71,26 +76,9 @@ class PseudoPreTraining(Stage):
     def make(self, spans: Spans, start: int | Tensor) -> PseudoBatch:
         count = self.world.share(self.options.batch_size)[1]
         with spans("latents"):
-            labels = kernels.class_labels(
-                count,
-                self.source.num_classes,
-                seed=self.seed_of("labels"),
-                start=start,
-                device=self.device,
-            )
-            latents = self.source.latents(count, seed=self.seed_of("latents"), start=start)
-        with spans("generator"):
-            images = self.generate(latents, labels, "class")
-        with spans("views"):
-            inputs, _ = kernels.views(
-                images,
-                self.views,
-                None,
-                seed=self.seed_of("views"),
-                start=start,
-                mean=self.mean,
-                std=self.std,
-            )
+            labels = self.synthesis.labels(count, start)
+        images = self.synthesis.images(count, start, labels, "class", spans)
+        inputs, _ = self.synthesis.views(images, start, spans)
         return PseudoBatch(inputs, labels)
 
     @torch.no_grad()

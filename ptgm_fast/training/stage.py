@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ptgm_fast.engine.spans import Spans
+from ptgm_fast.engine import plan_overlap
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import derive_seed
-from ptgm_fast.training.ahead import batch_maker, plan_batches, ring_of
+from ptgm_fast.spans import Spans
+from ptgm_fast.training.ahead import batch_maker, ring_of
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context, Interrupted
 from ptgm_fast.training.distributed import check_share
@@ -158,7 +159,8 @@ class Stage(ABC):
         bad_step = torch.full((), -1, dtype=torch.int64, device=self.device)
         self._clock = CompileClock(self.device, self.compile.compiled)
         started = time.perf_counter()
-        self.overlap = plan_batches(self, first)
+        with self.context.spans("planning"):
+            self.overlap = plan_overlap(self.engine.overlap, self.source)
         self.network.train()
         with torch.random.fork_rng(), ring_of(self, first) as batches:
             for step in range(first, options.steps):

@@ -12,9 +12,15 @@ from torch import Tensor
 
 from ptgm_fast import kernels
 from ptgm_fast.data import ImageSet
-from ptgm_fast.engine.spans import Spans
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.sampling import AddressedOrder, SourceModels, conditioning_table, derive_seed
+from ptgm_fast.sampling import (
+    AddressedOrder,
+    SourceModels,
+    Synthesis,
+    conditioning_table,
+    derive_seed,
+)
+from ptgm_fast.spans import Spans
 from ptgm_fast.training.batchnorm import joint_features
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.distillation import distillation_loss
@@ -23,7 +29,7 @@ from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.options import DistillationOptions, PSSLOptions, TargetOptions
 from ptgm_fast.training.stage import Stage, ramp
 from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
-from ptgm_fast.training.wrap import Execution, in_precision
+from ptgm_fast.training.wrap import Execution
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,16 @@ class PseudoSemiSupervised(SupervisedStage):
         self.images_per_step = options.batch_size + pssl.batch_size
         self.images_predicted_per_step = pssl.batch_size if pssl.method in TWO_VIEWS else 0
         self.images_synthesised_per_step = pssl.batch_size
-        self.generate = in_precision(source.generate, device=self.device, precision=self.precision)
+        self.synthesis = Synthesis(
+            source,
+            seed=seed,
+            purpose=self.name,
+            weak=pssl.weak_views,
+            strong=pssl.strong_views if pssl.method in TWO_VIEWS else None,
+            mean=data.mean,
+            std=data.std,
+            precision=self.precision,
+        )
         self.pseudo_order = AddressedOrder(len(self.labels), seed=seed, purpose="p-ssl/order")
         with context.spans("conditioning"):
             self.table = conditioning_table(
@@ -238,24 +253,10 @@ class PseudoSemiSupervised(SupervisedStage):
         labelled_start, index, start, provenance = inputs
         labelled = self.make_labelled(spans, labelled_start, index)
         pssl = self.pssl
-        with spans("latents"):
-            latents = self.source.latents(
-                len(provenance), seed=self.seed_of("latents"), start=start
-            )
         with spans("conditioning"):
-            conditions = self.table.conditions(provenance)
-        with spans("generator"):
-            images = self.generate(latents, *conditions)
-        with spans("views"):
-            weak, strong = kernels.views(
-                images,
-                pssl.weak_views,
-                pssl.strong_views if pssl.method in TWO_VIEWS else None,
-                seed=self.seed_of("views"),
-                start=start,
-                mean=self.data.mean,
-                std=self.data.std,
-            )
+            condition, kind = self.table.conditions(provenance)
+        images = self.synthesis.images(len(provenance), start, condition, kind, spans)
+        weak, strong = self.synthesis.views(images, start, spans)
         if pssl.method == "source-head" and pssl.source_label == "classifier":
             soft_labels = self.source_logits(spans, weak).softmax(1)
         else:

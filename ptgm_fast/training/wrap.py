@@ -6,13 +6,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.models.precision import in_precision
 from ptgm_fast.training.batchnorm import SynchronisedBatchNorm, has_batch_norm
 from ptgm_fast.training.distributed import World
 from ptgm_fast.training.options import EngineOptions
@@ -91,23 +91,6 @@ def wrap(
             return extract(images)
 
     return features
-
-
-def in_precision(
-    network: Callable[..., Tensor], *, device: torch.device, precision: str
-) -> Callable[..., Tensor]:
-    """network, computed in float32 or, by autocast, in bfloat16; its result, like its weights, is float32 in any case.
-
-    precision: "float32", "bfloat16", or "auto", which is bfloat16 on GPUs and float32 on CPUs.
-    """
-    if precision == "float32" or (precision == "auto" and device.type != "cuda"):
-        return network
-
-    def autocast(*inputs: Any) -> Tensor:
-        with torch.autocast(device.type, torch.bfloat16):
-            return network(*inputs).float()
-
-    return autocast
 
 
 class CompileClock:

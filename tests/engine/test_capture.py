@@ -179,7 +179,7 @@ def test_a_sampler_replays_the_same_bits(
         "batch_size": 40,
         "seed": 2,
         "views": "weak",
-        "overlap": False,
+        "overlap": "never",
         "reuse": reuse,
     }
     plain, captured = FastSampler(letters, **options), FastSampler(letters, **options)

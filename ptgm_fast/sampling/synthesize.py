@@ -1,0 +1,95 @@
+"""The one way to make a pseudo sample: its label, its latents, its image, its views, each addressed by its number."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptgm_fast import kernels
+from ptgm_fast.generators import ConditionKind
+from ptgm_fast.kernels.views import ViewSpec
+from ptgm_fast.models.precision import in_precision
+from ptgm_fast.sampling.randomness import derive_seed
+from ptgm_fast.sampling.source import FrozenGenerator
+from ptgm_fast.spans import Spans, no_spans
+
+
+class Synthesis:
+    """Pseudo samples of one purpose: sample n is a function of (seed, purpose, n) and of what it is asked for.
+
+    y_n ~ Uniform{0 .. K_s - 1} (`labels`); z_n ~ N(0, I), truncated as the generator's samples are, and
+    x_n = G_s(z_n, y_n or any other condition) (`images`); then one or two random views of x_n (`views`). No gradient
+    flows. `start` is the first sample's number: an int, or an int64 [1] on the device that is read when the kernels run,
+    so that a captured CUDA graph makes other samples at each replay.
+    """
+
+    def __init__(
+        self,
+        source: FrozenGenerator,
+        *,
+        seed: int,
+        purpose: str,
+        series: str = "",
+        weak: ViewSpec | None = None,
+        strong: ViewSpec | None = None,
+        mean: float | tuple[float, ...] = 0.5,
+        std: float | tuple[float, ...] = 0.5,
+        dtype: torch.dtype = torch.float32,
+        precision: str = "float32",
+    ) -> None:
+        """series: keeps latents of one purpose apart. weak, strong, mean, std, dtype: of the views, see `kernels.views`.
+
+        precision: of the generator's own computation, see `in_precision`.
+        """
+        self.source = source
+        self._labels, self._latents, self._views = (
+            derive_seed(seed, "/".join(filter(None, parts)))
+            for parts in ((purpose, "labels"), (purpose, series, "latents"), (purpose, "views"))
+        )
+        self.weak, self.strong = weak, strong
+        self._mean, self._std, self._dtype = mean, std, dtype
+        self._precision = precision
+
+    def labels(self, count: int, start: int | Tensor) -> Tensor:
+        """Uniform source classes of the samples start .. start + count - 1, int64 [count]."""
+        return kernels.class_labels(
+            count,
+            self.source.num_classes,
+            seed=self._labels,
+            start=start,
+            device=self.source.device,
+        )
+
+    def images(
+        self,
+        count: int,
+        start: int | Tensor,
+        condition: Tensor,
+        kind: ConditionKind,
+        spans: Spans = no_spans,
+    ) -> Tensor:
+        """Images float32 [count, C, H, W] in [-1, 1] of those samples; condition and kind as `Generator.generate` takes them."""
+        with spans("latents"):
+            latents = self.source.latents(count, seed=self._latents, start=start)
+        generate = in_precision(
+            self.source.generate, device=self.source.device, precision=self._precision
+        )
+        with spans("generator"):
+            return generate(latents, condition, kind)
+
+    def views(
+        self, images: Tensor, start: int | Tensor, spans: Spans = no_spans
+    ) -> tuple[Tensor, Tensor | None]:
+        """The weak and the strong view of the samples start, start + 1, ...; the second None without a strong spec."""
+        assert self.weak is not None, "this synthesis has no views"
+        with spans("views"):
+            return kernels.views(
+                images,
+                self.weak,
+                self.strong,
+                seed=self._views,
+                start=start,
+                mean=self._mean,
+                std=self._std,
+                dtype=self._dtype,
+            )
