@@ -16,7 +16,6 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs.task import Task
 from ptgm_fast.runs.train import make_stage
 from ptgm_fast.sampling import conditioning_table
-from ptgm_fast.training.context import Context
 from ptgm_fast.training.unlabelled import TWO_VIEWS
 
 TOLERANCE = 1e-4
@@ -46,7 +45,8 @@ def assert_same_step(task: Task, stage: str, pair: SourcePair) -> float:
 def our_step(task: Task, stage: str) -> tuple[State, Batch]:
     """The stage's first step, and the batch that it was computed on."""
     network = start(task)
-    made = make_stage(stage, task, network, Context())
+    made = make_stage(stage, task, network)
+    made.prepare()
     batch = made.make_batch(0)
     terms = made.losses(0, batch)
     if task.config.p_ssl.method in TWO_VIEWS and stage == "p-ssl":

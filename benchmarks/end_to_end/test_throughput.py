@@ -31,6 +31,7 @@ from ptgm_fast.config import RunConfig, load_config, with_method
 from ptgm_fast.runs.task import Task, build_task
 from ptgm_fast.runs.train import make_stage
 from ptgm_fast.training.context import Context
+from ptgm_fast.training.loop import fit
 
 pytest.importorskip("kornia")
 
@@ -77,7 +78,7 @@ def ours(task: Task, stage: str) -> Callable[[], list[float]]:
     def run() -> list[float]:
         logged: list[float] = []
         context = Context(on_metrics=lambda s, step, steps, m: logged.append(m["loss"]))
-        make_stage(stage, task, task.new_network(), context).run()
+        fit(make_stage(stage, task, task.new_network()), context)
         return logged
 
     return run
@@ -156,7 +157,7 @@ def test_steps(
     task, run, losses = ready(stage, method, contender, threads)
     benchmark.pedantic(run, rounds=ROUNDS)
     seconds = benchmark.stats.stats.median
-    images = make_stage(stage, task, task.new_network(), Context()).images_per_step
+    images = make_stage(stage, task, task.new_network()).images_per_step
     benchmark.extra_info["steps/s"] = round(STEPS / seconds, 2)
     benchmark.extra_info["images/s"] = round(STEPS * images / seconds)
     benchmark.extra_info["loss, first and last"] = [round(losses[0], 3), round(losses[-1], 3)]

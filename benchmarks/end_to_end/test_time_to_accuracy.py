@@ -37,6 +37,7 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs.task import Task, build_source, build_task
 from ptgm_fast.runs.train import make_stage
 from ptgm_fast.training.context import Context
+from ptgm_fast.training.loop import fit
 
 pytest.importorskip("kornia")
 
@@ -81,12 +82,20 @@ def with_config(task: Task, config: RunConfig) -> Task:
 def ours(task: Task, stage: str, network: TargetNetwork, trace: Trace | None) -> None:
     """One stage; the copies are of the average, as the stage evaluates it."""
 
+    made = make_stage(stage, task, network)
+    honest, evaluated = made.losses, network
+
+    def losses(step: int, batch: Any, average: Any, spans: Any) -> Any:
+        nonlocal evaluated
+        evaluated = average or network
+        return honest(step, batch, average, spans)
+
     def on_step(name: str, step: int, steps: int) -> None:
         if trace and step % EVERY == 0:
-            trace.add(made.ema.module if made.ema else made.network)
+            trace.add(evaluated)
 
-    made = make_stage(stage, task, network, Context(on_step=on_step))
-    made.run()
+    made.losses = losses  # type: ignore[method-assign]
+    fit(made, Context(on_step=on_step))
 
 
 def eager(

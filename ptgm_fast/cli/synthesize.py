@@ -21,18 +21,18 @@ def run(
     seed: int | None,
     settings: list[str],
 ) -> None:
-    with joined() as world:
-        config = world.from_first(lambda: load_config(config_path, settings, seed))
-        with StageProgress(unit="image") if world.is_first else nullcontext() as progress:
+    with joined() as group:
+        config = group.from_first(lambda: load_config(config_path, settings, seed))
+        with StageProgress(unit="image") if group.is_first else nullcontext() as progress:
 
             def on_images(done: int, total: int) -> None:
                 if progress:
                     progress.update("synthesize", done, total)
 
             summary = synthesize(
-                config, count, out, conditioned=conditioned, on_images=on_images, world=world
+                config, count, out, conditioned=conditioned, on_images=on_images, group=group
             )
-        if world.is_first:
+        if group.is_first:
             _report(summary, out)
 
 

@@ -35,25 +35,25 @@ def run(
     logger: str | None = None,
     baselines: bool = False,
 ) -> None:
-    with stop_on_signal(alone=not several_processes()) as asked, joined() as world:
-        if baselines and world.size > 1:
+    with stop_on_signal(alone=not several_processes()) as asked, joined() as group:
+        if baselines and group.size > 1:
             raise UserError(
-                f"--baselines runs in one process, but {world.size} were started: leave it out, or start without torchrun"
+                f"--baselines runs in one process, but {group.size} were started: leave it out, or start without torchrun"
             )
-        say = console.print if world.is_first else _silent
+        say = console.print if group.is_first else _silent
         # The first process's machine holds the folder; the others do not look for it.
-        config, out = world.from_first(lambda: _choose(config_path, out, seed, settings, resume))
-        own_device(config.device, world)
+        config, out = group.from_first(lambda: _choose(config_path, out, seed, settings, resume))
+        own_device(config.device, group)
         device = choose_device(config.device)
         # One process is looked at, and one writes the log.
-        looked_at = (profile or profile_ops) and world.is_first
-        log = open_logger(logger, out) if logger and world.is_first else None
-        together = f", {world.size} processes" if world.size > 1 else ""
+        looked_at = (profile or profile_ops) and group.is_first
+        log = open_logger(logger, out) if logger and group.is_first else None
+        together = f", {group.size} processes" if group.size > 1 else ""
         say(
             f"{config.task}: {' -> '.join(config.stages)} on {device}{together}, seed {config.seed}; folder {out}"
         )
-        with StageProgress() if world.is_first else nullcontext() as progress:
-            context = Context(stop=lambda: bool(asked), on_notice=say, world=world)
+        with StageProgress() if group.is_first else nullcontext() as progress:
+            context = Context(stop=lambda: bool(asked), on_notice=say, group=group)
             if progress:
                 context.on_step = progress.update
             if log:
@@ -75,7 +75,7 @@ def run(
             log.close()
         if looked_at:
             show_new_profile(out, before)
-        if world.is_first:
+        if group.is_first:
             _report(summary, out)
         if baselines:
             _compare(config, out, lambda: bool(asked))

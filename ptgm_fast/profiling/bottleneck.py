@@ -31,11 +31,10 @@ def moving_setting(stage: str, phase: str) -> tuple[str, str] | None:
         else ("supervised.distillation", '"none" leaves the source classifier out'),
         "forward": network,
         "backward": network,
-        "optimiser": network,
+        "optimizer": network,
         "loss": (f"{section}.batch_size", "lower"),
         "evaluation": ("training.validate_every", "higher: fewer validations"),
         "checkpoint": (f"{section}.checkpoint_every", "higher: fewer checkpoints"),
-        "planning": ("engine.overlap", '"never" counts no operations'),
         "other": (f"{section}.batch_size", "higher: less work around each image"),
     }.get(phase)
 

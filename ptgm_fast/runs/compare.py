@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ptgm_fast.config import RunConfig, config_to_toml, with_method
+from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs import plots
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.task import Task, build_task, versions
-from ptgm_fast.runs.train import Progress, run_stages, summarise
+from ptgm_fast.runs.train import make_stage, make_stages, run_stages, summarize
 from ptgm_fast.training.context import Context
+from ptgm_fast.training.loop import StageResult
 
 DEFAULT_METHODS = (
     "scratch",
@@ -71,23 +73,27 @@ def compare(
     for seed in seeds:
         if seed != task.config.seed:
             task = build_task(config.model_copy(update={"seed": seed}), task.source)
-        pre_trained: Progress | None = None
+        pre_trained: tuple[TargetNetwork, list[StageResult]] | None = None
         for method in methods:
             chosen = replace(task, config=configs[method].model_copy(update={"seed": seed}))
-            start = Progress(task.new_network())
+            network, done = task.new_network(), []
             if chosen.config.stages[0] == "pp":
                 if pre_trained is None:
-                    only_pp = replace(
-                        chosen, config=chosen.config.model_copy(update={"stages": ("pp",)})
-                    )
-                    pre_trained = run_stages(only_pp, start, context)
-                start = copy.deepcopy(pre_trained)
-            progress = run_stages(chosen, start, context)
-            row = row_of(method, summarise(chosen, progress))
+                    pre_trained = network, run_stages([make_stage("pp", chosen, network)], context)
+                network, done = copy.deepcopy(pre_trained[0]), pre_trained[1]
+            row = row_of(method, _run(chosen, network, context, done))
             rows.append(row)
             folder.append_metrics(vars(row))
             on_row(row)
     return _write_report(task, rows, verdict, folder)
+
+
+def _run(
+    task: Task, network: TargetNetwork, context: Context, done: Sequence[StageResult] = ()
+) -> dict[str, Any]:
+    """The summary of the network after the stages of the task that are not `done`."""
+    results = run_stages(make_stages(task, network), context, results=done)
+    return summarize(task, network, results)
 
 
 def against_baselines(
@@ -115,8 +121,7 @@ def against_baselines(
     rows = []
     for method in BASELINES:
         chosen = replace(task, config=with_method(config, method))
-        progress = run_stages(chosen, Progress(task.new_network()), context)
-        rows.append(row_of(method, summarise(chosen, progress)))
+        rows.append(row_of(method, _run(chosen, task.new_network(), context)))
         folder.append_metrics(vars(rows[-1]))
         on_row(rows[-1])
     summary = json.loads(RunFolder(out).summary.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.task import Task, build_source, build_task
 from ptgm_fast.sampling import AddressedOrder, Synthesis, conditioning_table
-from ptgm_fast.training.distributed import World, own_device
+from ptgm_fast.training.distributed import ProcessGroup, own_device
 
 BATCH = 256
 
@@ -29,7 +29,7 @@ def synthesize(
     *,
     conditioned: bool = False,
     on_images: Callable[[int, int], None] = lambda done, total: None,
-    world: World | None = None,
+    group: ProcessGroup | None = None,
 ) -> dict[str, Any]:
     """Write `count` images as `out/CLASS/NUMBER.png` with `out/manifest.jsonl`; returns what summary.json holds.
 
@@ -44,26 +44,26 @@ def synthesize(
     """
     if count < 1:
         raise UserError(f"--count must be at least 1, got {count}")
-    world = world or World()
-    own_device(config.device, world)
+    group = group or ProcessGroup()
+    own_device(config.device, group)
     task = build_task(config) if conditioned else None
     source = task.source if task else build_source(config)
     class_names = task.data.train.class_names if task else source.generator.card.class_names
     folders = _folder_names(class_names)
-    world.barrier()
+    group.barrier()
     folder = RunFolder(out)
-    world.from_first(lambda: _prepare(config, out, folders))
+    group.from_first(lambda: _prepare(config, out, folders))
     if not (out / folders[0]).is_dir():
         raise UserError(
-            f"{str(out)!r}, made by the first process, is not there for process {world.rank}; "
+            f"{str(out)!r}, made by the first process, is not there for process {group.rank}; "
             "--out must be on a file system that all machines share"
         )
-    first, batches = world.share(-(-count // BATCH))
+    first, batches = group.share(-(-count // BATCH))
     mine = range(first * BATCH, min((first + batches) * BATCH, count), BATCH)
     total = min((first + batches) * BATCH, count) - first * BATCH
     synthesis = Synthesis(source, seed=config.seed, purpose="synthesize")
     digests = []
-    with _part(out, world.rank).open("w", encoding="utf-8") as manifest:
+    with _part(out, group.rank).open("w", encoding="utf-8") as manifest:
         for start in mine:
             number = min(BATCH, count - start)
             condition, kind, records = _conditions(config, synthesis, task, start, number)
@@ -74,7 +74,7 @@ def synthesize(
                 _write_png(images[offset].numpy(), out / file)
                 manifest.write(json.dumps({"file": file, "index": start + offset, **record}) + "\n")
             on_images(start + number - first * BATCH, total)
-    digest = hashlib.sha256(b"".join(d for part in world.collect(digests) for d in part))
+    digest = hashlib.sha256(b"".join(d for part in group.collect(digests) for d in part))
     summary = {
         "count": count,
         "seed": config.seed,
@@ -83,7 +83,7 @@ def synthesize(
         "class_names": list(class_names),
         "pixels_sha256": digest.hexdigest(),
     }
-    world.from_first(lambda: _join(folder, world, summary))
+    group.from_first(lambda: _join(folder, group, summary))
     return summary
 
 
@@ -99,13 +99,13 @@ def _part(out: Path, rank: int) -> Path:
     return out / (f".manifest-{rank}.jsonl" if rank else "manifest.jsonl")
 
 
-def _join(folder: RunFolder, world: World, summary: dict[str, Any]) -> None:
+def _join(folder: RunFolder, group: ProcessGroup, summary: dict[str, Any]) -> None:
     """The other processes' manifests after the first one's, then the summary."""
     with _part(folder.path, 0).open("ab") as whole:
-        for rank in range(1, world.size):
+        for rank in range(1, group.size):
             with _part(folder.path, rank).open("rb") as part:
                 shutil.copyfileobj(part, whole)
-    for rank in range(1, world.size):
+    for rank in range(1, group.size):
         _part(folder.path, rank).unlink()
     folder.write_json(folder.summary, summary)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +19,23 @@ from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.profiled import profiled
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.sampling import SourceModels
-from ptgm_fast.training.ahead import check_capture
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context
-from ptgm_fast.training.distributed import World, check_share, own_device
+from ptgm_fast.training.distributed import ProcessGroup, own_device
 from ptgm_fast.training.evaluation import Evaluation, evaluate
+from ptgm_fast.training.execution import Execution
+from ptgm_fast.training.loop import StageResult, fit
 from ptgm_fast.training.pp import PseudoPreTraining
-from ptgm_fast.training.stage import Stage, StageResult
+from ptgm_fast.training.stage import Stage
 from ptgm_fast.training.target import PseudoSemiSupervised, SupervisedStage
-from ptgm_fast.training.wrap import Execution, decide
 
 
-@dataclass
-class Progress:
-    """Network and results as the stages go by; what a resume starts from."""
-
-    network: models.TargetNetwork
-    results: list[StageResult] = field(default_factory=list)
-    resume: Mapping[str, Any] | None = None
-
-
-def make_stage(name: str, task: Task, network: models.TargetNetwork, context: Context) -> Stage:
-    """The stage `name` of the task's config over `network`."""
+def make_stage(
+    name: str, task: Task, network: models.TargetNetwork, group: ProcessGroup | None = None
+) -> Stage:
+    """The stage `name` of the task's config over `network`; raises UserError for what does not fit, see `Stage`."""
     config, data = task.config, task.data
-    execution = Execution(config.compile, config.precision, config.engine)
+    execution = Execution(config.compile, config.precision, config.engine, group or ProcessGroup())
     if name == "pp":
         return PseudoPreTraining(
             network,
@@ -51,15 +44,8 @@ def make_stage(name: str, task: Task, network: models.TargetNetwork, context: Co
             mean=data.mean,
             std=data.std,
             seed=config.seed,
-            context=context,
             execution=execution,
         )
-    shared = {
-        "distillation_options": config.distillation,
-        "seed": config.seed,
-        "context": context,
-        "execution": execution,
-    }
     if name == "supervised":
         return SupervisedStage(
             network,
@@ -67,32 +53,51 @@ def make_stage(name: str, task: Task, network: models.TargetNetwork, context: Co
             task.source,
             config.training,
             distillation=config.supervised.distillation,
-            **shared,  # type: ignore[arg-type]
+            distillation_options=config.distillation,
+            seed=config.seed,
+            execution=execution,
         )
-    return PseudoSemiSupervised(network, data, task.source, config.training, config.p_ssl, **shared)  # type: ignore[arg-type]
+    return PseudoSemiSupervised(
+        network,
+        data,
+        task.source,
+        config.training,
+        config.p_ssl,
+        distillation_options=config.distillation,
+        seed=config.seed,
+        execution=execution,
+    )
+
+
+def make_stages(
+    task: Task, network: models.TargetNetwork, group: ProcessGroup | None = None
+) -> list[Stage]:
+    """The stages of the task's config, in their order, over one network."""
+    return [make_stage(name, task, network, group) for name in task.config.stages]
 
 
 def run_stages(
-    task: Task, progress: Progress, context: Context, checkpoint: CheckpointFile | None = None
-) -> Progress:
-    """Run the stages that `progress` has not finished, in place."""
-    stages = task.config.stages
-    for position in range(len(progress.results), len(stages)):
-        name = stages[position]
+    stages: Sequence[Stage],
+    context: Context,
+    *,
+    results: Sequence[StageResult] = (),
+    resume: Mapping[str, Any] | None = None,
+    checkpoint: CheckpointFile | None = None,
+) -> list[StageResult]:
+    """Train one network by the stages that `results` has not finished, the first of them from `resume`; all results."""
+    done = list(results)
+    for stage in stages[len(done) :]:
         if checkpoint:
-            checkpoint.carried = {"results": [vars(r) for r in progress.results]}
-        with context.spans(name):
-            stage = make_stage(name, task, progress.network, context)
-            result = stage.run(checkpoint, progress.resume)
-        progress.resume = None
-        progress.results.append(result)
-        if checkpoint and position + 1 < len(stages):
+            checkpoint.carried = {"results": [vars(r) for r in done]}
+        with context.spans(stage.name):
+            done.append(fit(stage, context, checkpoint=checkpoint, resume=resume))
+        resume = None
+        if checkpoint and len(done) < len(stages):
             # A stop between the stages resumes at the next one.
-            checkpoint.carried = {"results": [vars(r) for r in progress.results]}
-            checkpoint.save(
-                {"stage": stages[position + 1], "step": 0, "network": progress.network.state_dict()}
-            )
-    return progress
+            checkpoint.carried = {"results": [vars(r) for r in done]}
+            following = stages[len(done)].name
+            checkpoint.save({"stage": following, "step": 0, "network": stage.network.state_dict()})
+    return done
 
 
 def train(
@@ -107,14 +112,14 @@ def train(
     """Run `config` in the folder `out` and return its summary (also written there as summary.json).
 
     With resume, a run stopped before is continued, bit for bit as if it had not been stopped; a finished one
-    returns its summary. In several processes (`Context.world`) each calls this with the same config; the first one
+    returns its summary. In several processes (`Context.group`) each calls this with the same config; the first one
     reads and writes the folder, and all return its summary. profile: also write profile.json and trace.json;
     profile_ops: steps of each stage under torch.profiler; both of the first process. Raises UserError for what does not
     fit, `Interrupted` when the context asks to stop.
     """
     context = context or Context()
-    world, folder = context.world, RunFolder(out)
-    if (profile or profile_ops) and world.is_first:
+    group, folder = context.group, RunFolder(out)
+    if (profile or profile_ops) and group.is_first:
         return profiled(
             lambda watched: train(config, out, resume=resume, context=watched),
             config,
@@ -122,16 +127,17 @@ def train(
             context,
             profile_ops,
         )
-    if resume and (finished := world.from_first(lambda: _finished(out))):
+    if resume and (finished := group.from_first(lambda: _finished(out))):
         return finished
-    own_device(config.device, world)
+    own_device(config.device, group)
     # Everything that can be wrong with the input is found before the folder exists.
     with context.spans("setup"):
         task = build_task(config)
-        _check_execution(task, world)
-    world.barrier()
+        network = task.new_network()
+        stages = make_stages(task, network, group)
+    group.barrier()
     checkpoint = None
-    if world.is_first:
+    if group.is_first:
         if not resume:
             folder = RunFolder.create(out)
             folder.write_text(folder.config, config_to_toml(config))
@@ -143,12 +149,15 @@ def train(
             config=config_to_toml(config),
             notice=context.on_notice,
         )
-    progress = _start(
-        task,
-        world.from_first(lambda: _state_to_resume(config, folder, checkpoint) if resume else None),
+    state = group.from_first(
+        lambda: _state_to_resume(config, folder, checkpoint) if resume else None
     )
-    run_stages(task, progress, context, checkpoint)
-    return world.from_first(lambda: _write_results(task, progress, folder, context))
+    results = [StageResult(**r) for r in state["results"]] if state else []
+    if state and state["step"] == 0:
+        load_state(network, state["network"], where="the checkpoint")
+        state = None
+    results = run_stages(stages, context, results=results, resume=state, checkpoint=checkpoint)
+    return group.from_first(lambda: _write_results(task, network, results, folder, context))
 
 
 def _finished(out: Path) -> dict[str, Any] | None:
@@ -157,35 +166,25 @@ def _finished(out: Path) -> dict[str, Any] | None:
     return json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None
 
 
-def _check_execution(task: Task, world: World) -> None:
-    """Raises UserError where the stages would: for batches too small for the processes, a network not to be compiled, a graph without CUDA."""
-    config, network = task.config, task.new_network()
-    check_capture(config.engine.capture, task.device)
-    batches = {"pp": {"pp.batch_size": config.pp.batch_size}}
-    target = {"training.batch_size": config.training.batch_size}
-    batches |= {
-        "supervised": target,
-        "p-ssl": {**target, "p_ssl.batch_size": config.p_ssl.batch_size},
-    }
-    for stage in config.stages:
-        for setting, batch in batches[stage].items():
-            check_share(batch, setting, world)
-        steps = (config.pp if stage == "pp" else config.training).steps
-        decide(config.compile, network, task.device, steps=steps, world=world)
-
-
 def _write_results(
-    task: Task, progress: Progress, folder: RunFolder, context: Context
+    task: Task,
+    network: models.TargetNetwork,
+    results: Sequence[StageResult],
+    folder: RunFolder,
+    context: Context,
 ) -> dict[str, Any]:
     """Evaluate, and write the weights, the pictures and, last, the summary."""
     config = task.config
     with context.spans("evaluation"):
-        summary = summarise(
-            task, progress, lambda test: write_evaluation(test, task.data.test.class_names, folder)
+        summary = summarize(
+            task,
+            network,
+            results,
+            lambda test: write_evaluation(test, task.data.test.class_names, folder),
         )
-        summary["processes"] = context.world.size
+        summary["processes"] = context.group.size
     models.save_weights(
-        progress.network.export_state(),
+        network.export_state(),
         folder.model,
         {"network": config.target.network, "task": config.task},
     )
@@ -208,18 +207,6 @@ def _state_to_resume(
     state = checkpoint.load()
     folder.rewind_metrics(config.stages, state["stage"], state["step"])
     return state
-
-
-def _start(task: Task, state: dict[str, Any] | None) -> Progress:
-    progress = Progress(task.new_network())
-    if state is None:
-        return progress
-    progress.results = [StageResult(**r) for r in state["results"]]
-    if state["step"] == 0:
-        load_state(progress.network, state["network"], where="the checkpoint")
-    else:
-        progress.resume = state
-    return progress
 
 
 def _recording(context: Context, folder: RunFolder) -> Context:
@@ -247,13 +234,16 @@ def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
     }
 
 
-def summarise(
-    task: Task, progress: Progress, on_test: Callable[[Evaluation], None] = lambda test: None
+def summarize(
+    task: Task,
+    network: models.TargetNetwork,
+    results: Sequence[StageResult],
+    on_test: Callable[[Evaluation], None] = lambda test: None,
 ) -> dict[str, Any]:
     """Test accuracy and calibration of the network as it is, with what the stages did; on_test sees every prediction."""
     data, config = task.data, task.config
     normalise = data.normaliser(task.device)
-    test = evaluate(progress.network, normalise, data.test.images, data.test.labels)
+    test = evaluate(network, normalise, data.test.images, data.test.labels)
     on_test(test)
     card = task.source.generator.card
     return {
@@ -270,7 +260,7 @@ def summarise(
             "optimized": describe_optimizer(task.source),
             "sha256": {name: file.sha256 for name, file in card.files.items()},
         },
-        "stages": {result.stage: result.as_dict() for result in progress.results},
+        "stages": {result.stage: result.as_dict() for result in results},
         "target": {
             "network": config.target.network,
             "num_classes": task.num_classes,
@@ -278,7 +268,7 @@ def summarise(
             "validation_images": len(data.validation),
             "test_images": len(data.test),
             "test_accuracy": test.accuracy,
-            "val_accuracy": progress.results[-1].validation_accuracy,
+            "val_accuracy": results[-1].validation_accuracy,
             "ece": test.ece,
         },
     }

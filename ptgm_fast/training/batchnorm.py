@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.overrides import TorchFunctionMode
 
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.training.distributed import World
+from ptgm_fast.training.distributed import ProcessGroup
 
 
 def joint_features(
@@ -29,7 +29,7 @@ def joint_features(
     concat: one forward of both; batch and running statistics mix them.
     split: two forwards; each is normalised by its own batch, running statistics follow the labelled images only.
     target-only: the pseudo images are normalised by the running statistics of the labelled images.
-    features: the network's forward as the run executes it (`wrap.wrap`); `network.features` without.
+    features: the network's forward as the run executes it (`execution.wrap`); `network.features` without.
     Returns [N, D] and [M, D]. Gradients flow through both.
     """
     features = features or network.features
@@ -76,9 +76,9 @@ class SynchronisedBatchNorm(TorchFunctionMode):
     on GPUs (torch.nn.SyncBatchNorm is for GPUs only, and replaces modules that may be more than a batch norm).
     """
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, group: ProcessGroup) -> None:
         super().__init__()
-        self.world = world
+        self.group = group
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -103,7 +103,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
             return F.batch_norm(
                 input, running_mean, running_var, weight, bias, False, momentum, eps
             )
-        output, mean, variance, count = _Normalise.apply(input, weight, bias, eps, self.world)
+        output, mean, variance, count = _Normalise.apply(input, weight, bias, eps, self.group)
         if running_mean is not None and running_var is not None:
             with torch.no_grad():
                 running_mean.lerp_(mean.to(running_mean.dtype), momentum)
@@ -117,14 +117,19 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, world: World
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        group: ProcessGroup,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         channels = x.shape[1]
         others = [d for d in range(x.ndim) if d != 1]
         wide = x.double() if x.dtype == torch.float64 else x.float()
         variance, mean = torch.var_mean(wide, others, correction=0)
         count = torch.full_like(mean[:1], x.numel() // channels)
-        parts = world.gather(torch.cat([mean, variance, count]))
+        parts = group.gather(torch.cat([mean, variance, count]))
         means, variances, counts = parts.split([channels, channels, 1], dim=1)
         total = counts.sum(0)
         mean = (means * counts).sum(0) / total
@@ -136,7 +141,7 @@ class _Normalise(torch.autograd.Function):
         if bias is not None:
             output = output + bias.view(shape)
         ctx.save_for_backward(normalised, inverse, weight, total)
-        ctx.world, ctx.shape, ctx.others = world, shape, others
+        ctx.group, ctx.shape, ctx.others = group, shape, others
         ctx.mark_non_differentiable(mean, variance, total)
         return output.to(x.dtype), mean, variance, total
 
@@ -150,7 +155,7 @@ class _Normalise(torch.autograd.Function):
         # Of this rank's samples: gradients of weight and bias are summed over ranks with all the others.
         grad_bias = wide.sum(ctx.others)
         grad_weight = (wide * normalised).sum(ctx.others)
-        sums = ctx.world.sum(torch.cat([grad_bias, grad_weight])) / total
+        sums = ctx.group.sum(torch.cat([grad_bias, grad_weight])) / total
         mean_grad, mean_product = sums.chunk(2)
         scale = inverse if weight is None else inverse * weight
         grad_input = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ptgm_fast.spans import Counter, Spans, no_counter, no_spans
-from ptgm_fast.training.distributed import World
+from ptgm_fast.training.distributed import ProcessGroup
 
 
 def _ignore(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
@@ -19,7 +19,7 @@ class Context:
     thread. on_metrics(stage, step, steps, metrics) is called every `log_every` steps and after
     each validation; on_step(stage, step, steps) after each step. stop() is asked after each step: when true,
     the stage saves a checkpoint and raises `Interrupted`; one process's wish is all processes'. on_notice(message)
-    is told what the user should know though the run goes on. world: the processes of the run; only its first one
+    is told what the user should know though the run goes on. group: the processes of the run; only its first one
     calls on_metrics and on_step."""
 
     spans: Spans = no_spans
@@ -28,7 +28,7 @@ class Context:
     on_step: Callable[[str, int, int], None] = field(default=lambda stage, step, steps: None)
     stop: Callable[[], bool] = field(default=lambda: False)
     on_notice: Callable[[str], None] = field(default=lambda message: None)
-    world: World = field(default_factory=World)
+    group: ProcessGroup = field(default_factory=ProcessGroup)
 
 
 class Interrupted(Exception):

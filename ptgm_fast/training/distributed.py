@@ -1,6 +1,6 @@
 """Several processes on one run: who takes which samples, sums over all of them, and what happens when one fails.
 
-`torchrun --nproc-per-node N -m ptgm_fast train ...` starts N processes; each is a rank of one `World`. Tensors on CPUs
+`torchrun --nproc-per-node N -m ptgm_fast train ...` starts N processes; each is a rank of one `ProcessGroup`. Tensors on CPUs
 travel by gloo, tensors on GPUs by NCCL. There is no DistributedDataParallel: docs/distributed.md says why.
 """
 
@@ -30,7 +30,7 @@ class LostProcess(Exception):
 
 
 @dataclass(frozen=True)
-class World:
+class ProcessGroup:
     """The processes of a run. Every method is called by all ranks, in the same order; alone, each costs nothing."""
 
     rank: int = 0
@@ -132,11 +132,11 @@ class World:
             )
 
 
-def check_share(batch: int, setting: str, world: World) -> None:
+def check_share(batch: int, setting: str, group: ProcessGroup) -> None:
     """Raises UserError unless every process gets a sample of each batch."""
-    if batch < world.size:
+    if batch < group.size:
         raise UserError(
-            f"{setting} = {batch} is too small for {world.size} processes: each needs a sample of every batch. "
+            f"{setting} = {batch} is too small for {group.size} processes: each needs a sample of every batch. "
             "Raise it, or start fewer processes"
         )
 
@@ -155,15 +155,15 @@ def _collective() -> Iterator[None]:
 
 
 @contextmanager
-def joined() -> Iterator[World]:
-    """The world of this process, for the time of the block: alone unless torchrun started several.
+def joined() -> Iterator[ProcessGroup]:
+    """The group of this process, for the time of the block: alone unless torchrun started several.
 
     When the block fails on one rank, its error is the run's: it leaves here as it is, and the other ranks, which
     wait for that one in vain, leave with SystemExit(2) and say nothing. When all fail, rank 0's error is shown.
     Raises UserError when a process was lost without a word (killed, out of memory, its machine gone).
     """
     if not several_processes():
-        yield World()
+        yield ProcessGroup()
         return
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
@@ -179,11 +179,11 @@ def joined() -> Iterator[World]:
     # Both back ends where there are GPUs: decisions travel by gloo and never wait for one.
     dist.init_process_group(store=dist.PrefixStore("run", store), rank=rank, world_size=size)
     failures = dist.PrefixStore("failures", store)
-    world = World(rank, size)
+    group = ProcessGroup(rank, size)
     try:
-        yield world
+        yield group
         # Until the first process has written everything, its failure is everyone's.
-        world.barrier()
+        group.barrier()
     except LostProcess as lost:
         if not _speaks(failures):
             raise SystemExit(2) from None
@@ -221,18 +221,18 @@ def _wait_for_the_first(failures: dist.Store) -> bool:
     return False
 
 
-def own_device(name: str, world: World) -> None:
+def own_device(name: str, group: ProcessGroup) -> None:
     """Give this process the GPU of its number on its machine, if the run is on GPUs (`name`, as config.device).
 
     Raises UserError if one GPU is named for all processes, or if there are fewer GPUs than processes here.
     """
-    if world.size == 1 or name == "cpu" or not torch.cuda.is_available():
+    if group.size == 1 or name == "cpu" or not torch.cuda.is_available():
         return
     if ":" in name:
         raise UserError(
-            f'device = {name!r} is one device for {world.size} processes; use "cuda" or "auto": each takes its own'
+            f'device = {name!r} is one device for {group.size} processes; use "cuda" or "auto": each takes its own'
         )
-    local, found = int(os.environ.get("LOCAL_RANK", str(world.rank))), torch.cuda.device_count()
+    local, found = int(os.environ.get("LOCAL_RANK", str(group.rank))), torch.cuda.device_count()
     if local >= found:
         raise UserError(
             f"process {local + 1} on this machine has no GPU of its own: there are {found}. "

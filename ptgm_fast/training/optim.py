@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from ptgm_fast.training.options import OptimizerOptions
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
@@ -50,20 +53,20 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-class ExponentialMovingAverage:
+class ExponentialMovingAverage(Generic[Network]):
     """A copy of a module whose floating tensors follow it: a <- d a + (1 - d) w, d = min(decay, (1 + t) / (10 + t)).
 
     The warm-up of d (t counts the updates) lets short stages forget their random start. Batch-norm
     statistics follow like weights; counters are copied. The copy is in eval mode and takes no gradient.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: Network, decay: float) -> None:
         self.decay = decay
         self.num_updates = 0
         self.module = copy.deepcopy(module).requires_grad_(False).eval()
 
     @torch.no_grad()
-    def update(self, module: nn.Module) -> None:
+    def update(self, module: Network) -> None:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         averages: list[Tensor] = []

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import SourceModels, Synthesis
-from ptgm_fast.spans import Spans
-from ptgm_fast.training.context import Context
+from ptgm_fast.spans import Spans, no_spans
+from ptgm_fast.training.execution import Execution
 from ptgm_fast.training.options import PPOptions
 from ptgm_fast.training.stage import Stage
-from ptgm_fast.training.wrap import Execution
 
 
 class PseudoBatch(NamedTuple):
@@ -28,7 +26,8 @@ class PseudoPreTraining(Stage):
     """minimise CE(f(x), y), y ~ Uniform{0..K_s-1}, z ~ N(0, I), x = view(G_s(z, y)), on the head ``source``.
 
     Yamaguchi et al., arXiv:2204.12833, pseudo pre-training. The head stays on the network for the target
-    stage, which may use it (source-head loss, distillation) or not.
+    stage, which may use it (source-head loss, distillation) or not. There is no target to validate on: the last weights
+    are kept.
     """
 
     name = "pp"
@@ -42,11 +41,16 @@ class PseudoPreTraining(Stage):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         seed: int,
-        context: Context,
-        execution: Execution | None = None,
+        execution: Execution,
     ) -> None:
-        super().__init__(network, options, seed=seed, context=context, execution=execution)
-        self.source = source
+        super().__init__(
+            network,
+            source,
+            options,
+            batches={"pp.batch_size": options.batch_size},
+            seed=seed,
+            execution=execution,
+        )
         self.synthesis = Synthesis(
             source,
             seed=seed,
@@ -59,29 +63,31 @@ class PseudoPreTraining(Stage):
         self.images_per_step = options.batch_size
         self.images_synthesised_per_step = options.batch_size
 
-    def losses(self, step: int, batch: PseudoBatch) -> dict[str, Tensor]:
-        spans = self.context.spans
-        inputs, labels = batch
-        with spans("forward"):
-            logits = self.network.heads["source"](self.features(inputs))
-        with spans("loss"):
-            loss = F.cross_entropy(logits, labels)
-            accuracy = (logits.detach().argmax(1) == labels).float().mean()
-        whole = self.options.batch_size
-        return {"loss": self.of_all(loss, whole), "accuracy": self.of_all(accuracy, whole)}
-
     def batch_inputs(self, step: int) -> tuple[int]:
         return (self.samples(step, self.options.batch_size)[0],)
 
     def make(self, spans: Spans, start: int | Tensor) -> PseudoBatch:
-        count = self.world.share(self.options.batch_size)[1]
+        count = self.group.share(self.options.batch_size)[1]
         with spans("latents"):
             labels = self.synthesis.labels(count, start)
         images = self.synthesis.images(count, start, labels, "class", spans)
         inputs, _ = self.synthesis.views(images, start, spans)
         return PseudoBatch(inputs, labels)
 
-    @torch.no_grad()
-    def validate(self, network: TargetNetwork) -> float | None:
-        # Pseudo pre-training has no target to validate on: the last weights are kept.
-        return None
+    def losses(
+        self,
+        step: int,
+        batch: PseudoBatch,
+        average: nn.Module | None = None,
+        spans: Spans = no_spans,
+    ) -> dict[str, Tensor]:
+        with spans("forward"):
+            logits = self.network.heads["source"](self.features(batch.inputs))
+        with spans("loss"):
+            loss = F.cross_entropy(logits, batch.labels)
+            accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+        whole = self.options.batch_size
+        return {
+            "loss": self.share_of_mean(loss, whole),
+            "accuracy": self.share_of_mean(accuracy, whole),
+        }

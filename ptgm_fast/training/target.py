@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ptgm_fast import kernels
 from ptgm_fast.data import ImageSet
@@ -20,16 +20,14 @@ from ptgm_fast.sampling import (
     conditioning_table,
     derive_seed,
 )
-from ptgm_fast.spans import Spans
+from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.batchnorm import joint_features
-from ptgm_fast.training.context import Context
 from ptgm_fast.training.distillation import distillation_loss
-from ptgm_fast.training.distributed import check_share
 from ptgm_fast.training.evaluation import evaluate
+from ptgm_fast.training.execution import Execution
 from ptgm_fast.training.options import DistillationOptions, PSSLOptions, TargetOptions
-from ptgm_fast.training.stage import Stage, ramp
+from ptgm_fast.training.stage import Stage
 from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
-from ptgm_fast.training.wrap import Execution
 
 
 @dataclass(frozen=True)
@@ -89,12 +87,18 @@ class SupervisedStage(Stage):
         distillation: str,
         distillation_options: DistillationOptions,
         seed: int,
-        context: Context,
-        execution: Execution | None = None,
+        execution: Execution,
+        batches: dict[str, int] | None = None,
     ) -> None:
-        super().__init__(network, options, seed=seed, context=context, execution=execution)
+        super().__init__(
+            network,
+            source,
+            options,
+            batches={"training.batch_size": options.batch_size, **(batches or {})},
+            seed=seed,
+            execution=execution,
+        )
         self.data = data
-        self.source = source
         self.target_options = options
         self.distillation = distillation
         self.distillation_options = distillation_options
@@ -130,17 +134,21 @@ class SupervisedStage(Stage):
         source_logits = None if self.distillation == "none" else self.source_logits(spans, views)
         return LabelledBatch(views, self.labels[index], source_logits)
 
-    def losses(self, step: int, batch: Any) -> dict[str, Tensor]:
-        with self.context.spans("forward"):
+    def losses(
+        self, step: int, batch: Any, average: nn.Module | None = None, spans: Spans = no_spans
+    ) -> dict[str, Tensor]:
+        with spans("forward"):
             features = self.features(batch.views)
-        return self.labelled_losses(features, batch)
+        return self.labelled_losses(features, batch, spans)
 
-    def labelled_losses(self, features: Tensor, batch: LabelledBatch) -> dict[str, Tensor]:
+    def labelled_losses(
+        self, features: Tensor, batch: LabelledBatch, spans: Spans
+    ) -> dict[str, Tensor]:
         """Cross-entropy and, if asked for, distillation; ``loss`` is their sum."""
         whole = self.options.batch_size
-        with self.context.spans("loss"):
+        with spans("loss"):
             loss = F.cross_entropy(self.network.heads["target"](features), batch.labels)
-            terms = {"cross_entropy": self.of_all(loss, whole)}
+            terms = {"cross_entropy": self.share_of_mean(loss, whole)}
             terms["loss"] = terms["cross_entropy"]
             if batch.source_logits is not None:
                 distillation = distillation_loss(
@@ -149,7 +157,7 @@ class SupervisedStage(Stage):
                     self.distillation,
                     self.distillation_options,
                 )
-                terms["distillation"] = self.of_all(distillation, whole)
+                terms["distillation"] = self.share_of_mean(distillation, whole)
                 terms["loss"] = terms["loss"] + terms["distillation"]
         return terms
 
@@ -185,8 +193,7 @@ class PseudoSemiSupervised(SupervisedStage):
         *,
         distillation_options: DistillationOptions,
         seed: int,
-        context: Context,
-        execution: Execution | None = None,
+        execution: Execution,
     ) -> None:
         super().__init__(
             network,
@@ -196,13 +203,11 @@ class PseudoSemiSupervised(SupervisedStage):
             distillation=pssl.distillation,
             distillation_options=distillation_options,
             seed=seed,
-            context=context,
             execution=execution,
+            batches={"p_ssl.batch_size": pssl.batch_size},
         )
         self.pssl = pssl
-        check_share(pssl.batch_size, "p_ssl.batch_size", self.world)
         self.images_per_step = options.batch_size + pssl.batch_size
-        self.images_predicted_per_step = pssl.batch_size if pssl.method in TWO_VIEWS else 0
         self.images_synthesised_per_step = pssl.batch_size
         self.synthesis = Synthesis(
             source,
@@ -215,32 +220,48 @@ class PseudoSemiSupervised(SupervisedStage):
             precision=self.precision,
         )
         self.pseudo_order = AddressedOrder(len(self.labels), seed=seed, purpose="p-ssl/order")
-        with context.spans("conditioning"):
+
+    def prepare(self, spans: Spans = no_spans) -> None:
+        """The soft labels of all target images."""
+        pssl = self.pssl
+        with spans("conditioning"):
             self.table = conditioning_table(
-                source, self.images, temperature=pssl.pcs_temperature, top_k=pssl.pcs_top_k or None
+                self.source,
+                self.images,
+                temperature=pssl.pcs_temperature,
+                top_k=pssl.pcs_top_k or None,
             )
 
-    def losses(self, step: int, batch: TargetBatch) -> dict[str, Tensor]:
-        spans, pssl = self.context.spans, self.pssl
-        weak_logits = None if batch.strong is None else self.teacher_logits(batch.weak)
+    def losses(
+        self,
+        step: int,
+        batch: TargetBatch,
+        average: nn.Module | None = None,
+        spans: Spans = no_spans,
+    ) -> dict[str, Tensor]:
+        pssl = self.pssl
+        weak_logits = None
+        if batch.strong is not None:
+            with spans("forward"):
+                weak_logits = self.teacher_logits(batch.weak, average)
         student_views = batch.weak if batch.strong is None else batch.strong
         with spans("forward"):
             features, pseudo_features = joint_features(
                 self.network, batch.labelled.views, student_views, pssl.batch_norm, self.features
             )
-        terms = self.labelled_losses(features, batch.labelled)
+        terms = self.labelled_losses(features, batch.labelled, spans)
         with spans("loss"):
             head = self.network.heads["source" if pssl.method == "source-head" else "target"]
             unlabelled, counted = unlabelled_loss(
                 pssl, head(pseudo_features), weak_logits, batch.soft_labels
             )
-            unlabelled = self.of_all(unlabelled, pssl.batch_size)
+            unlabelled = self.share_of_mean(unlabelled, pssl.batch_size)
             terms["unlabelled"] = unlabelled
-            terms["mask_rate"] = self.of_all(counted, pssl.batch_size)
+            terms["mask_rate"] = self.share_of_mean(counted, pssl.batch_size)
             if weak_logits is not None:
                 # How often the teacher gives a pseudo sample the class of the target image it was made for.
                 agreement = (weak_logits.argmax(1) == self.labels[batch.provenance]).float().mean()
-                terms["agreement"] = self.of_all(agreement, pssl.batch_size)
+                terms["agreement"] = self.share_of_mean(agreement, pssl.batch_size)
             terms["loss"] = terms["loss"] + pssl.weight * ramp(step, pssl.ramp_steps) * unlabelled
         return terms
 
@@ -264,13 +285,16 @@ class PseudoSemiSupervised(SupervisedStage):
         return TargetBatch(labelled, provenance, weak, strong, soft_labels)
 
     @torch.no_grad()
-    def teacher_logits(self, weak: Tensor) -> Tensor:
+    def teacher_logits(self, weak: Tensor, average: nn.Module | None) -> Tensor:
         """The weak view's prediction [M, K_t] in eval mode, by the network itself or by its average."""
-        if self.pssl.teacher == "ema" and self.ema:
-            with self.context.spans("forward"):
-                return self.ema.module(weak)
+        if self.pssl.teacher == "ema" and average is not None:
+            return average(weak)
         self.network.eval()
-        with self.context.spans("forward"):
-            logits = self.network.heads["target"](self.features(weak))
+        logits = self.network.heads["target"](self.features(weak))
         self.network.train()
         return logits
+
+
+def ramp(step: int, ramp_steps: int) -> float:
+    """A weight's linear rise to 1: (step + 1) / ramp_steps, at most 1; 1 throughout for ramp_steps = 0."""
+    return min(1.0, (step + 1) / ramp_steps) if ramp_steps else 1.0

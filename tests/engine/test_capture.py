@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from on_disk import ready
 from ptgm_fast import FastSampler, generators, kernels
 from ptgm_fast.config import RunConfig
 from ptgm_fast.engine import CapturedStep, sampler
@@ -20,9 +21,9 @@ from ptgm_fast.engine.capture import WARM_UPS
 from ptgm_fast.generators import Generator
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stage
-from ptgm_fast.training import ahead
-from ptgm_fast.training.context import Context
-from ptgm_fast.training.distributed import World
+from ptgm_fast.training import prefetch
+from ptgm_fast.training.distributed import ProcessGroup
+from ptgm_fast.training.prefetch import replayed as replayed_batches
 
 sys.path.insert(0, str(Path(__file__).parent))
 from graphs import StandInForCudaGraphs
@@ -36,9 +37,8 @@ STARTS = (0, 8, 16, 800, 8, 2**40)
 def graphs(monkeypatch: pytest.MonkeyPatch) -> StandInForCudaGraphs:
     """The stand-in, wherever the engine captures; a CPU passes for a device with graphs."""
     stand_in = StandInForCudaGraphs()
-    for module in (sampler, ahead):
+    for module in (sampler, prefetch):
         monkeypatch.setattr(module, "CapturedStep", partial(CapturedStep, cuda=stand_in))
-    monkeypatch.setattr(ahead, "check_capture", lambda capture, device: None)
     return stand_in
 
 
@@ -141,9 +141,9 @@ def test_a_stages_replays_are_its_batches(
     tiny: Tiny, graphs: StandInForCudaGraphs, stage: str, settings: tuple[str, ...]
 ) -> None:
     task = build_task(tiny(*settings))
-    for world in (World(), World(1, 3)):
-        made = make_stage(stage, task, task.new_network(), Context(world=world))
-        replayed = ahead.batch_maker(made, capture=True)
+    for group in (ProcessGroup(), ProcessGroup(1, 3)):
+        made = ready(make_stage(stage, task, task.new_network(), group))
+        replayed = replayed_batches(made)
         before = graphs.replays
         assert_replays_equal(replayed, made.make_batch, [(step,) for step in (0, 1, 7, 1000, 1)])
         assert graphs.replays == before + 5
@@ -154,14 +154,14 @@ def test_a_stage_that_reads_its_numbers_on_the_host_is_noticed(
     tiny: Tiny, graphs: StandInForCudaGraphs, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     task = build_task(tiny())
-    made = make_stage(stage, task, task.new_network(), Context())
+    made = ready(make_stage(stage, task, task.new_network()))
     honest = made.source.latents
     monkeypatch.setattr(
         made.source,
         "latents",
         lambda count, *, seed, start: honest(count, seed=seed, start=int(start)),
     )
-    replayed = ahead.batch_maker(made, capture=True)
+    replayed = replayed_batches(made)
     with pytest.raises(AssertionError, match="call"):
         assert_replays_equal(replayed, made.make_batch, [(0,), (1,)])
 
@@ -212,8 +212,8 @@ def test_a_sampler_on_a_cpu_has_no_graph(letters: Generator) -> None:
 @pytest.mark.parametrize("stage", ["pp", "p-ssl"])
 def test_a_stages_replays_are_its_batches_on_a_gpu(tiny: Tiny, stage: str) -> None:
     task = build_task(tiny("device=cuda"))
-    made = make_stage(stage, task, task.new_network(), Context())
-    replayed = ahead.batch_maker(made, capture=True)
+    made = ready(make_stage(stage, task, task.new_network()))
+    replayed = replayed_batches(made)
     assert_replays_equal(replayed, made.make_batch, [(step,) for step in (0, 1, 7, 1000, 1)])
 
 

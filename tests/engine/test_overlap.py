@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -96,8 +96,8 @@ def test_finding_out_changes_nothing() -> None:
 
 
 @pytest.fixture
-def ahead() -> Iterator[OverlapPlan]:
-    yield OverlapPlan(True, "told")
+def ahead() -> OverlapPlan:
+    return OverlapPlan(True, "told")
 
 
 @pytest.mark.usefixtures("three_threads")

@@ -232,7 +232,7 @@ def setting_exists(name: str) -> bool:
         "forward",
         "loss",
         "backward",
-        "optimiser",
+        "optimizer",
         "evaluation",
         "checkpoint",
         "other",

@@ -15,10 +15,10 @@ import torch.nn.functional as F
 
 from ptgm_fast.config import load_config
 from ptgm_fast.runs.task import build_task
-from ptgm_fast.runs.train import Progress, run_stages
+from ptgm_fast.runs.train import make_stages, run_stages
 from ptgm_fast.training.batchnorm import SynchronisedBatchNorm
 from ptgm_fast.training.context import Context
-from ptgm_fast.training.distributed import World, joined
+from ptgm_fast.training.distributed import ProcessGroup, joined
 
 STEPS = ("pp.steps=50", "training.steps=50", "pp.log_every=1", "training.log_every=1")
 # Batches that two processes cannot halve.
@@ -44,7 +44,7 @@ CASES: dict[str, tuple[bool, tuple[str, ...]]] = {
 }
 
 
-def curve(toml: Path, doubled: bool, settings: tuple[str, ...], world: World) -> list[Any]:
+def curve(toml: Path, doubled: bool, settings: tuple[str, ...], group: ProcessGroup) -> list[Any]:
     records: list[Any] = []
     task = build_task(load_config(toml, [*STEPS, *settings]))
     network = task.new_network()
@@ -52,30 +52,30 @@ def curve(toml: Path, doubled: bool, settings: tuple[str, ...], world: World) ->
         network.double()
         network.network.register_forward_pre_hook(lambda module, images: (images[0].double(),))
     context = Context(
-        world=world,
+        group=group,
         on_metrics=lambda stage, step, steps, metrics: records.append([stage, step, metrics]),
     )
-    run_stages(task, Progress(network), context)
+    run_stages(make_stages(task, network, group), context)
     return records
 
 
-def normalised(world: World) -> dict[str, Any]:
+def normalised(group: ProcessGroup) -> dict[str, Any]:
     """Batch norm of 7 samples, shared out: output, running statistics and every gradient of the whole batch."""
     x = torch.randn(7, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
-    offset, number = world.share(len(x))
+    offset, number = group.share(len(x))
     mine = x[offset : offset + number].requires_grad_()
     weight = torch.tensor([0.5, 1.0, -2.0], dtype=x.dtype, requires_grad=True)
     bias = torch.tensor([0.1, 0.0, 3.0], dtype=x.dtype, requires_grad=True)
     mean, variance = torch.zeros(3, dtype=x.dtype), torch.ones(3, dtype=x.dtype)
-    if world.size == 1:
+    if group.size == 1:
         output = F.batch_norm(mine, mean, variance, weight, bias, training=True, momentum=0.3)
     else:
-        with SynchronisedBatchNorm(world):
+        with SynchronisedBatchNorm(group):
             output = F.batch_norm(mine, mean, variance, weight, bias, training=True, momentum=0.3)
     (output * upstream[offset : offset + number]).sum().backward()
-    world.sum_gradients([weight, bias])  # type: ignore[list-item]
-    parts = world.collect((output.detach(), mine.grad))
+    group.sum_gradients([weight, bias])  # type: ignore[list-item]
+    parts = group.collect((output.detach(), mine.grad))
     assert weight.grad is not None
     assert bias.grad is not None
     return {
@@ -89,11 +89,11 @@ def normalised(world: World) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     toml, out = Path(sys.argv[1]), Path(sys.argv[2])
-    with joined() as world:
-        found: dict[str, Any] = {"batch norm": normalised(world)}
+    with joined() as group:
+        found: dict[str, Any] = {"batch norm": normalised(group)}
         for name, (doubled, settings) in CASES.items():
-            found[name] = curve(toml, doubled, settings, world)
-        if world.is_first:
+            found[name] = curve(toml, doubled, settings, group)
+        if group.is_first:
             out.write_text(json.dumps(found))
     # A thread of the process group that lives on would now and then abort the interpreter's exit.
     left = [p.read_text().strip() for p in Path("/proc/self/task").glob("*/comm")]

@@ -1,4 +1,4 @@
-"""What the tests of runs share: the weights that a run ends with, and a wish to stop."""
+"""What the tests of runs share: the weights that a run ends with, a stage that is ready, and a wish to stop."""
 
 from pathlib import Path
 
@@ -7,8 +7,9 @@ from safetensors.torch import load_file
 
 from ptgm_fast.config import RunConfig
 from ptgm_fast.runs.task import build_task
-from ptgm_fast.runs.train import Progress, run_stages
+from ptgm_fast.runs.train import make_stages, run_stages
 from ptgm_fast.training.context import Context
+from ptgm_fast.training.stage import Stage
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
@@ -18,7 +19,15 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 def trained(config: RunConfig) -> dict[str, torch.Tensor]:
     """The weights a run ends with, without its folder and pictures."""
     task = build_task(config)
-    return run_stages(task, Progress(task.new_network()), Context()).network.export_state()
+    network = task.new_network()
+    run_stages(make_stages(task, network), Context())
+    return network.export_state()
+
+
+def ready(stage: Stage) -> Stage:
+    """A stage whose batches can be made, as `fit` has it at its first step."""
+    stage.prepare()
+    return stage
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:

@@ -31,7 +31,7 @@ def test_spans_cover_the_run(tiny: Tiny, tmp_path: Path) -> None:
             "forward",
             "loss",
             "backward",
-            "optimiser",
+            "optimizer",
             "other",
         }
         assert sum(phases.values()) == pytest.approx(spans.seconds[(stage,)], rel=1e-6)
@@ -62,7 +62,7 @@ def test_a_profiled_run_has_the_same_weights_and_counts_its_images(
     assert stages["setup"].compile_reason is None
     paths = {span.path[0] for span in stages["p-ssl"].spans}
     assert paths >= {"conditioning", "latents", "generator", "views", "classifier", "forward"}
-    assert paths >= {"loss", "backward", "optimiser", "evaluation", "checkpoint"}
+    assert paths >= {"loss", "backward", "optimizer", "evaluation", "checkpoint"}
 
 
 def test_a_stopped_run_is_profiled_and_a_resume_profiles_the_rest(

@@ -14,28 +14,24 @@ from torch._subclasses import FakeTensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._pytree import tree_leaves
 
+from on_disk import ready
 from ptgm_fast.config import RunConfig
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stage
+from ptgm_fast.spans import no_spans
 from ptgm_fast.training.context import Context
-from ptgm_fast.training.optim import ExponentialMovingAverage, build_optimizer
+from ptgm_fast.training.loop import descend
 from ptgm_fast.training.options import PSSL_METHODS
 from ptgm_fast.training.stage import Stage
+from ptgm_fast.training.state import TrainingState
 
 sys.path.insert(0, str(Path(__file__).parent))
 from fake_cuda import GPU, OffTheDevice, fake_gpu, on_gpu
 
 Tiny = Callable[..., RunConfig]
+# A plan to work ahead tries a sample, whose random numbers a fake device does not have.
+NO_TRIAL = "engine.overlap=never"
 POLICIES = ("concat", "split", "target-only")
-
-
-def ready(stage: Stage) -> Stage:
-    """As `run` sets it up before its first step."""
-    stage.optimizer = build_optimizer(stage.network, stage.options)
-    decay = stage.options.ema_decay
-    stage.ema = ExponentialMovingAverage(stage.network, decay) if decay else None
-    stage.network.train()
-    return stage
 
 
 def form(values: Any) -> list[tuple[Any, ...]]:
@@ -45,16 +41,20 @@ def form(values: Any) -> list[tuple[Any, ...]]:
 
 def step_of(stage: Stage) -> dict[str, Any]:
     """One step, and the forms of what it made: the batch, the terms, the gradients, the weights."""
+    state = TrainingState(stage.network, stage.options)
+    stage.network.train()
     batch = stage.make_batch(0)
-    terms = stage.losses(0, batch)
-    stage._descend(terms["loss"])
+    terms = stage.losses(0, batch, state.average_network)
+    descend(stage, state, terms["loss"], Context())
     parameters = dict(stage.network.named_parameters())
     return {
         "batch": form(batch),
         "terms": {k: form(v) for k, v in terms.items()},
         "gradients": {k: p.grad if p.grad is None else form(p.grad) for k, p in parameters.items()},
         "weights": form(list(parameters.values())),
-        "average": form(list(stage.ema.module.state_dict().values())) if stage.ema else [],
+        "average": form(list(state.average_network.state_dict().values()))
+        if state.average_network
+        else [],
     }
 
 
@@ -70,11 +70,11 @@ def step_of(stage: Stage) -> dict[str, Any]:
 def test_a_whole_step_stays_on_the_device(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, settings: tuple[str, ...]
 ) -> None:
-    task = build_task(tiny(*settings))
-    on_cpu = step_of(ready(make_stage(name, task, task.new_network(), Context())))
+    task = build_task(tiny(NO_TRIAL, *settings))
+    on_cpu = step_of(ready(make_stage(name, task, task.new_network())))
     network = task.new_network()
     with fake_gpu(monkeypatch) as mode:
-        stage = ready(make_stage(name, on_gpu(task, mode), network.to(GPU), Context()))
+        stage = ready(make_stage(name, on_gpu(task, mode), network.to(GPU)))
         inputs = stage.batch_inputs(0)
         stage.batch_inputs = lambda step: inputs  # type: ignore[method-assign]
         with OffTheDevice() as elsewhere:
@@ -96,17 +96,17 @@ def test_numbers_of_a_replay_are_read_on_the_device(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """`make` with its inputs in device memory, as a capture gives them, and with one read on the host: that is refused."""
-    task = build_task(tiny("p_ssl.method=uda"))
+    task = build_task(tiny(NO_TRIAL, "p_ssl.method=uda"))
     network = task.new_network()
     with fake_gpu(monkeypatch) as mode:
         fake = on_gpu(task, mode)
-        stage = make_stage(name, fake, network.to(GPU), Context())
+        stage = ready(make_stage(name, fake, network.to(GPU)))
         inputs = [
             i if isinstance(i, Tensor) else torch.full((1,), i, dtype=torch.int64, device=GPU)
             for i in stage.batch_inputs(3)
         ]
         with torch.no_grad(), OffTheDevice() as elsewhere:
-            made = stage.make(stage.context.spans, *inputs)
+            made = stage.make(no_spans, *inputs)
         assert elsewhere.found == []
         assert form(made) == form(stage.make_batch(3))
         honest = fake.source.latents
@@ -116,14 +116,14 @@ def test_numbers_of_a_replay_are_read_on_the_device(
             lambda count, *, seed, start: honest(count, seed=seed, start=int(start)),
         )
         with pytest.raises(DataDependentOutputException):
-            stage.make(stage.context.spans, *inputs)
+            stage.make(no_spans, *inputs)
 
 
 def test_a_tensor_left_on_the_cpu_is_found(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = build_task(tiny())
+    task = build_task(tiny(NO_TRIAL))
     network = task.new_network()
     with fake_gpu(monkeypatch) as mode:
-        stage = make_stage("pp", on_gpu(task, mode), network.to(GPU), Context())
+        stage = make_stage("pp", on_gpu(task, mode), network.to(GPU))
         honest = stage.make
         stage.make = lambda *a: (lambda b: b._replace(inputs=b.inputs.cpu().to(GPU)))(honest(*a))  # type: ignore[method-assign]
         with OffTheDevice() as elsewhere:

@@ -6,14 +6,16 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from on_disk import ready, trained
 from ptgm_fast import models
 from ptgm_fast.config import RunConfig
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.task import build_task
-from ptgm_fast.runs.train import Progress, make_stage, run_stages
+from ptgm_fast.runs.train import make_stage, make_stages, run_stages
+from ptgm_fast.training import execution
 from ptgm_fast.training.context import Context
-from ptgm_fast.training.distributed import World
-from ptgm_fast.training.wrap import GPU_BREAK_EVEN_STEPS, CompileClock, decide, wrap
+from ptgm_fast.training.distributed import ProcessGroup
+from ptgm_fast.training.execution import GPU_BREAK_EVEN_STEPS, CompileClock, decide, wrap
 
 Tiny = Callable[..., RunConfig]
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
@@ -23,28 +25,28 @@ WITH, WITHOUT = torch.nn.BatchNorm2d(3), torch.nn.Linear(3, 3)
 @pytest.mark.parametrize("steps", [1, 600, 10**7])
 def test_auto_never_compiles_on_cpus(steps: int) -> None:
     for network in (WITH, WITHOUT):
-        assert not decide("auto", network, CPU, steps=steps, world=World()).compiled
+        assert not decide("auto", network, CPU, steps=steps, group=ProcessGroup()).compiled
 
 
 def test_auto_compiles_long_stages_on_gpus() -> None:
-    few = decide("auto", WITH, GPU, steps=GPU_BREAK_EVEN_STEPS - 1, world=World())
-    many = decide("auto", WITH, GPU, steps=GPU_BREAK_EVEN_STEPS, world=World())
+    few = decide("auto", WITH, GPU, steps=GPU_BREAK_EVEN_STEPS - 1, group=ProcessGroup())
+    many = decide("auto", WITH, GPU, steps=GPU_BREAK_EVEN_STEPS, group=ProcessGroup())
     assert (few.compiled, many.compiled) == (False, True)
     assert str(GPU_BREAK_EVEN_STEPS) in few.reason
 
 
 def test_named_choices_are_kept() -> None:
-    assert decide("always", WITH, CPU, steps=1, world=World()).compiled
-    assert not decide("never", WITH, GPU, steps=10**9, world=World()).compiled
+    assert decide("always", WITH, CPU, steps=1, group=ProcessGroup()).compiled
+    assert not decide("never", WITH, GPU, steps=10**9, group=ProcessGroup()).compiled
 
 
 def test_statistics_of_several_processes_are_not_compiled() -> None:
-    several = World(0, 2)
-    assert not decide("auto", WITH, GPU, steps=10**9, world=several).compiled
-    assert decide("auto", WITHOUT, GPU, steps=10**9, world=several).compiled
-    assert decide("always", WITHOUT, CPU, steps=1, world=several).compiled
+    several = ProcessGroup(0, 2)
+    assert not decide("auto", WITH, GPU, steps=10**9, group=several).compiled
+    assert decide("auto", WITHOUT, GPU, steps=10**9, group=several).compiled
+    assert decide("always", WITHOUT, CPU, steps=1, group=several).compiled
     with pytest.raises(UserError, match="network without batch norm"):
-        decide("always", WITH, CPU, steps=1, world=several)
+        decide("always", WITH, CPU, steps=1, group=several)
 
 
 def network() -> models.TargetNetwork:
@@ -59,7 +61,7 @@ def test_precision_is_that_of_the_forward_only() -> None:
     plain = net.to(memory_format=torch.channels_last).features(images)
     outputs = {}
     for precision in ("auto", "float32", "bfloat16"):
-        features = wrap(net, device=CPU, precision=precision, compiled=False, world=World())
+        features = wrap(net, device=CPU, precision=precision, compiled=False, group=ProcessGroup())
         net.load_state_dict(network().state_dict())
         outputs[precision] = features(images)
         assert outputs[precision].dtype == torch.float32
@@ -77,7 +79,7 @@ def test_the_generator_computes_in_the_precision_too(tiny: Tiny, stage: str) -> 
     made = {}
     for precision in ("auto", "float32", "bfloat16"):
         task = build_task(tiny(f"precision={precision}"))
-        batch = make_stage(stage, task, task.new_network(), Context()).make_batch(0)
+        batch = ready(make_stage(stage, task, task.new_network())).make_batch(0)
         made[precision] = batch.inputs if stage == "pp" else batch.weak
         assert made[precision].dtype == torch.float32
     assert torch.equal(made["auto"], made["float32"])
@@ -87,7 +89,7 @@ def test_the_generator_computes_in_the_precision_too(tiny: Tiny, stage: str) -> 
 
 def test_the_decision_is_in_the_summary(tiny: Tiny) -> None:
     task = build_task(tiny("training.steps=2", "pp.steps=2"))
-    for result in run_stages(task, Progress(task.new_network()), Context()).results:
+    for result in run_stages(make_stages(task, task.new_network()), Context()):
         stage = result.as_dict()
         assert stage["compiled"] is False
         assert "CPU" in stage["compile_reason"]
@@ -95,24 +97,22 @@ def test_the_decision_is_in_the_summary(tiny: Tiny) -> None:
 
 
 def test_precision_has_an_effect_on_a_run(tiny: Tiny) -> None:
-    def trained(*settings: str) -> dict[str, torch.Tensor]:
-        task = build_task(tiny("training.steps=3", "pp.steps=2", *settings))
-        return run_stages(task, Progress(task.new_network()), Context()).network.export_state()
-
-    one, other = trained("precision=float32"), trained("precision=bfloat16")
+    few = ("training.steps=3", "pp.steps=2")
+    one, other = (trained(tiny(*few, f"precision={p}")) for p in ("float32", "bfloat16"))
     assert any(not torch.equal(one[name], other[name]) for name in one)
     assert all(value.isfinite().all() for value in other.values())
 
 
 @pytest.mark.parametrize("compiled", [True, False])
-def test_compile_seconds_are_what_the_first_step_took_longer(compiled: bool) -> None:
-    clock, told = CompileClock(CPU, compiled), 0
+def test_compile_seconds_are_what_the_first_step_took_longer(
+    compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(execution.time, "perf_counter", lambda: now)
+    clock = CompileClock(CPU, compiled)
     for seconds in (30.0, 1.0, 1.5, 1.25, 9.0, 1.0):
-        if clock.runs:
-            clock.wait()
-            clock.add(seconds)
-            told += 1
-    assert told == (5 if compiled else 0)
+        with clock.step():
+            now += seconds
     assert clock.seconds == (30.0 - 1.375 if compiled else 0.0)
 
 
@@ -148,14 +148,15 @@ def test_compiled_training_is_the_same_training_and_compiles_once_a_shape(
                 counters["stats"]["unique_graphs"]
             )
         )
-        progress = run_stages(task, Progress(task.new_network()), context)
-        results[choice] = progress.network.export_state()
+        network = task.new_network()
+        (result,) = run_stages(make_stages(task, network), context)
+        results[choice] = network.export_state()
         counts.append(graphs)
-        assert progress.results[0].compiled is (choice == "always")
+        assert result.compiled is (choice == "always")
     assert set(counts[0]) == {0}
     # The training forward of both batches and the teacher's forward.
     assert set(counts[1]) == {2}
-    assert progress.results[0].compile_seconds > 0.1
+    assert result.compile_seconds > 0.1
     for name, value in results["never"].items():
         torch.testing.assert_close(results["always"][name], value, rtol=1e-3, atol=1e-4)
 
@@ -165,7 +166,7 @@ def test_batches_depend_on_no_weights_that_are_trained(tiny: Tiny, stage: str) -
     """So they can be made ahead of time: the same before and after the weights have changed, in any order."""
     task = build_task(tiny("p_ssl.method=uda"))
     network = task.new_network()
-    made = make_stage(stage, task, network, Context())
+    made = ready(make_stage(stage, task, network))
     before = [tree_leaves(made.make_batch(step)) for step in (0, 1, 5)]
     with torch.no_grad():
         for parameter in network.parameters():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -14,7 +15,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.models.precision import in_precision
 from ptgm_fast.training.batchnorm import SynchronisedBatchNorm, has_batch_norm
-from ptgm_fast.training.distributed import World
+from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.options import EngineOptions
 
 # From this many steps compiling is taken to pay on a GPU.
@@ -23,11 +24,12 @@ GPU_BREAK_EVEN_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Execution:
-    """The settings `compile`, `precision` and `engine` of a run; see `decide`, `wrap` and `EngineOptions`."""
+    """The settings `compile`, `precision` and `engine` of a run, see `decide`, `wrap` and `EngineOptions`; its processes."""
 
     compile: str = "auto"
     precision: str = "auto"
     engine: EngineOptions = field(default_factory=EngineOptions)
+    group: ProcessGroup = field(default_factory=ProcessGroup)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Decision:
 
 
 def decide(
-    choice: str, network: nn.Module, device: torch.device, *, steps: int, world: World
+    choice: str, network: nn.Module, device: torch.device, *, steps: int, group: ProcessGroup
 ) -> Decision:
     """Whether to compile the forward of a stage of `steps` steps: choice is auto, always or never.
 
@@ -55,11 +57,11 @@ def decide(
     """
     if choice == "never":
         return Decision(False, 'compile = "never"')
-    exchanged = world.size > 1 and has_batch_norm(network)
+    exchanged = group.size > 1 and has_batch_norm(network)
     if choice == "always":
         if exchanged:
             raise UserError(
-                f'compile = "always" cannot be had in {world.size} processes for a network with batch norm: its '
+                f'compile = "always" cannot be had in {group.size} processes for a network with batch norm: its '
                 'statistics are exchanged within the forward. Use compile = "auto" or "never", or a network without batch norm'
             )
         return Decision(True, 'compile = "always"')
@@ -73,7 +75,12 @@ def decide(
 
 
 def wrap(
-    network: TargetNetwork, *, device: torch.device, precision: str, compiled: bool, world: World
+    network: TargetNetwork,
+    *,
+    device: torch.device,
+    precision: str,
+    compiled: bool,
+    group: ProcessGroup,
 ) -> Callable[[Tensor], Tensor]:
     """The features [N, D] of images [N, C, H, W], as a stage computes them; gradients flow.
 
@@ -83,10 +90,10 @@ def wrap(
     network.to(memory_format=torch.channels_last)
     extractor = torch.compile(network.network, dynamic=False) if compiled else network.network
     extract = in_precision(extractor, device=device, precision=precision)
-    synchronised = world.size > 1 and has_batch_norm(network)
+    synchronised = group.size > 1 and has_batch_norm(network)
 
     def features(images: Tensor) -> Tensor:
-        statistics = SynchronisedBatchNorm(world) if synchronised else nullcontext()
+        statistics = SynchronisedBatchNorm(group) if synchronised else nullcontext()
         with statistics:
             return extract(images)
 
@@ -99,21 +106,21 @@ class CompileClock:
     STEPS = 5
 
     def __init__(self, device: torch.device, compiled: bool) -> None:
-        self._synchronise = compiled and device.type == "cuda"
+        self._synchronize = compiled and device.type == "cuda"
         self._seconds: list[float] = []
         self._missing = self.STEPS if compiled else 0
 
-    @property
-    def runs(self) -> bool:
-        """Whether the next step is to be told to `add`."""
-        return len(self._seconds) < self._missing
-
-    def wait(self) -> None:
-        if self._synchronise:
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a step's forward and backward."""
+        if len(self._seconds) >= self._missing:
+            yield
+            return
+        began = time.perf_counter()
+        yield
+        if self._synchronize:
             torch.cuda.synchronize()
-
-    def add(self, seconds: float) -> None:
-        self._seconds.append(seconds)
+        self._seconds.append(time.perf_counter() - began)
 
     @property
     def seconds(self) -> float:

@@ -1,0 +1,81 @@
+"""What the steps of a stage change, and a checkpoint holds: weights, optimizer, moving average, the best weights so far."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ptgm_fast.models import TargetNetwork
+from ptgm_fast.training.optim import ExponentialMovingAverage, build_optimizer
+from ptgm_fast.training.options import StageOptions
+
+
+class TrainingState:
+    """The state of a stage's training beside its step. All else is a function of the seed and the step."""
+
+    def __init__(self, network: TargetNetwork, options: StageOptions) -> None:
+        self.network = network
+        self.optimizer = build_optimizer(network, options)
+        decay = options.ema_decay
+        self.average = ExponentialMovingAverage(network, decay) if decay else None
+        self.validated_at = -1
+        self._best: dict[str, Any] | None = None
+        self._began = time.perf_counter()
+
+    @property
+    def average_network(self) -> TargetNetwork | None:
+        return self.average.module if self.average else None
+
+    @property
+    def evaluated(self) -> TargetNetwork:
+        """The network that is validated and kept: the average where there is one."""
+        return self.average_network or self.network
+
+    def seconds(self) -> float:
+        """Of training, those before the last resume included."""
+        return time.perf_counter() - self._began
+
+    def validated(self, step: int, accuracy: float | None) -> None:
+        """Remember the weights if none before them were better; ties go to the later ones, which have seen more data."""
+        self.validated_at = step
+        if accuracy is not None and (self._best is None or accuracy >= self._best["accuracy"]):
+            weights = {k: v.detach().clone() for k, v in self.evaluated.state_dict().items()}
+            self._best = {"accuracy": accuracy, "step": step, "network": weights}
+
+    def keep_best(self, steps: int) -> tuple[float | None, int]:
+        """Load the best weights (without validation the last) into the network; their accuracy and step."""
+        best = self._best or {"accuracy": None, "step": steps}
+        weights: Mapping[str, Tensor] = best.get("network") or self.evaluated.state_dict()
+        self.network.load_state_dict(weights)
+        return best["accuracy"], best["step"]
+
+    def as_dict(self, stage: str, step: int) -> dict[str, Any]:
+        """What `load` takes, of the stage's name after `step` steps."""
+        average = self.average
+        return {
+            "stage": stage,
+            "step": step,
+            "seconds": self.seconds(),
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": {"updates": average.num_updates, "network": average.module.state_dict()}
+            if average
+            else None,
+            "best": self._best,
+            "validated_at": self.validated_at,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> int:
+        """Go on from such a dict; returns its step."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            self.average.module.load_state_dict(state["ema"]["network"])
+            self.average.num_updates = state["ema"]["updates"]
+        self._best = state["best"]
+        self.validated_at = state["validated_at"]
+        self._began = time.perf_counter() - state["seconds"]
+        return int(state["step"])
