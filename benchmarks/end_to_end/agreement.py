@@ -2,8 +2,8 @@
 
 Ours and the eager loop are compared in the layout that ours computes in, channels-last. There torch's own batch norm adds
 up in float32, and 1e-5 of error in its statistics moves single gradients by a percent, whoever computes them. So a loop
-in the default layout is compared with itself in float64, and by its loss with ours; a compiled one likewise, with twice the
-error that the same code has uncompiled.
+in the default layout, or compiled, is compared with itself in float64, with twice the error that the same code has channels-last
+and uncompiled, and by its loss with ours. (On some processors the default layout's gradients move as much.)
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ State = dict[str, Tensor]
 def assert_same_step(task: Task, stage: str, pair: SourcePair) -> float:
     """The largest difference of loss, gradients and statistics after one step from the same network.
 
-    Raises AssertionError above `TOLERANCE`, or of a compiled pair above its rounding.
+    Raises AssertionError above `TOLERANCE`, or of another layout or a compiled pair above its rounding.
     """
     ours, batch = our_step(task, stage)
     laid_out = eager_step(task, stage, SourcePair(task, channels_last=True), batch)
@@ -38,7 +38,7 @@ def assert_same_step(task: Task, stage: str, pair: SourcePair) -> float:
     found = eager_step(task, stage, pair, batch)
     at_most(TOLERANCE, differences({"loss": found["loss"]}, {"loss": ours["loss"]}), stage)
     exact = eager_step(task, stage, SourcePair(task), batch, torch.float64)
-    rounding = 2 * max(differences(laid_out, exact).values()) if pair.compiled else TOLERANCE
+    rounding = max(TOLERANCE, 2 * max(differences(laid_out, exact).values()))
     return at_most(rounding, differences(found, exact), f"{stage}, against float64")
 
 

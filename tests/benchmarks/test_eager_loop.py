@@ -33,11 +33,11 @@ def test_images_of_labels_and_of_target_images(task, pair):
 
 @pytest.mark.parametrize("method", ["p-ssl", "uda", "fixmatch"])
 def test_step_of_p_ssl(task, pair, method):
-    assert agreement.assert_same_step(with_loss(task, method), "p-ssl", pair) <= 1e-4
+    agreement.assert_same_step(with_loss(task, method), "p-ssl", pair)
 
 
 def test_step_of_pp(task, pair):
-    assert agreement.assert_same_step(task, "pp", pair) <= 1e-4
+    agreement.assert_same_step(task, "pp", pair)
 
 
 @pytest.mark.parametrize("method", ["p-ssl", "uda", "fixmatch"])
