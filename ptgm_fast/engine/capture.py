@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 Made = TypeVar("Made")
 # As torch's notes on CUDA graphs ask: what is initialised lazily is so before the capture.
@@ -18,8 +19,7 @@ class CapturedStep(Generic[Made]):
 
     Numbers among the inputs (where the samples of a step start) lie in device memory, int64 [1], where the addressed ops
     read them, and tensors in buffers of their own: a replay makes other samples and bakes nothing in. Shapes must not
-    change from call to call, and the step must not read a value on the host. What a call returns is written again by the
-    next one.
+    change from call to call, and the step must not read a value on the host. What a call returns is the caller's.
 
     cuda: `torch.cuda`, or whatever has its CUDAGraph and graph. Checked against a stand-in that records operators and
     replays them; it has not run on a GPU.
@@ -46,8 +46,9 @@ class CapturedStep(Generic[Made]):
             else:
                 buffer.fill_(value)
         self._graph.replay()
-        assert self._made is not None
-        return self._made
+        # The next replay writes over what this one made.
+        made: Made = tree_map_only(Tensor, torch.clone, self._made)
+        return made
 
     def _capture(self, inputs: tuple[int | Tensor, ...]) -> None:
         self._inputs = [
@@ -59,8 +60,14 @@ class CapturedStep(Generic[Made]):
         for _ in range(WARM_UPS):
             self._step(*self._inputs)
         graph = self._cuda.CUDAGraph()
+        stream = self._cuda.current_stream(self._device)
+        if stream == self._cuda.default_stream(self._device):
+            stream = None  # it cannot be captured: torch takes one of its own
         # Another thread of the process (a data loader's, pinning memory) may call CUDA meanwhile.
-        with self._cuda.graph(graph, capture_error_mode="thread_local"):
+        with (
+            self._cuda.device(self._device),
+            self._cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+        ):
             self._made = self._step(*self._inputs)
         self._graph = graph
 

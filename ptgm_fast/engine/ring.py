@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-import torch
-from torch.utils import _pytree as pytree
-
 from ptgm_fast.engine.runtime import Lane, Runtime
 from ptgm_fast.spans import Counter, Spans, no_counter, no_spans
 
@@ -17,46 +14,20 @@ Batch = TypeVar("Batch")
 
 
 class Slot(Generic[Batch]):
-    """One place of the ring: a batch, and the events that say when it may be read and when it may be written."""
+    """One place of the ring: a batch, and the events that say when it may be read and when the place is free again."""
 
     def __init__(self) -> None:
         self.batch: Batch | None = None
         self.ready: Any = None
         self.free: Any = None
 
-    def fill(self, batch: Batch, copies: bool) -> None:
-        """Take the batch itself, or copy it into the memory that the slot keeps for batches of this shape."""
-        if not copies:
-            self.batch = batch
-        elif self._same_shape(batch):
-            pytree.tree_map_(_copy_into, self.batch, batch)
-        else:
-            # A batch may be a view of what its maker keeps: the slot's memory is its own from the first.
-            self.batch = pytree.tree_map_only(torch.Tensor, torch.clone, batch)
-
-    def _same_shape(self, batch: Batch) -> bool:
-        mine, mine_spec = pytree.tree_flatten(self.batch)
-        theirs, spec = pytree.tree_flatten(batch)
-        return mine_spec == spec and all(_alike(a, b) for a, b in zip(mine, theirs, strict=True))
-
-
-def _alike(a: Any, b: Any) -> bool:
-    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
-        return bool(type(a) is type(b) and a == b)
-    return (a.shape, a.dtype, a.device, a.stride()) == (b.shape, b.dtype, b.device, b.stride())
-
-
-def _copy_into(mine: Any, theirs: Any) -> None:
-    if isinstance(mine, torch.Tensor):
-        mine.copy_(theirs)
-
 
 class Ring(Generic[Batch]):
     """Iterates over produce(start), produce(start + 1), ..., made up to `depth` batches ahead.
 
-    The producer writes a slot only after the consumer's event that it has done with it; the consumer reads a slot only
-    after the producer's event that it is written. A batch is the consumer's until it asks for the next one (where the
-    runtime copies, its memory is then written again).
+    The consumer reads a slot only after the producer's event that it is written; the producer fills it again only after
+    the consumer's event, recorded when it asks for the next batch: so no more than `depth` batches are made ahead. A batch
+    is the consumer's for as long as it keeps it: nothing is ever written into it again, and a consumer may read ahead.
 
     An exception in `produce` is raised from the consumer's next call, even while earlier batches are waiting, with its
     traceback and a note that says which batch it was. Iterating a second time continues; `close` ends everything, as do
@@ -140,7 +111,7 @@ class Ring(Generic[Batch]):
         if self._failed.is_set():
             return
         try:
-            slot.fill(self._produce(index), self._runtime.copies)
+            slot.batch = self._produce(index)
         except BaseException as error:
             error.add_note(f"while making {self._describe(index)}")
             self._failure = error
@@ -163,8 +134,9 @@ class Ring(Generic[Batch]):
             self._held = None
 
     def _take(self, slot: Slot[Batch]) -> Batch:
-        batch = slot.batch
+        batch, slot.batch = slot.batch, None
         assert batch is not None
+        self._runtime.hand_over(batch)
         return batch
 
     def _raise_failure(self) -> None:

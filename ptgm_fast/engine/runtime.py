@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ptgm_fast.spans import Spans, no_spans
 
@@ -21,13 +23,7 @@ class Lane(enum.Enum):
 
 
 class Runtime(Protocol):
-    """What the ring needs of a device. All are called from the consumer's thread.
-
-    copies: slots own memory that batches are copied into. Where the lanes run behind the host's back (streams), a
-    batch's own memory could be given to somebody else while it is still read.
-    """
-
-    copies: bool
+    """What the ring needs of a device. All are called from the consumer's thread."""
 
     def launch(self, work: Callable[[], None]) -> None:
         """Queue work on the producer's lane. `work` does not raise."""
@@ -41,14 +37,15 @@ class Runtime(Protocol):
     def happened(self, event: Any) -> bool:
         """Whether the event has happened by now; never waits."""
 
+    def hand_over(self, batch: Any) -> None:
+        """From now on the batch is read on the consumer's lane."""
+
     def close(self) -> None:
         """Wait for what runs, drop what is queued, give back threads and streams. May be called again."""
 
 
 class InlineRuntime:
     """No overlap: the producer's work is done when it is asked for, on the consumer's own threads."""
-
-    copies = False
 
     def launch(self, work: Callable[[], None]) -> None:
         work()
@@ -61,6 +58,9 @@ class InlineRuntime:
 
     def happened(self, event: None) -> bool:
         return True
+
+    def hand_over(self, batch: Any) -> None:
+        return None
 
     def close(self) -> None:
         return None
@@ -93,8 +93,6 @@ class ThreadRuntime:
     thread): the producer's count leaves the consumer's alone. A consumer's event has happened when it is recorded, for
     its work is done by then.
     """
-
-    copies = False
 
     def __init__(
         self,
@@ -153,6 +151,9 @@ class ThreadRuntime:
     def happened(self, event: threading.Event) -> bool:
         return event.is_set()
 
+    def hand_over(self, batch: Any) -> None:
+        return None
+
     def close(self) -> None:
         self._closing.set()
         self._queue.put(None)
@@ -162,21 +163,28 @@ class ThreadRuntime:
             _give_back()
 
 
+# One producer's stream a device: memory that a stream has freed stays with it, and a stream a stage would add that up.
+_producers: dict[Any, Any] = {}
+
+
 class StreamRuntime:
     """GPUs: the producer is a stream of its own, in the order that events on both streams allow.
+
+    A batch's memory is the producer's stream's. When it is handed over, the allocator is told that the consumer's stream
+    reads it too, so that it is given to somebody else only after all that the consumer had queued when it let the batch go.
 
     Works with torch.cuda (CUDA and ROCm) and torch.xpu, whose streams and events are the same. Not verified on a device:
     the order of waits and records is checked against a stand-in that records them.
     """
 
-    copies = True
-
     def __init__(self, device: torch.device, module: Any = None) -> None:
         """module: torch.cuda or torch.xpu; found by the device's type."""
         self._device = device
         self._module = module or torch.get_device_module(device)
-        # 0 is the lowest priority there is, and a current stream's default: synthesis never goes first.
-        self._producer = self._module.Stream(device=device, priority=0)
+        key = (self._module, device)
+        if key not in _producers:
+            _producers[key] = self._module.Stream(device=device)
+        self._producer = _producers[key]
         # What made the generator's weights was queued on the consumer's stream.
         self._producer.wait_stream(self._module.current_stream(device))
 
@@ -200,5 +208,28 @@ class StreamRuntime:
     def happened(self, event: Any) -> bool:
         return bool(event.query())
 
+    def hand_over(self, batch: Any) -> None:
+        consumer = self._stream(Lane.CONSUMER)
+        for tensor in tree_leaves(batch):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type == self._device.type:
+                tensor.record_stream(consumer)
+
     def close(self) -> None:
         self._producer.synchronize()
+
+
+@contextmanager
+def before_producer(device: torch.device, module: Any = None) -> Iterator[None]:
+    """On a GPU, run the block on a stream that goes before the producer's, whose priority, 0, is the lowest there is.
+
+    Elsewhere nothing changes. What was queued before the block is done before it, and the block before what follows it.
+    """
+    if device.type == "cpu":
+        yield
+        return
+    module = module or torch.get_device_module(device)
+    outer, inner = module.current_stream(device), module.Stream(device=device, priority=-1)
+    inner.wait_stream(outer)
+    with module.stream(inner):
+        yield
+    outer.wait_stream(inner)

@@ -219,8 +219,7 @@ class FastSampler(IterableDataset[Batch]):
             if not self._capture:
                 return synthesis.images(BLOCK, first, condition, kind, spans)
             with spans("generator"):
-                # Blocks are kept; the next replay writes over this one.
-                return captured(kind)(first, condition).clone()
+                return captured(kind)(first, condition)
 
         return Blocks(make, self.counts, kept=GROUP_BLOCKS + 1 if self._reuse > 1 else 1)
 

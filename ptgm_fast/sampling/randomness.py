@@ -32,6 +32,18 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
         yield
 
 
+# Orders go to their device in blocks of at least so many positions: one copy for many steps.
+BLOCK_POSITIONS = 4096
+
+
+def uploaded(values: np.ndarray, device: torch.device) -> Tensor:
+    """The values on the device; to a GPU by way of pinned memory, so that the host waits for nothing."""
+    tensor = torch.from_numpy(values)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
 class AddressedOrder:
     """An endless order over ``num_items``: position p is item p % n of the permutation of epoch p // n.
 
@@ -40,31 +52,39 @@ class AddressedOrder:
     Raises ValueError if num_items < 1.
     """
 
-    def __init__(self, num_items: int, *, seed: int, purpose: str) -> None:
+    def __init__(
+        self, num_items: int, *, seed: int, purpose: str, device: torch.device | str = "cpu"
+    ) -> None:
         if num_items < 1:
             raise ValueError(f"num_items must be at least 1, got {num_items}")
         self.num_items = num_items
-        self._seed = seed
-        self._purpose = purpose
-        # A batch touches one or two neighbouring epochs; small sets touch a few more.
-        self._epochs: dict[int, np.ndarray] = {}
+        self._seed, self._purpose, self._device = seed, purpose, torch.device(device)
+        self._epochs_a_block = -(-BLOCK_POSITIONS // num_items)
+        self._blocks: dict[int, Tensor] = {}
 
     def _epoch(self, epoch: int) -> np.ndarray:
-        if epoch not in self._epochs:
-            if len(self._epochs) >= 16:
-                self._epochs.clear()
-            key = derive_seed(self._seed, f"{self._purpose}/epoch {epoch}")
-            generator = np.random.Generator(np.random.Philox(key=key))
-            self._epochs[epoch] = generator.permutation(self.num_items)
-        return self._epochs[epoch]
+        key = derive_seed(self._seed, f"{self._purpose}/epoch {epoch}")
+        return np.random.Generator(np.random.Philox(key=key)).permutation(self.num_items)
+
+    def _block(self, number: int) -> Tensor:
+        if number not in self._blocks:
+            # A batch touches one block, or two neighbors.
+            if len(self._blocks) >= 2:
+                self._blocks.clear()
+            first = number * self._epochs_a_block
+            epochs = [self._epoch(first + i) for i in range(self._epochs_a_block)]
+            self._blocks[number] = uploaded(np.concatenate(epochs), self._device)
+        return self._blocks[number]
 
     def indices(self, start: int, count: int) -> Tensor:
-        """Items at positions start .. start + count - 1, int64 [count]."""
+        """Items at positions start .. start + count - 1, int64 [count] on the order's device."""
         parts = []
-        position = start
+        position, size = start, self._epochs_a_block * self.num_items
         while position < start + count:
-            epoch, offset = divmod(position, self.num_items)
-            take = min(self.num_items - offset, start + count - position)
-            parts.append(self._epoch(epoch)[offset : offset + take])
+            block, offset = divmod(position, size)
+            take = min(size - offset, start + count - position)
+            parts.append(self._block(block)[offset : offset + take])
             position += take
-        return torch.from_numpy(np.concatenate(parts) if parts else np.empty(0, dtype=np.int64))
+        if len(parts) == 1:
+            return parts[0]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64, device=self._device)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptgm_fast.engine.runtime import before_producer
 from ptgm_fast.errors import UserError
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context, Interrupted
@@ -64,7 +65,11 @@ def fit(
     # The step at which the loss first was not finite, kept on the device: no synchronization a step.
     bad_step = torch.full((), -1, dtype=torch.int64, device=stage.device)
     stage.network.train()
-    with torch.random.fork_rng(), prefetch(stage, first, context) as batches:
+    with (
+        torch.random.fork_rng(),
+        before_producer(stage.device if stage.overlap.ahead else torch.device("cpu")),
+        prefetch(stage, first, context) as batches,
+    ):
         for step in range(first, options.steps):
             # Dropout and the like draw from torch's generator: addressed by the step as all else is.
             torch.manual_seed(stage.dropout_seed(step))

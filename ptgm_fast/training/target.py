@@ -107,14 +107,16 @@ class SupervisedStage(Stage):
         self.images = data.train.images.to(self.device)
         self.labels = data.train.labels.to(self.device)
         # The order and the views of labelled images do not depend on the method: rows of a comparison share them.
-        self.order = AddressedOrder(len(self.labels), seed=seed, purpose="target/order")
+        self.order = AddressedOrder(
+            len(self.labels), seed=seed, purpose="target/order", device=self.device
+        )
         self._views_seed = derive_seed(seed, "target/views")
         self._mean = torch.tensor(data.mean, device=self.device).view(1, -1, 1, 1)
         self._std = torch.tensor(data.std, device=self.device).view(1, -1, 1, 1)
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.options.batch_size)
-        return start, self.order.indices(start, count).to(self.device)
+        return start, self.order.indices(start, count)
 
     def make(self, spans: Spans, *inputs: Any) -> Any:
         return self.make_labelled(spans, *inputs)
@@ -219,7 +221,9 @@ class PseudoSemiSupervised(SupervisedStage):
             std=data.std,
             precision=self.precision,
         )
-        self.pseudo_order = AddressedOrder(len(self.labels), seed=seed, purpose="p-ssl/order")
+        self.pseudo_order = AddressedOrder(
+            len(self.labels), seed=seed, purpose="p-ssl/order", device=self.device
+        )
 
     def prepare(self, spans: Spans = no_spans) -> None:
         """The soft labels of all target images."""
@@ -267,7 +271,7 @@ class PseudoSemiSupervised(SupervisedStage):
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.pssl.batch_size)
-        provenance = self.pseudo_order.indices(start, count).to(self.device)
+        provenance = self.pseudo_order.indices(start, count)
         return *super().batch_inputs(step), start, provenance
 
     def make(self, spans: Spans, *inputs: Any) -> TargetBatch:

@@ -21,8 +21,6 @@ class Hazard(AssertionError):
 class Adversary:
     """choose(n) picks one of n lanes; it decides the order."""
 
-    copies = True
-
     def __init__(self, choose: Callable[[int], int]) -> None:
         self._choose = choose
         self._queues: dict[Lane, deque[tuple[str, Any]]] = {lane: deque() for lane in Lane}
@@ -44,6 +42,9 @@ class Adversary:
     def wait(self, lane: Lane, event: int) -> None:
         self._queues[lane].append(("wait", event))
         self._some()
+
+    def hand_over(self, batch: Any) -> None:
+        return None
 
     def close(self) -> None:
         while self._step():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -28,6 +28,9 @@ class StandInForCudaGraphs:
     def __init__(self) -> None:
         self.replays = 0
         self.modes: list[str] = []
+        self.streams: list[Any] = []
+        self.devices: list[Any] = []
+        self.stream = "producer"
         stand_in = self
 
         class CUDAGraph:
@@ -44,8 +47,21 @@ class StandInForCudaGraphs:
 
         self.CUDAGraph = CUDAGraph
 
+    def current_stream(self, device: Any) -> str:
+        return self.stream
+
+    def default_stream(self, device: Any) -> str:
+        return "default"
+
+    def device(self, device: Any) -> Any:
+        self.devices.append(device)
+        return nullcontext()
+
     @contextmanager
-    def graph(self, graph: Any, capture_error_mode: str = "global") -> Iterator[None]:
+    def graph(
+        self, graph: Any, stream: Any = None, capture_error_mode: str = "global"
+    ) -> Iterator[None]:
         self.modes.append(capture_error_mode)
+        self.streams.append(stream)
         with Recorder(graph.operators):
             yield

@@ -87,13 +87,6 @@ def test_tensors_are_copied_in_and_never_held_on_to() -> None:
     assert torch.equal(captured(torch.arange(5), 1), first)
 
 
-def test_what_a_call_returned_is_written_again_by_the_next() -> None:
-    captured = CapturedStep(samples, CPU, StandInForCudaGraphs())
-    one = captured(0)
-    assert captured(64)[0].data_ptr() == one[0].data_ptr()
-    assert torch.equal(one[0], samples(64)[0])
-
-
 @pytest.mark.parametrize(
     "baked",
     [
@@ -200,6 +193,21 @@ def test_a_sampler_replays_the_same_bits(
     # Uniform twice and conditioned once: each iteration's blocks are captured once, and replayed.
     assert len(graphs.modes) == 3
     assert graphs.replays >= 5
+
+
+@pytest.mark.parametrize(("current", "captured_on"), [("default", None), ("producer", "producer")])
+def test_a_capture_names_its_device_and_stream(current: str, captured_on: str | None) -> None:
+    """The default stream cannot be captured: torch is left to take one of its own."""
+    stand_in = StandInForCudaGraphs()
+    stand_in.stream = current
+    CapturedStep(lambda start: start + 1, CPU, cuda=stand_in)(3)
+    assert (stand_in.streams, stand_in.devices) == ([captured_on], [CPU])
+
+
+def test_what_a_replay_made_is_kept() -> None:
+    captured = CapturedStep(lambda start: (start * 2, None), CPU, cuda=StandInForCudaGraphs())
+    kept = [captured(n) for n in (1, 5, 9)]
+    assert [made.item() for made, _ in kept] == [2, 10, 18]
 
 
 def test_a_sampler_on_a_cpu_has_no_graph(letters: Generator) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptgm_fast.engine import InlineRuntime, Ring, Slot, StreamRuntime, ThreadRuntime
+from ptgm_fast.engine.runtime import before_producer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from adversary import Hazard, ReadingRing, choices, consume
@@ -154,18 +155,6 @@ def test_a_slow_producer_is_not_waited_for_long_when_left() -> None:
     assert time.perf_counter() - started < 2
 
 
-def test_slots_copy_into_their_own_memory() -> None:
-    slot: Slot[Any] = Slot()
-    slot.fill((torch.zeros(2), None), True)
-    memory = slot.batch[0].data_ptr()
-    slot.fill((torch.ones(2), None), True)
-    assert slot.batch[0].data_ptr() == memory
-    assert slot.batch[0].tolist() == [1, 1]
-    # Another shape (a last, smaller batch) takes memory of its own.
-    slot.fill((torch.ones(1), None), True)
-    assert slot.batch[0].shape == (1,)
-
-
 class FakeStream:
     """A stream that writes down what is queued on it."""
 
@@ -201,9 +190,8 @@ class FakeDevice:
 
         self.Event = Event
 
-    def Stream(self, device: Any, priority: int) -> FakeStream:
-        assert priority == 0
-        return FakeStream(self.log, "producer")
+    def Stream(self, device: Any, priority: int = 0) -> FakeStream:
+        return FakeStream(self.log, "producer" if priority == 0 else f"priority {priority}")
 
     def current_stream(self, device: Any) -> FakeStream:
         return self.current
@@ -253,3 +241,55 @@ def test_streams_wait_for_each_other(depth: int) -> None:
             known[lane].add((kind, what[0]))
     assert {("read", i) for i in range(num)} <= known["consumer"]
     assert fake.log[-1] == ("synchronise", "producer")
+
+
+class OnDevice(torch.Tensor):
+    """A tensor that passes for one on a GPU and tells the allocator's stand-in which streams read it."""
+
+    device = torch.device("cuda")  # type: ignore[assignment]
+    readers: list[str]
+
+    def record_stream(self, stream: FakeStream) -> None:
+        self.readers.append(stream.name)
+
+
+def on_device(value: int) -> OnDevice:
+    made = torch.full((2,), value).as_subclass(OnDevice)
+    made.readers = []
+    return made
+
+
+def test_a_consumer_may_read_ahead_and_keep_what_it_got() -> None:
+    """A batch is its consumer's: reading all of them first, as list() and some loaders do, changes none."""
+    fake = FakeDevice()
+    runtime = StreamRuntime(torch.device("cuda"), module=fake)
+    ring = Ring(lambda i: (on_device(i), {"more": [on_device(-i)]}), stop=9, runtime=runtime)
+    kept = list(ring)
+    for index, (first, others) in enumerate(kept):
+        for made, value in ((first, index), (others["more"][0], -index)):
+            assert made.tolist() == [value, value]
+            assert made.readers == ["consumer"]
+    memory = {made.data_ptr() for first, others in kept for made in (first, *others["more"])}
+    assert len(memory) == 2 * 9
+
+
+def test_a_device_has_one_producers_stream() -> None:
+    fake = FakeDevice()
+    first, second = (StreamRuntime(torch.device("cuda"), module=fake) for _ in range(2))
+    other = StreamRuntime(torch.device("cuda", 1), module=fake)
+    assert first._producer is second._producer
+    assert other._producer is not first._producer
+
+
+def test_training_goes_before_the_producer() -> None:
+    """On a stream of higher priority, ordered after what was queued before it and before what follows."""
+    fake = FakeDevice()
+    with before_producer(torch.device("cuda"), module=fake):
+        assert fake.current.name == "priority -1"
+    assert fake.current.name == "consumer"
+    assert fake.log == [
+        ("wait stream", "priority -1", "consumer"),
+        ("wait stream", "consumer", "priority -1"),
+    ]
+    with before_producer(torch.device("cpu"), module=fake):
+        assert fake.current.name == "consumer"

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
 
 from ptgm_fast.runs.task import Task
-from ptgm_fast.sampling import SourceModels
+from ptgm_fast.sampling import SourceModels, randomness
 
 GPU = torch.device("cuda", 0)
 
@@ -116,6 +116,14 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
         torch.cuda.amp.common, "amp_definitely_not_available", lambda: False, raising=True
     )
     with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+
+        def uploaded(values: Any, device: torch.device) -> Tensor:
+            with _disable_current_modes():
+                host = mode.from_tensor(torch.from_numpy(values))
+            return host.to(device)
+
+        # The one way to the device that a step has; a copy to a real one starts in pinned memory.
+        monkeypatch.setattr(randomness, "uploaded", uploaded)
         yield mode
 
 
