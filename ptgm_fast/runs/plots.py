@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
+import torch.nn.functional as F
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,34 +38,33 @@ def save(figure: Figure, path: Path) -> None:
 
 def sample_sheet(pairs: Pairs, path: Path) -> None:
     """Each target image, its top soft labels, its pseudo samples: one row a target image."""
-    rows, num_samples = pairs.pseudo.shape[:2]
-    figure = new_figure(1.6 + 0.8 * (num_samples + 1), 0.86 * rows + 0.5)
-    axes = figure.subplots(
-        rows, num_samples + 2, squeeze=False, width_ratios=[1, 2] + [1] * num_samples
-    )
+    rows, num_samples, _, height, width = pairs.pseudo.shape
+    # One pair of axes in units of a tile: a hundred of them take two seconds to lay out.
+    text, first = 2, 3
+    figure = new_figure(0.8 * (num_samples + first), 0.8 * rows * height / width + 0.4)
+    axis = figure.subplots()
+    for tiles, left in (
+        (pairs.targets[:, None].float() / 255, 0),
+        ((pairs.pseudo + 1) / 2, first),
+    ):
+        gap = max(1, width // 12)
+        columns = tiles.shape[1]
+        padded = F.pad(tiles.clamp(0, 1), (0, gap, 0, gap), value=1.0)
+        # [R, S, C, H, W] -> [R * H, S * W, C]
+        grid = padded.permute(0, 3, 1, 4, 2).reshape(rows * (height + gap), -1, tiles.shape[2])
+        pixels = grid.squeeze(-1).numpy()
+        extent = (left, left + columns, rows, 0)
+        axis.imshow(pixels, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
     for row in range(rows):
-        _show(axes[row, 0], pairs.targets[row].float() / 255)
-        axes[row, 0].set_ylabel(
-            pairs.class_names[row], rotation=0, ha="right", va="center", fontsize=9
-        )
-        text = "\n".join(f"{name}  {share:.2f}" for name, share in pairs.soft_labels[row].items())
-        axes[row, 1].text(0.5, 0.5, text, ha="center", va="center", family="monospace", fontsize=8)
-        axes[row, 1].axis("off")
-        for column in range(num_samples):
-            _show(axes[row, column + 2], (pairs.pseudo[row, column] + 1) / 2)
-    axes[0, 0].set_title("target", fontsize=9)
-    axes[0, 1].set_title("soft label", fontsize=9)
-    axes[0, 2].set_title("pseudo samples", fontsize=9, loc="left")
+        name = pairs.class_names[row]
+        axis.text(-0.1, row + 0.45, name, ha="right", va="center", fontsize=9)
+        label = "\n".join(f"{k}  {share:.2f}" for k, share in pairs.soft_labels[row].items())
+        axis.text(text, row + 0.45, label, ha="center", va="center", family="monospace", fontsize=8)
+    for left, title in ((0.0, "target"), (1.5, "soft label"), (first, "pseudo samples")):
+        axis.text(left, -0.15, title, va="bottom", fontsize=9)
+    axis.set(xlim=(0, first + num_samples), ylim=(rows, 0), aspect=height / width)
+    axis.axis("off")
     save(figure, path)
-
-
-def _show(axis: Any, image: torch.Tensor) -> None:
-    pixels = image.clamp(0, 1).permute(1, 2, 0).numpy()
-    axis.imshow(
-        pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels, cmap="gray", vmin=0, vmax=1
-    )
-    axis.set_xticks([])
-    axis.set_yticks([])
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], stages: Sequence[str], path: Path) -> None:

@@ -229,7 +229,7 @@ def test_a_signal_saves_and_the_run_resumes_to_the_same_weights(
     tiny_toml: Path, tmp_path: Path, number: int
 ) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    longer = ("--set", "pp.steps=2000", "--set", "pp.checkpoint_every=0")
+    longer = ("--set", "pp.steps=300", "--set", "pp.checkpoint_every=0")
     process = subprocess.Popen(
         command("train", tiny_toml, "--out", tmp_path / "parts", *longer),
         env=environment,
