@@ -136,6 +136,10 @@ class RunConfig(Options):
         "auto",
         description="of the target network's training forward and of the generator: auto is bfloat16 on GPUs, float32 on CPUs",
     )
+    deterministic: bool = Field(
+        True,
+        description="on GPUs: algorithms that give the same bits each time; false may be faster",
+    )
     engine: EngineOptions = EngineOptions()
     data: DataConfig = DataConfig()
     source: SourceConfig = SourceConfig()

@@ -35,7 +35,13 @@ def make_stage(
 ) -> Stage:
     """The stage `name` of the task's config over `network`; raises UserError for what does not fit, see `Stage`."""
     config, data = task.config, task.data
-    execution = Execution(config.compile, config.precision, config.engine, group or ProcessGroup())
+    execution = Execution(
+        config.compile,
+        config.precision,
+        config.deterministic,
+        config.engine,
+        group or ProcessGroup(),
+    )
     if name == "pp":
         return PseudoPreTraining(
             network,
@@ -250,6 +256,7 @@ def summarize(
         "task": config.task,
         "seed": config.seed,
         "device": str(task.device),
+        "deterministic": config.deterministic,
         "num_threads": torch.get_num_threads(),
         "versions": versions(),
         "source": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,10 +25,11 @@ GPU_BREAK_EVEN_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Execution:
-    """The settings `compile`, `precision` and `engine` of a run, see `decide`, `wrap` and `EngineOptions`; its processes."""
+    """How a run is executed, by its settings of the same names: see `decide`, `wrap`, `deterministic`; its processes."""
 
     compile: str = "auto"
     precision: str = "auto"
+    deterministic: bool = True
     engine: EngineOptions = field(default_factory=EngineOptions)
     group: ProcessGroup = field(default_factory=ProcessGroup)
 
@@ -72,6 +74,32 @@ def decide(
     if steps < GPU_BREAK_EVEN_STEPS:
         return Decision(False, f"{steps} steps are too few, it pays from {GPU_BREAK_EVEN_STEPS}")
     return Decision(True, f"{steps} steps, it pays from {GPU_BREAK_EVEN_STEPS}")
+
+
+@contextmanager
+def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
+    """On a GPU, let cuDNN, cuBLAS and torch's operators choose algorithms that give the same bits each time.
+
+    An operator without such an algorithm warns. What was set before is restored. On a CPU they all are so anyway.
+    """
+    if not wanted or device.type == "cpu":
+        yield
+        return
+    # cuBLAS is so in several streams only with workspaces of its own; it reads this when it is first used.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    with cudnn.flags(
+        cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
+    ):
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 def wrap(

@@ -13,7 +13,7 @@ from ptgm_fast.engine.runtime import before_producer
 from ptgm_fast.errors import UserError
 from ptgm_fast.training.checkpoint import CheckpointFile
 from ptgm_fast.training.context import Context, Interrupted
-from ptgm_fast.training.execution import CompileClock
+from ptgm_fast.training.execution import CompileClock, deterministic
 from ptgm_fast.training.optim import learning_rate, set_learning_rate
 from ptgm_fast.training.prefetch import prefetch
 from ptgm_fast.training.stage import Stage
@@ -67,6 +67,7 @@ def fit(
     stage.network.train()
     with (
         torch.random.fork_rng(),
+        deterministic(stage.deterministic, stage.device),
         before_producer(stage.device if stage.overlap.ahead else torch.device("cpu")),
         prefetch(stage, first, context) as batches,
     ):

@@ -51,6 +51,7 @@ class Stage(ABC):
         self.group = execution.group
         self.device = next(network.parameters()).device
         self.precision, self.engine = execution.precision, execution.engine
+        self.deterministic = execution.deterministic
         for setting, size in batches.items():
             check_share(size, setting, self.group)
         if self.engine.capture and self.device.type != "cuda":

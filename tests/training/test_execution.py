@@ -1,5 +1,6 @@
 """How the forward is executed: when it is compiled, in which precision, and that nothing else changes."""
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -114,6 +115,28 @@ def test_compile_seconds_are_what_the_first_step_took_longer(
         with clock.step():
             now += seconds
     assert clock.seconds == (30.0 - 1.375 if compiled else 0.0)
+
+
+def test_a_gpu_is_made_deterministic_for_the_time_of_a_stage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cudnn = torch.backends.cudnn
+
+    def flags() -> tuple[bool, ...]:
+        algorithms = torch.are_deterministic_algorithms_enabled()
+        return algorithms, cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32
+
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    before = flags()
+    for wanted, device in ((True, CPU), (False, GPU)):
+        with execution.deterministic(wanted, device):
+            assert flags() == before
+    assert "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    with execution.deterministic(True, GPU):
+        assert flags() == (True, True, False, before[3])
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    assert flags() == before
 
 
 @pytest.fixture
