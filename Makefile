@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: train test lint types unit sanitize bench bench-gpu cuda clean
+.PHONY: train test lint types unit sanitize bench bench-gpu clean
 
 train: $(VENV)/.demo
 	$(BIN)/ptgm-fast train --profile --baselines
@@ -62,15 +62,6 @@ bench-gpu: $(VENV)/.bench
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks $(MEASURED) --device cuda --benchmark-json=build/benchmarks-gpu.json
 	$(BIN)/python scripts/write_benchmarks.py build/benchmarks-gpu.json
-
-# Optional: one op in CUDA C++, a library of its own. Nothing that pip installs needs it.
-cuda:
-	@command -v nvcc >/dev/null || { echo "make cuda needs nvcc of the CUDA toolkit; pip install works without it" >&2; exit 2; }
-	mkdir -p build
-	nvcc -O3 -std=c++17 --cudart=static -Xcompiler -fPIC -shared -I csrc \
-		-gencode arch=compute_80,code=sm_80 -gencode arch=compute_90a,code=sm_90a \
-		-gencode arch=compute_100,code=sm_100 -gencode arch=compute_120,code=[sm_120,compute_120] \
-		csrc/views.cu -o build/views_cuda.so
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -312,6 +312,6 @@ void class_mix(int dtype, uintptr_t logits, int64_t row_stride, uintptr_t embedd
 
 namespace ptgm {
 
-void bind_class_mix(pybind11::module_& module) { module.def("class_mix", &class_mix::class_mix); }
+PTGM_BIND(module) { module.def("class_mix", &class_mix::class_mix); }
 
 }  // namespace ptgm

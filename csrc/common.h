@@ -12,6 +12,7 @@
 #include <cstring>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #define INLINE inline __attribute__((always_inline))
 
@@ -28,7 +29,16 @@
 #define TARGET_AVX512
 #endif
 
+// At the end of an op's file: PTGM_BIND(module) { module.def("name", &function); }. No list of ops is kept anywhere.
+#define PTGM_BIND(module)                                                          \
+  static void bind(pybind11::module_& module);                                     \
+  [[maybe_unused]] static const bool bound = (binders().push_back(&bind), true);   \
+  static void bind(pybind11::module_& module)
+
 namespace ptgm {
+
+using Binder = void (*)(pybind11::module_&);
+std::vector<Binder>& binders();
 
 // Of rising width. `isa()` is the widest that this processor has, unless `use_isa` lowered it (the tests do).
 enum class Isa : int { kPortable, kAvx2, kAvx512 };

@@ -272,6 +272,6 @@ void cond_norm_act(int dtype, uintptr_t x, const Sizes& x_strides, uintptr_t res
 
 }  // namespace
 
-void bind_cond_norm_act(pybind11::module_& module) { module.def("cond_norm_act", &cond_norm_act); }
+PTGM_BIND(module) { module.def("cond_norm_act", &cond_norm_act); }
 
 }  // namespace ptgm

@@ -278,7 +278,7 @@ void scale(const float* gradient, const bool* counts, const float* grad, int64_t
 
 namespace ptgm {
 
-void bind_consistency(pybind11::module_& module) {
+PTGM_BIND(module) {
   // Addresses come from kernels/consistency/cpu_impl.py, which has checked what they belong to.
   module.def("consistency", [](uintptr_t weak, int64_t weak_stride, uintptr_t strong, int64_t strong_stride, int64_t num,
                                int64_t classes, int dtype, int method, float temperature, float threshold,

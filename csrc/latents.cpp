@@ -222,7 +222,7 @@ void class_labels(uintptr_t out, int64_t num, uint64_t num_classes, uint64_t see
 
 namespace ptgm {
 
-void bind_latents(pybind11::module_& module) {
+PTGM_BIND(module) {
   module.def("latents", &latents::random_values);
   module.def("class_labels", &latents::class_labels);
 }

@@ -1,17 +1,10 @@
-// The Python module ptgm_fast._C: every op binds its functions to it. Tensors come as addresses, sizes and type codes;
+// The Python module ptgm_fast._C: every op's file binds its functions to it (PTGM_BIND). Tensors come as addresses, sizes and type codes;
 // the Python side (kernels/<op>/cpu_impl.py) checks them, allocates the outputs and keeps the tensors alive.
 #include <string>
 
 #include "common.h"
 
 namespace ptgm {
-
-void bind_class_mix(pybind11::module_& module);
-void bind_cond_norm_act(pybind11::module_& module);
-void bind_consistency(pybind11::module_& module);
-void bind_latents(pybind11::module_& module);
-void bind_pseudo_label(pybind11::module_& module);
-void bind_views(pybind11::module_& module);
 
 namespace {
 
@@ -44,6 +37,11 @@ void use_isa(const std::string& name) {
 
 Isa isa() { return current; }
 
+std::vector<Binder>& binders() {
+  static std::vector<Binder> all;
+  return all;
+}
+
 }  // namespace ptgm
 
 PYBIND11_MODULE(_C, module) {
@@ -51,10 +49,5 @@ PYBIND11_MODULE(_C, module) {
   module.def("isa", [] { return std::string(ptgm::kNames[static_cast<int>(ptgm::isa())]); },
              "The instruction set that the kernels use.");
   module.def("use_isa", &ptgm::use_isa, "Use `portable`, `avx2` or `avx512`; raises if the processor lacks it.");
-  ptgm::bind_class_mix(module);
-  ptgm::bind_cond_norm_act(module);
-  ptgm::bind_consistency(module);
-  ptgm::bind_latents(module);
-  ptgm::bind_pseudo_label(module);
-  ptgm::bind_views(module);
+  for (ptgm::Binder bind : ptgm::binders()) bind(module);
 }

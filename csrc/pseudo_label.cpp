@@ -65,7 +65,7 @@ void run(const Problem& p, int threads) {
 
 namespace ptgm {
 
-void bind_pseudo_label(pybind11::module_& module) {
+PTGM_BIND(module) {
   // Addresses come from kernels/pseudo_label/cpu_impl.py, which has checked what they belong to.
   module.def("pseudo_label", [](uintptr_t logits, int64_t stride, int64_t num, int64_t classes, int dtype, float temperature,
                                 float threshold, uintptr_t labels, uintptr_t confidence, uintptr_t mask, int threads) {

@@ -107,7 +107,7 @@ void view_parameters(uintptr_t numbers, int64_t stride, int64_t num, const std::
 
 namespace ptgm {
 
-void bind_view_parameters(pybind11::module_& module) {
+PTGM_BIND(module) {
   module.def("view_parameters", &views::view_parameters);
 }
 

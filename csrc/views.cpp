@@ -283,11 +283,8 @@ void views(int input, uintptr_t images, const Sizes& shape, const Sizes& strides
 
 namespace ptgm {
 
-void bind_view_parameters(pybind11::module_& module);
-
-void bind_views(pybind11::module_& module) {
+PTGM_BIND(module) {
   module.def("views", &views::views);
-  bind_view_parameters(module);
 }
 
 }  // namespace ptgm

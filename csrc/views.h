@@ -1,15 +1,11 @@
-// One pixel of a view, on values in [0, 1]: shared by the CPU build (views.cpp) and the CUDA build (views.cu).
+// One pixel of a view, on values in [0, 1]: what views.cpp runs for every pixel of every instruction set.
 #pragma once
 
 #include <math.h>
 
 #include <cstdint>
 
-#if defined(__CUDACC__)
-#define VIEWS_INLINE __host__ __device__ __forceinline__
-#else
-#define VIEWS_INLINE inline __attribute__((always_inline))
-#endif
+#include "common.h"
 
 namespace ptgm::views {
 
@@ -31,22 +27,22 @@ struct Tap {
   float weight;
 };
 
-VIEWS_INLINE Geometry geometry(const float* row) { return {row[0], row[1], row[2], row[3], row[4], row[5]}; }
+INLINE Geometry geometry(const float* row) { return {row[0], row[1], row[2], row[3], row[4], row[5]}; }
 
-VIEWS_INLINE Pointwise pointwise(const float* row) {
+INLINE Pointwise pointwise(const float* row) {
   return {row[18], row[19], (row[23] + 1.0f) * 0.5f, row[20], row[21], row[22]};
 }
 
 // Bytes and generator outputs in [-1, 1] to [0, 1].
-VIEWS_INLINE float unit(uint8_t value) { return static_cast<float>(value) / 255.0f; }
-VIEWS_INLINE float unit(float value) { return (value + 1.0f) * 0.5f; }
+INLINE float unit(uint8_t value) { return static_cast<float>(value) / 255.0f; }
+INLINE float unit(float value) { return (value + 1.0f) * 0.5f; }
 
 // The offset of pixel i of `size` from the centre.
-VIEWS_INLINE float from_centre(int i, int size) { return static_cast<float>(i) - 0.5f * static_cast<float>(size - 1); }
+INLINE float from_centre(int i, int size) { return static_cast<float>(i) - 0.5f * static_cast<float>(size - 1); }
 
 // Everything outside the image reads fill, so a position may be moved to the border's far side: [-1, size].
 // The comparisons send NaN to the border too, which keeps every access inside the padded image.
-VIEWS_INLINE Tap tap(float offset, int size) {
+INLINE Tap tap(float offset, int size) {
   float padded = offset + 0.5f * static_cast<float>(size - 1) + 1.0f;
   const float last = static_cast<float>(size + 1);
   padded = padded > 0.0f ? padded : 0.0f;
@@ -56,26 +52,26 @@ VIEWS_INLINE Tap tap(float offset, int size) {
 }
 
 template <class T, class S>
-VIEWS_INLINE T lerp(T a, T b, S weight) {
+INLINE T lerp(T a, T b, S weight) {
   return a + weight * (b - a);
 }
 
 // NaN passes through: a diverged generator must not look like a valid image.
-VIEWS_INLINE float clip(float u) {
+INLINE float clip(float u) {
   u = 0.0f > u ? 0.0f : u;
   return 1.0f < u ? 1.0f : u;
 }
 
 // `levels` is 2^bits, or 0 for off. Without a branch, so that a loop over pixels vectorises; NaN passes through.
-VIEWS_INLINE float posterize(float u, float levels) {
+INLINE float posterize(float u, float levels) {
   const float lowered = floorf(u * levels), highest = levels - 1.0f;
   const float kept = (highest < lowered ? highest : lowered) * (1.0f / levels);
   return levels > 0.0f ? kept : u;
 }
 
-VIEWS_INLINE float solarize(float u, float threshold) { return u >= threshold ? 1.0f - u : u; }
+INLINE float solarize(float u, float threshold) { return u >= threshold ? 1.0f - u : u; }
 
 // After the colour matrix.
-VIEWS_INLINE float finish(float u, const Pointwise& p) { return solarize(posterize(clip(u), p.levels), p.threshold); }
+INLINE float finish(float u, const Pointwise& p) { return solarize(posterize(clip(u), p.levels), p.threshold); }
 
 }  // namespace ptgm::views

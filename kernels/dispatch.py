@@ -16,15 +16,14 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor
 
 IMPLEMENTATIONS = ("reference", "cpu", "triton")
-OPS = ("latents", "class_mix", "cond_norm_act", "views", "pseudo_label", "consistency")
+# An op is a folder beside this file.
+OPS = tuple(sorted(p.parent.name for p in Path(__file__).parent.glob("*/reference.py")))
 # As csrc/common.h numbers the element types.
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 _MODULES = {"reference": "reference", "cpu": "cpu_impl", "triton": "triton_impl"}
 _FASTEST = {"cpu": "cpu", "cuda": "triton"}
-_ORDINARY = frozenset({Tensor, torch.nn.Parameter, type(None)})
 _log = logging.getLogger("ptgm_fast.kernels")
 _said: set[tuple[str, str, str]] = set()
 _in_forked_process = False
@@ -164,31 +163,16 @@ def status() -> list[Status]:
     return found
 
 
-def is_eager(*tensors: Tensor | None) -> bool:
-    """Whether the tensors are ordinary ones and nobody traces, so that an op may skip torch's dispatcher.
+def is_tracing() -> bool:
+    """Whether somebody watches the operators that run: a compiler, a dispatch mode, a functorch transform.
 
-    That saves some 20 us forward and 40 us backward a call, more than a small batch takes to compute.
+    Where nobody does, an op skips torch's dispatcher: some 20 us forward and 40 us backward a call.
     """
-    if (
+    return (
         torch.compiler.is_compiling()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
-    ):
-        return False
-    # A loop, since this runs at every call: a generator takes twice as long.
-    for tensor in tensors:  # noqa: SIM110
-        if type(tensor) not in _ORDINARY:
-            return False
-    return True
-
-
-def traces_or_needs_gradient(*tensors: Tensor | None) -> bool:
-    """Whether an op whose gradient is registered with torch.library must be called through it."""
-    if torch.is_grad_enabled():
-        for tensor in tensors:
-            if tensor is not None and tensor.requires_grad:
-                return True
-    return not is_eager(*tensors)
+    )
 
 
 def num_threads() -> int:

@@ -104,7 +104,7 @@ def consistency_case(name: str, num: int, classes: int) -> Case:
 
     def launch() -> object:
         return consistency.consistency(
-            weak, strong, "uda", 0.4, 0.8, None, None, gradient=True, fill=False
+            weak, strong, None, None, "uda", 0.4, 0.8, gradient=True, fill=False
         )
 
     return Case(name, "pair of logits", num * classes, launch)

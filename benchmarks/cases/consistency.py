@@ -66,7 +66,7 @@ def work(plain: Loss, size: tuple[int, int, float], device: torch.device) -> Wor
 
     def without() -> Tensor:
         _, gradient, counts = cpu_impl.consistency(
-            weak, detached, method, TEMPERATURE, THRESHOLD, None, None, True, False
+            weak, detached, None, None, method, TEMPERATURE, THRESHOLD, True, False
         )
         return cpu_impl.scale(gradient, counts, grad, torch.float32)
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import library
+from ..op import Op
 
+_class_mix = Op(
+    "class_mix(Tensor logits, Tensor embedding, float temperature, int? top_k) -> Tensor",
+    lambda logits, embedding, *_: embedding.new_empty(len(logits), embedding.shape[1]),
+    differentiable=("logits", "embedding"),
+)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -49,4 +54,4 @@ def class_mix(
         raise ValueError(f"temperature must be a positive number, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, or None for all classes, got {top_k}")
-    return library.class_mix(logits, embedding, float(temperature), top_k, impl or "")
+    return _class_mix(logits, embedding, float(temperature), top_k, impl=impl)

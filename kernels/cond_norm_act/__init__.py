@@ -5,11 +5,31 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import library
-from .reference import ACTIVATIONS, phase_weight
+from ..op import Op
+from .reference import ACTIVATIONS, output_shape, phase_weight
 
 __all__ = ["ACTIVATIONS", "cond_norm_act", "phase_weight"]
 
+
+def _fake(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    residual: Tensor | None,
+    activation: str,
+    upsample: bool,
+    phases: bool,
+) -> Tensor:
+    shape = output_shape(x, upsample, phases)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+_cond_norm_act = Op(
+    "cond_norm_act(Tensor x, Tensor scale, Tensor shift, Tensor? residual, str activation, bool upsample,"
+    " bool phases) -> Tensor",
+    _fake,
+    differentiable=("x", "scale", "shift", "residual"),
+)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -39,7 +59,7 @@ def cond_norm_act(
     and residual; the backward pass is the reference's. Raises ValueError on sizes or names that do not fit.
     """
     _check(x, scale, shift, activation, upsample, phases, residual)
-    return library.cond_norm_act(x, scale, shift, residual, activation, upsample, phases, impl)
+    return _cond_norm_act(x, scale, shift, residual, activation, upsample, phases, impl=impl)
 
 
 def _check(
@@ -57,17 +77,13 @@ def _check(
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; accepted: {', '.join(ACTIVATIONS)}")
-    num, channels, height, width = x.shape
-    if phases:
-        if upsample:
-            raise ValueError("phases already doubles the size of the image: leave upsample off")
-        if channels % 4 or height < 1 or width < 1:
-            raise ValueError(
-                f"with phases x must be [N, 4C, H+1, W+1], the output of a phase convolution; got {tuple(x.shape)}"
-            )
-        channels, height, width = channels // 4, 2 * height - 2, 2 * width - 2
-    elif upsample:
-        height, width = 2 * height, 2 * width
+    if phases and upsample:
+        raise ValueError("phases already doubles the size of the image: leave upsample off")
+    if phases and (x.shape[1] % 4 or 0 in x.shape[2:]):
+        raise ValueError(
+            f"with phases x must be [N, 4C, H+1, W+1], the output of a phase convolution; got {tuple(x.shape)}"
+        )
+    num, channels, height, width = output_shape(x, upsample, phases)
     for name, value in (("scale", scale), ("shift", shift)):
         if tuple(value.shape) not in ((num, channels), (channels,)):
             raise ValueError(

@@ -8,7 +8,7 @@ from torch import Tensor
 from ptgm_fast import _C
 
 from .. import dispatch
-from .reference import ACTIVATIONS
+from .reference import ACTIVATIONS, output_shape
 
 PLAIN, UPSAMPLE, PHASES = 0, 1, 2
 
@@ -23,13 +23,7 @@ def cond_norm_act(
     phases: bool,
 ) -> Tensor:
     """act(U(x * scale + shift) + residual), channels-last."""
-    num, channels, height, width = x.shape
-    mode = PLAIN
-    if phases:
-        mode, channels, height, width = PHASES, channels // 4, 2 * height - 2, 2 * width - 2
-    elif upsample:
-        mode, height, width = UPSAMPLE, 2 * height, 2 * width
-    shape = (num, channels, height, width)
+    shape = num, channels, height, _ = output_shape(x, upsample, phases)
     out = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
     if out.numel() == 0:
         return out
@@ -52,7 +46,7 @@ def cond_norm_act(
         per_sample,
         out.data_ptr(),
         shape,
-        mode,
+        PHASES if phases else UPSAMPLE if upsample else PLAIN,
         ACTIVATIONS.index(activation),
         dispatch.num_threads(),
     )

@@ -32,6 +32,14 @@ def cond_norm_act(
     return activate(values, activation).to(x.dtype).contiguous(memory_format=torch.channels_last)
 
 
+def output_shape(x: Tensor, upsample: bool, phases: bool) -> tuple[int, int, int, int]:
+    """[N, C, H, W] of y."""
+    num, channels, height, width = x.shape
+    if phases:
+        return num, channels // 4, 2 * height - 2, 2 * width - 2
+    return (num, channels, 2 * height, 2 * width) if upsample else (num, channels, height, width)
+
+
 def activate(values: Tensor, activation: str) -> Tensor:
     if activation == "none":
         return values

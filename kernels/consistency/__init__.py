@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from . import library
-from .library import METHODS
+from .. import dispatch
+from ..op import ORDINARY, Op
+from . import reference
 
 __all__ = ["METHODS", "consistency"]
 
+METHODS = ("uda", "fixmatch", "soft-pseudo-label", "consistency")
 # What is used where the caller says nothing; 0 counts every sample.
 _THRESHOLDS = {"uda": 0.8, "fixmatch": 0.95}
 
@@ -70,13 +76,91 @@ def consistency(
         )
     if method != "uda":
         temperature = 1.0
-    return library.consistency(
-        weak_logits,
-        strong_logits,
-        class_thresholds,
-        sample_weight,
-        method,
-        temperature,
-        threshold,
-        impl,
-    )
+    options = (class_thresholds, sample_weight, method, temperature, threshold)
+    return _consistency(weak_logits, strong_logits, *options, impl=impl)
+
+
+def _fake(
+    weak: Tensor,
+    strong: Tensor,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
+    method: str,
+    temperature: float,
+    threshold: float,
+    gradient: bool,
+) -> tuple[Tensor, Tensor]:
+    kind = torch.float64 if torch.float64 in (weak.dtype, strong.dtype) else torch.float32
+    shape = tuple(strong.shape) if gradient else (0,)
+    return strong.new_empty(len(strong), dtype=kind), strong.new_empty(shape, dtype=kind)
+
+
+class _Consistency(Op):
+    """The gradient to the strong logits is made with the loss; the backward pass scales its rows."""
+
+    def __call__(self, *args: Any, impl: str | None = None) -> Tensor:
+        weak, strong, *options = args
+        gradient = strong.requires_grad and torch.is_grad_enabled()
+        traced = dispatch.is_tracing()
+        for tensor in (weak, strong, options[0], options[1]):
+            if tensor is not None and type(tensor) not in ORDINARY:
+                traced = True
+        if traced:
+            return self.op(weak.detach(), strong, *options, gradient, impl or "")[0]
+        module = self._module(weak, strong, impl)
+        if module is reference:
+            return module.consistency(weak, strong, *options)
+        if gradient:
+            return _Fused.apply(strong, weak, module, options)
+        return module.consistency(weak, strong, *options, False, False)[0]
+
+    def kernel(self, weak: Tensor, strong: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+        *options, gradient, impl = args
+        module = self._module(weak, strong, impl or None)
+        if module is not reference:
+            return module.consistency(weak, strong, *options, gradient, True)[:2]
+        loss = module.consistency(weak, strong, *options)
+        if not gradient:
+            return loss, loss.new_empty(0)
+        return loss, module.consistency_gradient(weak, strong, *options)
+
+    def _module(self, weak: Tensor, strong: Tensor, impl: str | None) -> Any:
+        double = weak.dtype is torch.float64 or strong.dtype is torch.float64
+        return self.module("cpu" if strong.is_cpu else strong.device.type, impl, double)
+
+    def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(output[1])
+        ctx.dtype, ctx.num_inputs = inputs[1].dtype, len(inputs)
+
+    def _backward(self, ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        (gradient,) = ctx.saved_tensors
+        scaled = None if grads[0] is None else (gradient * grads[0][:, None]).to(ctx.dtype)
+        return None, scaled, *[None] * (ctx.num_inputs - 2)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, strong: Tensor, weak: Tensor, module: ModuleType, options: tuple[Any, ...]
+    ) -> Tensor:
+        loss, gradient, counts = module.consistency(weak, strong, *options, True, False)
+        ctx.save_for_backward(gradient, counts)
+        ctx.module, ctx.dtype = module, strong.dtype
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "consistency: the fused implementations have no second derivative; use impl='reference'"
+            )
+        return ctx.module.scale(*ctx.saved_tensors, grad, ctx.dtype), None, None, None
+
+
+_consistency = _Consistency(
+    "consistency(Tensor weak, Tensor strong, Tensor? class_thresholds, Tensor? sample_weight, str method,"
+    " float temperature, float threshold, bool gradient) -> (Tensor, Tensor)",
+    _fake,
+    own_gradient=True,
+)

@@ -16,11 +16,11 @@ METHOD_CODES = {"uda": 0, "soft-pseudo-label": 0, "fixmatch": 1, "consistency": 
 def consistency(
     weak_logits: Tensor,
     strong_logits: Tensor,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
     method: str,
     temperature: float,
     threshold: float,
-    class_thresholds: Tensor | None,
-    sample_weight: Tensor | None,
     gradient: bool,
     fill: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:

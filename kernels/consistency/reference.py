@@ -10,11 +10,11 @@ from torch import Tensor
 def consistency(
     weak_logits: Tensor,
     strong_logits: Tensor,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
     method: str,
     temperature: float,
     threshold: float,
-    class_thresholds: Tensor | None,
-    sample_weight: Tensor | None,
 ) -> Tensor:
     """The loss of each sample [N]; gradients to the strong logits by autograd."""
     weak, strong = _compute(weak_logits.detach()), _compute(strong_logits)
@@ -37,11 +37,11 @@ def consistency(
 def consistency_gradient(
     weak_logits: Tensor,
     strong_logits: Tensor,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
     method: str,
     temperature: float,
     threshold: float,
-    class_thresholds: Tensor | None,
-    sample_weight: Tensor | None,
 ) -> Tensor:
     """d loss[i] / d strong_logits[i, :], float32 or float64 [N, C]."""
     weak, strong = _compute(weak_logits.detach()), _compute(strong_logits.detach())

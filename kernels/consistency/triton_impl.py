@@ -253,11 +253,11 @@ def scale_kernel(
 def consistency(
     weak_logits: Tensor,
     strong_logits: Tensor,
+    class_thresholds: Tensor | None,
+    sample_weight: Tensor | None,
     method: str,
     temperature: float,
     threshold: float,
-    class_thresholds: Tensor | None,
-    sample_weight: Tensor | None,
     gradient: bool,
     fill: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,7 +10,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import library
+from ..op import Op
+
+_RANDOM = "int seed, SymInt start, Tensor? counter"
+_uniforms = Op(
+    f"uniforms(SymInt num, SymInt dim, {_RANDOM}, Device device) -> Tensor",
+    lambda num, dim, *rest: torch.empty(num, dim, dtype=torch.float32, device=rest[-1]),
+)
+_latents = Op(
+    f"latents(SymInt num, SymInt dim, {_RANDOM}, float? truncation, ScalarType dtype, Device device) -> Tensor",
+    lambda num, dim, *rest: torch.empty(num, dim, dtype=rest[-2], device=rest[-1]),
+)
+_class_labels = Op(
+    f"class_labels(SymInt num, int num_classes, {_RANDOM}, Device device) -> Tensor",
+    lambda num, *rest: torch.empty(num, dtype=torch.int64, device=rest[-1]),
+)
 
 FLOAT_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -29,8 +43,7 @@ def uniforms(
     seed, start, device, impl and errors as in `latents`. No gradient flows.
     """
     where = torch.device(device)
-    first, counter = _check(num, dim, seed, start, where)
-    return library.uniforms(num, dim, seed, first, counter, where, impl or "")
+    return _uniforms(num, dim, *_check(num, dim, seed, start, where), where, impl=impl)
 
 
 def latents(
@@ -65,8 +78,8 @@ def latents(
     if dtype not in FLOAT_DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(map(str, FLOAT_DTYPES))}, got {dtype}")
     where = torch.device(device)
-    first, counter = _check(num, dim, seed, start, where)
-    return library.latents(num, dim, seed, first, counter, truncation, dtype, where, impl or "")
+    rows = _check(num, dim, seed, start, where)
+    return _latents(num, dim, *rows, truncation, dtype, where, impl=impl)
 
 
 def class_labels(
@@ -86,25 +99,25 @@ def class_labels(
     if not 1 <= num_classes < 2**31:
         raise ValueError(f"num_classes must lie in [1, 2**31), got {num_classes}")
     where = torch.device(device)
-    first, counter = _check(num, 1, seed, start, where)
-    return library.class_labels(num, num_classes, seed, first, counter, where, impl or "")
+    return _class_labels(num, num_classes, *_check(num, 1, seed, start, where), where, impl=impl)
 
 
 def _check(
     num: int, dim: int, seed: int, start: int | Tensor, device: torch.device
-) -> tuple[int, Tensor | None]:
-    """The first row as a number, and what a tensor in device memory adds to it."""
+) -> tuple[int, int, Tensor | None]:
+    """The seed in two's complement (a schema's int has a sign), the first row, what a tensor in device memory adds to it."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in [0, 2**64), got {seed}")
     if num < 0 or dim < 0:
         raise ValueError(f"sizes must not be negative, got [{num}, {dim}]")
+    signed = seed - 2**64 if seed >= 2**63 else seed
     if isinstance(start, Tensor):
         if start.dtype != torch.int64 or start.numel() != 1 or start.device.type != device.type:
             raise ValueError(
                 "a tensor `start` must hold one int64 on the device of the result "
                 f"({device}), got {start.dtype} of shape {list(start.shape)} on {start.device}"
             )
-        return 0, start
+        return signed, 0, start
     if start < 0 or start + num > 2**63:
         raise ValueError(f"rows must lie in [0, 2**63), got start={start} and num={num}")
-    return start, None
+    return signed, start, None

@@ -47,14 +47,16 @@ def class_labels(
     """`reference.class_labels`, bit for bit."""
     out = torch.empty(num, dtype=torch.int64, device=device)
     first, stream = _first(start, counter), reference.STREAM_LABELS
-    _C.class_labels(out.data_ptr(), num, num_classes, seed, first, stream, dispatch.num_threads())
+    key = seed & reference.MASK64
+    _C.class_labels(out.data_ptr(), num, num_classes, key, first, stream, dispatch.num_threads())
     return out
 
 
 def _fill(out: Tensor, kind: int, seed: int, first: int, stream: int, truncation: float) -> None:
     dtype, threads = dispatch.DTYPE_CODES[out.dtype], dispatch.num_threads()
     address = out.data_ptr()
-    _C.latents(kind, dtype, address, *out.shape, seed, first, stream, truncation, threads)
+    key = seed & reference.MASK64
+    _C.latents(kind, dtype, address, *out.shape, key, first, stream, truncation, threads)
 
 
 def _first(start: int, counter: Tensor | None) -> int:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 MASK32 = 0xFFFFFFFF
+# Seeds come in two's complement; this makes them unsigned.
+MASK64 = 0xFFFFFFFFFFFFFFFF
 
 # Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
 PHILOX_ROUNDS = 10

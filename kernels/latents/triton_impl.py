@@ -164,7 +164,7 @@ def _random(
         random_kernel[(triton.cdiv(num_blocks, BLOCK),)](
             out,
             counter,
-            seed,
+            seed & reference.MASK64,
             start,
             0.0 if truncation is None else truncation,
             num_blocks,
@@ -211,7 +211,7 @@ def class_labels(
             class_labels_kernel[(triton.cdiv(num, BLOCK_ROWS),)](
                 out,
                 counter,
-                seed,
+                seed & reference.MASK64,
                 start,
                 num,
                 num_classes,

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from .. import dispatch
-from . import library
+from ..op import Op
+
+_DTYPES = (torch.int64, torch.float32, torch.bool)
+_pseudo_label = Op(
+    "pseudo_label(Tensor logits, float temperature, float threshold) -> (Tensor, Tensor, Tensor)",
+    lambda logits, *_: tuple(logits.new_empty(len(logits), dtype=kind) for kind in _DTYPES),
+)
 
 
 class PseudoLabel(NamedTuple):
@@ -41,5 +47,4 @@ def pseudo_label(
         )
     if logits.requires_grad:
         logits = logits.detach()
-    call = library.run if dispatch.is_eager(logits) else library.op
-    return PseudoLabel(*call(logits, temperature, threshold, impl or ""))
+    return PseudoLabel(*_pseudo_label(logits, temperature, threshold, impl=impl))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from . import library
-from .parameters import NUM_DRAWS, ViewParameters, draw_numbers, ranges
+from ..op import Op
+from .parameters import NUM_DRAWS, NUM_PARAMETERS, ViewParameters, draw_numbers, ranges
 from .spec import CHOOSABLE, PRESETS, ViewSpec, view_preset
 
 __all__ = [
@@ -22,6 +22,26 @@ __all__ = [
     "views",
 ]
 
+
+def _fake_views(
+    images: Tensor, weak: Tensor, strong: Tensor | None, mean: Any, std: Any, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    first = torch.empty(
+        images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last
+    )
+    return first, images.new_empty(0, dtype=dtype) if strong is None else torch.empty_like(first)
+
+
+_views = Op(
+    "views(Tensor images, Tensor weak, Tensor? strong, float[] mean, float[] std, ScalarType dtype)"
+    " -> (Tensor, Tensor)",
+    _fake_views,
+    differentiable=("images",),
+)
+_view_parameters = Op(
+    "view_parameters(Tensor numbers, float[] ranges, int channels, int height, int width) -> Tensor",
+    lambda numbers, *_: numbers.new_empty((len(numbers), NUM_PARAMETERS), dtype=torch.float32),
+)
 Statistic = float | tuple[float, ...]
 IMAGE_DTYPES = (torch.uint8, torch.float32, torch.bfloat16, torch.float16, torch.float64)
 OUTPUT_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -60,8 +80,8 @@ def views(
         num, needed, seed=seed, start=start, index=index, device=images.device, impl=impl
     )
     packed = [
-        library.view_parameters(
-            numbers[:, NUM_DRAWS * i :], ranges(spec, channels), channels, height, width, impl
+        _view_parameters(
+            numbers[:, NUM_DRAWS * i :], ranges(spec, channels), channels, height, width, impl=impl
         )
         for i, spec in enumerate((weak, strong))
         if spec is not None
@@ -103,8 +123,8 @@ def view_parameters(
         device=torch.device(device),
         impl=impl,
     )
-    packed = library.view_parameters(
-        numbers[:, first:], ranges(spec, channels), channels, height, width, impl
+    packed = _view_parameters(
+        numbers[:, first:], ranges(spec, channels), channels, height, width, impl=impl
     )
     return ViewParameters(packed, channels)
 
@@ -153,7 +173,7 @@ def _apply(
     means, stds = _statistic("mean", mean, images.shape[1]), _statistic("std", std, images.shape[1])
     if min(stds) <= 0:
         raise ValueError(f"std must be positive, got {std}")
-    first, second = library.views(images, weak, strong, means, stds, dtype, impl)
+    first, second = _views(images, weak, strong, means, stds, dtype, impl=impl)
     return first, None if strong is None else second
 
 

@@ -60,8 +60,8 @@ def sample_sheet(pairs: Pairs, path: Path) -> None:
         axis.text(-0.1, row + 0.45, name, ha="right", va="center", fontsize=9)
         label = "\n".join(f"{k}  {share:.2f}" for k, share in pairs.soft_labels[row].items())
         axis.text(text, row + 0.45, label, ha="center", va="center", family="monospace", fontsize=8)
-    for left, title in ((0.0, "target"), (1.5, "soft label"), (first, "pseudo samples")):
-        axis.text(left, -0.15, title, va="bottom", fontsize=9)
+    for place, title in ((0.0, "target"), (1.5, "soft label"), (float(first), "pseudo samples")):
+        axis.text(place, -0.15, title, va="bottom", fontsize=9)
     axis.set(xlim=(0, first + num_samples), ylim=(rows, 0), aspect=height / width)
     axis.axis("off")
     save(figure, path)

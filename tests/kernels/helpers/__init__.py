@@ -3,14 +3,14 @@
 Interpreting and compiling need separate processes, and neither may happen in pytest's own. So the checks of an op live in
 files of plain functions named `check_*`, and the test module runs each file once in its own process:
 
-    tests/kernels/interpreted/<op>.py     numerics and memory accesses, under Triton's interpreter
-    tests/kernels/compiled/<op>.py        registers, spills and access widths of ahead-of-time builds
+    tests/kernels/<op>/interpreted.py     numerics and memory accesses, under Triton's interpreter
+    tests/kernels/<op>/compiled.py        registers, spills and access widths of ahead-of-time builds
 
     # tests/kernels/test_<op>.py
     from helpers import isolated
 
-    INTERPRETED = isolated.checks("interpreted/<op>.py", interpret=True)
-    COMPILED = isolated.checks("compiled/<op>.py", interpret=False)
+    INTERPRETED = isolated.checks("<op>/interpreted.py", interpret=True)
+    COMPILED = isolated.checks("<op>/compiled.py", interpret=False)
 
     @pytest.mark.parametrize("check", INTERPRETED.names)
     def test_interpreted(check: str) -> None:

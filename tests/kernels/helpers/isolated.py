@@ -1,12 +1,12 @@
 """Run a file of `check_*` functions in a process of its own, once, and report each as a test.
 
-    INTERPRETED = isolated.checks("interpreted/latents.py", interpret=True)
+    INTERPRETED = isolated.checks("latents/interpreted.py", interpret=True)
 
     @pytest.mark.parametrize("check", INTERPRETED.names)
     def test_interpreted(check: str) -> None:
         INTERPRETED.run(check)
 
-Run by hand, from tests/kernels:  python -m helpers.isolated interpreted/latents.py --interpret [check_name ...]
+Run by hand, from tests/kernels:  python -m helpers.isolated latents/interpreted.py --interpret [check_name ...]
 """
 
 from __future__ import annotations
@@ -45,10 +45,12 @@ class Checks:
             self._failures = self._start()
         if name not in self._failures:
             raise AssertionError(
-                f"the process of {self.path.name} ended before {name}:\n{self._output}"
+                f"the process of {self.path.parent.name}/{self.path.name} ended before {name}:\n{self._output}"
             )
         if self._failures[name] is not None:
-            raise AssertionError(f"{self.path.name}::{name}\n{self._failures[name]}")
+            raise AssertionError(
+                f"{self.path.parent.name}/{self.path.name}::{name}\n{self._failures[name]}"
+            )
 
     def _start(self) -> dict[str, str | None]:
         with tempfile.TemporaryDirectory() as folder:

@@ -14,10 +14,10 @@ from torch import Tensor
 from helpers import isolated
 from helpers.consistency_cases import logits, loss_and_gradient
 from ptgm_fast.kernels import consistency, dispatch
-from ptgm_fast.kernels.consistency import METHODS, library, reference
+from ptgm_fast.kernels.consistency import METHODS, _consistency, reference
 
-INTERPRETED = isolated.checks("interpreted/consistency.py", interpret=True)
-COMPILED = isolated.checks("compiled/consistency.py", interpret=False)
+INTERPRETED = isolated.checks("consistency/interpreted.py", interpret=True)
+COMPILED = isolated.checks("consistency/compiled.py", interpret=False)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = [(1, 1), (3, 2), (1, 17), (64, 10), (37, 48), (37, 49), (5, 129), (9, 1000), (3, 21841)]
 NO_EXTENSION = dispatch.why_not("consistency", "cpu", "cpu")
@@ -101,7 +101,7 @@ def test_sample_weights_multiply_loss_and_gradient(impl: str) -> None:
 def test_closed_gradient_is_that_of_the_loss(method: str) -> None:
     weak, strong = logits((12, 7), torch.float64), logits((12, 7), torch.float64, seed=1)
     strong.requires_grad_()
-    options = (method, 0.5, clear_threshold(weak), torch.rand(7) * 0.5, torch.rand(12))
+    options = (torch.rand(7) * 0.5, torch.rand(12), method, 0.5, clear_threshold(weak))
     loss = reference.consistency(weak, strong, *options)
     (expected,) = torch.autograd.grad(loss.sum(), strong)
     gradient = reference.consistency_gradient(weak, strong, *options)
@@ -310,7 +310,7 @@ def test_gradcheck(method: str) -> None:
         return consistency(weak, s, method=method, impl="reference", **extras)
 
     def through_the_op(s: Tensor) -> Tensor:
-        return library.op(weak, s, thresholds, weight, method, 0.4, 0.8, True, "reference")[0]
+        return _consistency.op(weak, s, thresholds, weight, method, 0.4, 0.8, True, "reference")[0]
 
     assert torch.autograd.gradcheck(loss, (strong,))
     assert torch.autograd.gradcheck(through_the_op, (strong,))
@@ -346,7 +346,7 @@ def test_float64_is_computed_in_float64_or_refused() -> None:
     weak, strong = logits((5, 4), torch.float64), logits((5, 4), torch.float64, seed=1)
     assert consistency(weak, strong).dtype == torch.float64
     if not NO_EXTENSION:
-        with pytest.raises(dispatch.ImplementationError, match="float64 logits need 'reference'"):
+        with pytest.raises(dispatch.ImplementationError, match="float64 needs 'reference'"):
             consistency(weak, strong, impl="cpu")
 
 

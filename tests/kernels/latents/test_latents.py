@@ -16,8 +16,8 @@ from helpers import isolated
 from ptgm_fast.kernels import class_labels, dispatch, latents, uniforms
 from ptgm_fast.kernels.latents import reference
 
-INTERPRETED = isolated.checks("interpreted/latents.py", interpret=True)
-COMPILED = isolated.checks("compiled/latents.py", interpret=False)
+INTERPRETED = isolated.checks("latents/interpreted.py", interpret=True)
+COMPILED = isolated.checks("latents/compiled.py", interpret=False)
 # (counter, key, words) of philox4x32 10 in the file kat_vectors of Random123 1.14.
 KNOWN_ANSWERS = [
     (

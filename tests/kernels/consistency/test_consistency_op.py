@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from helpers.consistency_cases import logits
 from ptgm_fast.kernels import consistency, dispatch
-from ptgm_fast.kernels.consistency import METHODS, library
+from ptgm_fast.kernels.consistency import METHODS, _consistency
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NO_EXTENSION = dispatch.why_not("consistency", "cpu", "cpu")
@@ -31,7 +31,7 @@ def test_opcheck(impl: str, extras: bool, gradient: bool) -> None:
         strong = logits((5, 20), dtype, seed=1).requires_grad_(gradient)
         thresholds, weight = (torch.rand(20), torch.rand(5)) if extras else (None, None)
         options = (thresholds, weight, method, 0.5, 0.5, gradient, impl)
-        torch.library.opcheck(library.op, (weak, strong, *options))
+        torch.library.opcheck(_consistency.op, (weak, strong, *options))
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,8 +13,8 @@ from torch import Tensor
 from helpers import isolated
 from ptgm_fast.kernels import class_mix, dispatch
 
-INTERPRETED = isolated.checks("interpreted/class_mix.py", interpret=True)
-COMPILED = isolated.checks("compiled/class_mix.py", interpret=False)
+INTERPRETED = isolated.checks("class_mix/interpreted.py", interpret=True)
+COMPILED = isolated.checks("class_mix/compiled.py", interpret=False)
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 ISAS = ["portable", "avx2", "avx512"]
 SIZES = [

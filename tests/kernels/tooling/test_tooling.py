@@ -11,8 +11,8 @@ import triton
 
 from helpers import isolated
 
-INTERPRETED = isolated.checks("interpreted/tooling.py", interpret=True)
-COMPILED = isolated.checks("compiled/tooling.py", interpret=False)
+INTERPRETED = isolated.checks("tooling/interpreted.py", interpret=True)
+COMPILED = isolated.checks("tooling/compiled.py", interpret=False)
 
 
 @pytest.mark.parametrize("check", INTERPRETED.names)
@@ -52,7 +52,7 @@ def test_a_file_without_checks_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_page_of_gpu_kernels_is_up_to_date() -> None:
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     page = (root / "benchmarks" / "README.md").read_text()
     if f"Compiled by Triton {triton.__version__}." not in page:
         pytest.skip("the page was written with another version of Triton, whose registers differ")

@@ -23,7 +23,7 @@ def launch(
     weak, strong = torch.empty(2, NUM, classes, dtype=dtype)
     weight, thresholds = (torch.empty(NUM), torch.empty(classes)) if extras else (None, None)
     with fake_driver.compiling(target) as launches:
-        triton_impl.consistency(weak, strong, method, 0.4, 0.8, thresholds, weight, True, False)
+        triton_impl.consistency(weak, strong, thresholds, weight, method, 0.4, 0.8, True, False)
     (only,) = launches
     return inspection.inspect(only.kernel), only
 

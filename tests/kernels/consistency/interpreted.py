@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from helpers import memory_guard
-from ptgm_fast.kernels.consistency import METHODS, consistency, library, triton_impl
+from ptgm_fast.kernels.consistency import METHODS, _consistency, consistency, triton_impl
 
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 # In registers, and in blocks.
@@ -99,7 +99,7 @@ def check_strides_and_the_op() -> None:
     assert_like_the_reference(*columns, threshold=0.1)
     for method in METHODS:
         options = (None, None, method, 0.4, 0.1, True, "triton")
-        torch.library.opcheck(library.op, (weak, strong.detach().requires_grad_(), *options))
+        torch.library.opcheck(_consistency.op, (weak, strong.detach().requires_grad_(), *options))
 
 
 def check_each_logit_is_read_once_and_those_that_do_not_count_never() -> None:
@@ -109,7 +109,7 @@ def check_each_logit_is_read_once_and_those_that_do_not_count_never() -> None:
     rows = counts.numpy()[:, None]
     for method, fill in itertools.product(("uda", "fixmatch"), (False, True)):
         with memory_guard.guard() as launches:
-            triton_impl.consistency(weak, strong, method, 0.4, 0.8, None, None, True, fill)
+            triton_impl.consistency(weak, strong, None, None, method, 0.4, 0.8, True, fill)
         (only,) = launches
         assert (only["weak"].reads == 1).all()
         assert (only["strong"].reads == rows).all()
@@ -127,7 +127,7 @@ def check_reads_of_rows_in_blocks() -> None:
         threshold = 0.8 if method in ("uda", "fixmatch") else 0.0
         rows = (weak.softmax(1).amax(1) >= threshold).numpy()[:, None].astype(int)
         with memory_guard.guard() as launches:
-            triton_impl.consistency(weak, strong, method, 0.4, threshold, None, None, True, False)
+            triton_impl.consistency(weak, strong, None, None, method, 0.4, threshold, True, False)
         (only,) = launches
         assert (only["weak"].reads == 1 + (times - 1) * rows).all()
         assert (only["strong"].reads == times * rows).all()

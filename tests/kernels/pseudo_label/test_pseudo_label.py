@@ -13,10 +13,10 @@ from torch._dynamo.testing import CompileCounterWithBackend
 
 from helpers import isolated
 from ptgm_fast.kernels import PseudoLabel, dispatch, pseudo_label
-from ptgm_fast.kernels.pseudo_label import library
+from ptgm_fast.kernels.pseudo_label import _pseudo_label
 
-INTERPRETED = isolated.checks("interpreted/pseudo_label.py", interpret=True)
-COMPILED = isolated.checks("compiled/pseudo_label.py", interpret=False)
+INTERPRETED = isolated.checks("pseudo_label/interpreted.py", interpret=True)
+COMPILED = isolated.checks("pseudo_label/compiled.py", interpret=False)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 SHAPES = [(1, 1), (3, 2), (1, 17), (64, 10), (37, 48), (37, 49), (5, 129), (9, 1000), (3, 21841)]
 NO_EXTENSION = dispatch.why_not("pseudo_label", "cpu", "cpu")
@@ -117,13 +117,13 @@ def test_float64_is_computed_in_float64_or_refused() -> None:
     exact = values.softmax(1).amax(1)
     assert torch.equal(pseudo_label(values).confidence, exact.float())
     if not NO_EXTENSION:
-        with pytest.raises(dispatch.ImplementationError, match="float64 logits need 'reference'"):
+        with pytest.raises(dispatch.ImplementationError, match="float64 needs 'reference'"):
             pseudo_label(values, impl="cpu")
 
 
 def test_opcheck(impl: str) -> None:
     for dtype in DTYPES:
-        torch.library.opcheck(library.op, (logits((5, 20), dtype), 0.7, 0.5, impl))
+        torch.library.opcheck(_pseudo_label.op, (logits((5, 20), dtype), 0.7, 0.5, impl))
 
 
 def test_compiles_whole_and_once(impl: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from helpers import memory_guard
-from ptgm_fast.kernels.pseudo_label import library, pseudo_label, triton_impl
+from ptgm_fast.kernels.pseudo_label import _pseudo_label, pseudo_label, triton_impl
 
 # One block of classes, and several.
 SHAPES = ((130, 2), (11, 60), (1, 1), (3, 17), (2, triton_impl.MAX_BLOCK + 700), (0, 5))
@@ -57,7 +57,7 @@ def check_strides_and_the_op() -> None:
         ours, theirs = (pseudo_label(values, impl=impl) for impl in ("triton", "reference"))
         assert torch.equal(ours.labels, theirs.labels)
         torch.testing.assert_close(ours.confidence, theirs.confidence, rtol=1e-5, atol=0)
-    torch.library.opcheck(library.op, (wide, 0.7, 0.5, "triton"))
+    torch.library.opcheck(_pseudo_label.op, (wide, 0.7, 0.5, "triton"))
 
 
 def check_each_logit_is_read_once() -> None:

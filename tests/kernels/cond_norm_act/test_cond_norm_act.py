@@ -15,8 +15,8 @@ from helpers import isolated
 from ptgm_fast.kernels import dispatch
 from ptgm_fast.kernels.cond_norm_act import ACTIVATIONS, cond_norm_act, phase_weight
 
-INTERPRETED = isolated.checks("interpreted/cond_norm_act.py", interpret=True)
-COMPILED = isolated.checks("compiled/cond_norm_act.py", interpret=False)
+INTERPRETED = isolated.checks("cond_norm_act/interpreted.py", interpret=True)
+COMPILED = isolated.checks("cond_norm_act/compiled.py", interpret=False)
 MODES = ("plain", "upsample", "phases")
 RESIDUALS = ("none", "full", "half")
 Arguments = tuple[Tensor, Tensor, Tensor, Tensor | None]
