@@ -14,7 +14,7 @@ from . import reference
 
 __all__ = ["METHODS", "consistency"]
 
-METHODS = ("uda", "fixmatch", "soft-pseudo-label", "consistency")
+METHODS = ("uda", "fixmatch", "soft-pseudo-label", "mse")
 # What is used where the caller says nothing; 0 counts every sample.
 _THRESHOLDS = {"uda": 0.8, "fixmatch": 0.95}
 
@@ -37,7 +37,7 @@ def consistency(
     ``uda``: v m KL(softmax(w / T) || p_s) (Xie et al. 2020, arXiv:1904.12848, section 3.3);
     ``fixmatch``: v m CE(p_s, argmax p_w) (Sohn et al. 2020, arXiv:2001.07685, eq. 4);
     ``soft-pseudo-label``: v KL(p_w || p_s);
-    ``consistency``: v mean over classes of (p_w - p_s)^2 (Laine and Aila 2017, arXiv:1610.02242).
+    ``mse``: v mean over classes of (p_w - p_s)^2 (Laine and Aila 2017, arXiv:1610.02242).
 
     weak_logits, strong_logits [N, C], floats, of one shape; -inf rules a class out.
     temperature: T of ``uda``, and of no other method. threshold in [0, 1]: of ``uda`` (0.8 if None) and ``fixmatch``

@@ -10,7 +10,7 @@ from ptgm_fast import _C
 from .. import dispatch
 
 # As csrc/consistency.cpp numbers them: the soft targets differ by temperature and threshold only.
-METHOD_CODES = {"uda": 0, "soft-pseudo-label": 0, "fixmatch": 1, "consistency": 2}
+METHOD_CODES = {"uda": 0, "soft-pseudo-label": 0, "fixmatch": 1, "mse": 2}
 
 
 def consistency(

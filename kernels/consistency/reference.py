@@ -23,7 +23,7 @@ def consistency(
     strong = strong.where(counts[:, None], 0.0)
     if method == "fixmatch":
         loss = F.cross_entropy(strong, weak.argmax(1), reduction="none")
-    elif method == "consistency":
+    elif method == "mse":
         loss = (weak.softmax(1) - strong.softmax(1)).square().mean(1)
     else:
         log_q, log_p = (weak / temperature).log_softmax(1), strong.log_softmax(1)
@@ -48,7 +48,7 @@ def consistency_gradient(
     p = strong.softmax(1)
     if method == "fixmatch":
         gradient = p - F.one_hot(weak.argmax(1), weak.shape[1])
-    elif method == "consistency":
+    elif method == "mse":
         difference = p - weak.softmax(1)
         mean = (p * difference).sum(1, keepdim=True)
         gradient = (2 / weak.shape[1]) * p * (difference - mean)

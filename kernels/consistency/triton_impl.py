@@ -16,7 +16,7 @@ from ..launch import on_device, unit_of
 # Logits of one program's step, the most classes in registers, and the block beyond that.
 TILE, MAX_TILE, BLOCK = 1024, 8192, 4096
 # The soft targets differ by temperature and threshold only.
-METHOD_CODES = {"uda": 0, "soft-pseudo-label": 0, "fixmatch": 1, "consistency": 2}
+METHOD_CODES = {"uda": 0, "soft-pseudo-label": 0, "fixmatch": 1, "mse": 2}
 SOFT, HARD = tl.constexpr(0), tl.constexpr(1)
 
 

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import logging
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    field_validator,
+)
 
 from ptgm_fast.engine.overlap import Overlap
 from ptgm_fast.kernels.views import ViewSpec, view_preset
 
-PSSL_METHODS = (
-    "uda",
-    "fixmatch",
-    "pseudo-label",
-    "soft-pseudo-label",
-    "consistency",
-    "entropy",
-    "source-head",
-)
-DISTILLATIONS = ("none", "logit-matching", "soft-target")
+PSSLMethod = Literal[
+    "uda", "fixmatch", "pseudo-label", "soft-pseudo-label", "mse", "entropy", "source-head"
+]
+PSSL_METHODS = get_args(PSSLMethod)
+Distillation = Literal["none", "logit-matching", "soft-target"]
+_log = logging.getLogger("ptgm_fast")
 
 
 class Options(BaseModel):
@@ -141,21 +145,13 @@ class DistillationOptions(Options):
 class SupervisedOptions(Options):
     """Cross-entropy on the labelled target data, optionally with distillation."""
 
-    distillation: Literal["none", "logit-matching", "soft-target"] = "none"
+    distillation: Distillation = "none"
 
 
 class PSSLOptions(Options):
     """Stage 2, pseudo semi-supervised learning on samples conditioned on the target images (PCS)."""
 
-    method: Literal[
-        "uda",
-        "fixmatch",
-        "pseudo-label",
-        "soft-pseudo-label",
-        "consistency",
-        "entropy",
-        "source-head",
-    ] = Field("source-head", description="L_u, the loss on the pseudo samples")
+    method: PSSLMethod = Field("source-head", description="L_u, the loss on the pseudo samples")
     weight: float = Field(
         1.0, ge=0, description="lambda, the weight of the loss on the pseudo samples"
     )
@@ -180,6 +176,14 @@ class PSSLOptions(Options):
         description="statistics of labelled and pseudo images: together, apart, or running ones for pseudo images",
     )
     teacher: Literal["self", "ema"] = Field("self", description="who predicts the weak view")
-    distillation: Literal["none", "logit-matching", "soft-target"] = "soft-target"
+    distillation: Distillation = "soft-target"
     weak_views: View = Field(default="weak")  # type: ignore[assignment]
     strong_views: View = Field(default="strong")  # type: ignore[assignment]
+
+    @field_validator("method", mode="before")
+    @classmethod
+    def _renamed(cls, value: Any) -> Any:
+        if value == "consistency":
+            _log.warning('p_ssl.method "consistency" is called "mse" now; it is taken as that')
+            return "mse"
+        return value

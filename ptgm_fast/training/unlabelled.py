@@ -10,7 +10,7 @@ from ptgm_fast import kernels
 from ptgm_fast.training.options import PSSLOptions
 
 # Methods whose student sees a strong view while a teacher predicts the weak one.
-TWO_VIEWS = frozenset({"uda", "fixmatch", "soft-pseudo-label", "consistency"})
+TWO_VIEWS = frozenset({"uda", "fixmatch", "soft-pseudo-label", "mse"})
 
 
 def unlabelled_loss(

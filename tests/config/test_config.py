@@ -140,3 +140,10 @@ def test_methods_differ_only_in_the_method() -> None:
     assert set(METHODS) <= set(rows)
     with pytest.raises(ValueError, match="unknown method"):
         with_method(config, "pp+scratch")
+
+
+def test_the_old_name_of_a_method_is_taken_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
+    config = load_config(None, ["p_ssl.method=consistency"])
+    assert config.p_ssl.method == "mse"
+    assert '"consistency" is called "mse" now' in caplog.text
+    assert 'method = "mse"' in config_to_toml(config)

@@ -125,7 +125,7 @@ def test_other_shapes_and_dtypes_are_refused(other: tuple[Any, ...]) -> None:
         ("pp", ("pp.views=strong",)),
         ("p-ssl", ("p_ssl.method=uda",)),
         ("p-ssl", ("p_ssl.method=source-head", "p_ssl.source_label=classifier")),
-        ("p-ssl", ("p_ssl.method=consistency", "p_ssl.distillation=soft-target")),
+        ("p-ssl", ("p_ssl.method=mse", "p_ssl.distillation=soft-target")),
         ("supervised", ("supervised.distillation=logit-matching",)),
     ],
     ids=str,

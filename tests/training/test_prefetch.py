@@ -51,7 +51,7 @@ def share(method: str, batch_norm: str) -> tuple[str, str]:
         share("uda", "concat"),
         (*share("fixmatch", "split"), "p_ssl.teacher=ema"),
         (*share("source-head", "target-only"), "p_ssl.source_label=classifier"),
-        (*share("consistency", "concat"), "p_ssl.distillation=soft-target"),
+        (*share("mse", "concat"), "p_ssl.distillation=soft-target"),
     ],
     ids=str,
 )

@@ -28,7 +28,7 @@ def expected(method: str, temperature: float, threshold: float) -> torch.Tensor:
         * F.kl_div(p.log(), (WEAK / temperature).softmax(1), reduction="none").sum(1),
         "fixmatch": confident * -p.log().gather(1, q.argmax(1, keepdim=True))[:, 0],
         "soft-pseudo-label": F.kl_div(p.log(), q, reduction="none").sum(1),
-        "consistency": (q - p).square().mean(1),
+        "mse": (q - p).square().mean(1),
         "pseudo-label": own * -p.log().gather(1, p.argmax(1, keepdim=True))[:, 0],
         "entropy": -(p * p.log()).sum(1),
         "source-head": -(SOFT * p.log()).sum(1),
@@ -39,7 +39,7 @@ METHODS = [
     "uda",
     "fixmatch",
     "soft-pseudo-label",
-    "consistency",
+    "mse",
     "pseudo-label",
     "entropy",
     "source-head",
@@ -64,7 +64,7 @@ def test_mask_rate_is_the_share_of_confident_samples() -> None:
     assert rate.item() == pytest.approx(
         (WEAK.softmax(1).max(1).values >= 0.8).float().mean().item()
     )
-    _, rate = loss_of("consistency")
+    _, rate = loss_of("mse")
     assert rate.item() == 1.0
 
 

@@ -122,7 +122,7 @@ def check_each_logit_is_read_once_and_those_that_do_not_count_never() -> None:
 
 def check_reads_of_rows_in_blocks() -> None:
     weak, strong = logits(IN_BLOCKS), logits(IN_BLOCKS, seed=1)
-    passes = {"uda": 2, "fixmatch": 2, "soft-pseudo-label": 2, "consistency": 3}
+    passes = {"uda": 2, "fixmatch": 2, "soft-pseudo-label": 2, "mse": 3}
     for method, times in passes.items():
         threshold = 0.8 if method in ("uda", "fixmatch") else 0.0
         rows = (weak.softmax(1).amax(1) >= threshold).numpy()[:, None].astype(int)

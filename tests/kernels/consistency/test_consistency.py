@@ -39,7 +39,7 @@ def plain(weak: Tensor, strong: Tensor, method: str, temperature: float, counts:
     p_weak = weak.softmax(1)
     if method == "fixmatch":
         loss = F.cross_entropy(strong, p_weak.argmax(1), reduction="none")
-    elif method == "consistency":
+    elif method == "mse":
         loss = F.mse_loss(strong.softmax(1), p_weak, reduction="none").mean(1)
     else:
         target = (weak / temperature).softmax(1)
@@ -61,7 +61,7 @@ def test_equals_torch_s_own_losses(impl: str, method: str) -> None:
         "uda": soft * counts,
         "fixmatch": F.cross_entropy(strong, label, reduction="none") * counts,
         "soft-pseudo-label": F.kl_div(log_p, p_weak, reduction="none").sum(1),
-        "consistency": (p_weak - strong.softmax(1)).pow(2).mean(1),
+        "mse": (p_weak - strong.softmax(1)).pow(2).mean(1),
     }
     loss = consistency(weak, strong, method=method, temperature=0.5, threshold=0.7, impl=impl)
     assert loss.dtype == torch.float32
@@ -221,7 +221,7 @@ def test_classes_ruled_out(impl_isa: str, classes: int) -> None:
         options: dict[str, Any] = {"method": method, "threshold": 0.3, "impl": impl_isa}
         loss, gradient = loss_and_gradient(weak, strong, torch.ones(30), **options)
         absent = loss_and_gradient(weak[:, :-1], strong[:, :-1], torch.ones(30), **options)
-        share = (classes - 1) / classes if method == "consistency" else 1
+        share = (classes - 1) / classes if method == "mse" else 1
         torch.testing.assert_close(loss, absent[0] * share, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(gradient[:, :-1], absent[1] * share, rtol=1e-5, atol=1e-6)
         assert (gradient[:, -1] == 0).all()

@@ -107,11 +107,11 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "mse"}, "unknown method 'mse'; accepted: uda, fixmatch"),
+        ({"method": "mae"}, "unknown method 'mae'; accepted: uda, fixmatch"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         ({"temperature": NAN}, "temperature must be positive"),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
-        ({"threshold": -0.1, "method": "consistency"}, r"threshold must lie in \[0, 1\]"),
+        ({"threshold": -0.1, "method": "mse"}, r"threshold must lie in \[0, 1\]"),
         ({"strong_logits": torch.zeros(4, 4)}, r"\[N, C\] with C >= 1, got \[4, 3\] and \[4, 4\]"),
         ({"strong_logits": torch.zeros(4, 3).long()}, "must be floats, got torch.float32 and"),
         (
