@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import dispatch
 
+Result = TypeVar("Result")
 _LIBRARY = torch.library.Library("ptgm_fast", "FRAGMENT")
 # The types of tensors for which an op may skip torch's dispatcher.
 ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 _FLOAT64 = "it computes in float32; float64 needs 'reference'"
 
 
-class Op:
+class Op(Generic[Result]):
     """``ptgm_fast::NAME(..., str impl)``: eager calls go straight to an implementation, traced ones through torch.
 
     schema: ``NAME(arguments) -> results``. Every implementation of the op's folder has a function NAME that takes these
@@ -46,7 +47,7 @@ class Op:
         self._device = names.index("device" if "device" in names else names[types.index("Tensor")])
         self._device_is_given = "device" in names
         self._has_gradient = bool(differentiable)
-        self._functions: dict[tuple[str, str | None, bool], Callable[..., Any]] = {}
+        self._functions: dict[tuple[str, str | None, bool], Callable[..., Result]] = {}
         head, result = schema.rsplit(") -> ", 1)
         self.op = self._register(f"{head}, str impl) -> {result}", self.kernel, self._fake(fake))
         if differentiable:
@@ -56,7 +57,7 @@ class Op:
                 f"ptgm_fast::{self.name}", self._backward, setup_context=self._setup, lib=_LIBRARY
             )
 
-    def __call__(self, *args: Any, impl: str | None = None) -> Any:
+    def __call__(self, *args: Any, impl: str | None = None) -> Result:
         # One pass over the tensors: this runs at every call, and a small batch takes a few microseconds to compute.
         through_torch, double = dispatch.is_tracing(), False
         wants = self._has_gradient and torch.is_grad_enabled()
@@ -68,7 +69,8 @@ class Op:
                 if tensor.dtype is torch.float64:
                     double = True
         if through_torch:
-            return self.op(*args, impl or "")
+            made: Result = self.op(*args, impl or "")
+            return made
         if self._dtype is not None and args[self._dtype] is torch.float64:
             double = True
         where = args[self._device]
@@ -87,9 +89,9 @@ class Op:
         kinds += [] if self._dtype is None else [args[self._dtype]]
         return self.function(device.type, impl, torch.float64 in kinds)(*args[:-1])
 
-    def function(self, device_type: str, impl: str | None, double: bool) -> Callable[..., Any]:
+    def function(self, device_type: str, impl: str | None, double: bool) -> Callable[..., Result]:
         """What runs; double: float64 is among the arguments."""
-        function = getattr(self.module(device_type, impl, double), self.name)
+        function: Callable[..., Result] = getattr(self.module(device_type, impl, double), self.name)
         self._functions[device_type, impl, double] = function
         return function
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..op import Op
 
-_class_mix = Op(
+_class_mix: Op[Tensor] = Op(
     "class_mix(Tensor logits, Tensor embedding, float temperature, int? top_k) -> Tensor",
     lambda logits, embedding, *_: embedding.new_empty(len(logits), embedding.shape[1]),
     differentiable=("logits", "embedding"),

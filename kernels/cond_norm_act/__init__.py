@@ -24,7 +24,7 @@ def _fake(
     return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-_cond_norm_act = Op(
+_cond_norm_act: Op[Tensor] = Op(
     "cond_norm_act(Tensor x, Tensor scale, Tensor shift, Tensor? residual, str activation, bool upsample,"
     " bool phases) -> Tensor",
     _fake,

@@ -95,7 +95,7 @@ def _fake(
     return strong.new_empty(len(strong), dtype=kind), strong.new_empty(shape, dtype=kind)
 
 
-class _Consistency(Op):
+class _Consistency(Op[Tensor]):
     """The gradient to the strong logits is made with the loss; the backward pass scales its rows."""
 
     def __call__(self, *args: Any, impl: str | None = None) -> Tensor:
@@ -105,16 +105,20 @@ class _Consistency(Op):
         for tensor in (weak, strong, options[0], options[1]):
             if tensor is not None and type(tensor) not in ORDINARY:
                 traced = True
+        loss: Tensor
         if traced:
-            return self.op(weak.detach(), strong, *options, gradient, impl or "")[0]
+            loss = self.op(weak.detach(), strong, *options, gradient, impl or "")[0]
+            return loss
         module = self._module(weak, strong, impl)
         if module is reference:
-            return module.consistency(weak, strong, *options)
-        if gradient:
-            return _Fused.apply(strong, weak, module, options)
-        return module.consistency(weak, strong, *options, False, False)[0]
+            loss = module.consistency(weak, strong, *options)
+        elif gradient:
+            loss = _Fused.apply(strong, weak, module, options)
+        else:
+            loss = module.consistency(weak, strong, *options, False, False)[0]
+        return loss
 
-    def kernel(self, weak: Tensor, strong: Tensor, *args: Any) -> tuple[Tensor, Tensor]:
+    def kernel(self, weak: Tensor, strong: Tensor, *args: Any) -> Any:
         *options, gradient, impl = args
         module = self._module(weak, strong, impl or None)
         if module is not reference:
@@ -144,6 +148,7 @@ class _Fused(torch.autograd.Function):
     def forward(
         ctx: Any, strong: Tensor, weak: Tensor, module: ModuleType, options: tuple[Any, ...]
     ) -> Tensor:
+        loss: Tensor
         loss, gradient, counts = module.consistency(weak, strong, *options, True, False)
         ctx.save_for_backward(gradient, counts)
         ctx.module, ctx.dtype = module, strong.dtype

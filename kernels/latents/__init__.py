@@ -13,15 +13,15 @@ from torch import Tensor
 from ..op import Op
 
 _RANDOM = "int seed, SymInt start, Tensor? counter"
-_uniforms = Op(
+_uniforms: Op[Tensor] = Op(
     f"uniforms(SymInt num, SymInt dim, {_RANDOM}, Device device) -> Tensor",
     lambda num, dim, *rest: torch.empty(num, dim, dtype=torch.float32, device=rest[-1]),
 )
-_latents = Op(
+_latents: Op[Tensor] = Op(
     f"latents(SymInt num, SymInt dim, {_RANDOM}, float? truncation, ScalarType dtype, Device device) -> Tensor",
     lambda num, dim, *rest: torch.empty(num, dim, dtype=rest[-2], device=rest[-1]),
 )
-_class_labels = Op(
+_class_labels: Op[Tensor] = Op(
     f"class_labels(SymInt num, int num_classes, {_RANDOM}, Device device) -> Tensor",
     lambda num, *rest: torch.empty(num, dtype=torch.int64, device=rest[-1]),
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..op import Op
 
 _DTYPES = (torch.int64, torch.float32, torch.bool)
-_pseudo_label = Op(
+_pseudo_label: Op[tuple[Tensor, Tensor, Tensor]] = Op(
     "pseudo_label(Tensor logits, float temperature, float threshold) -> (Tensor, Tensor, Tensor)",
     lambda logits, *_: tuple(logits.new_empty(len(logits), dtype=kind) for kind in _DTYPES),
 )

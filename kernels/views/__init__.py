@@ -32,13 +32,13 @@ def _fake_views(
     return first, images.new_empty(0, dtype=dtype) if strong is None else torch.empty_like(first)
 
 
-_views = Op(
+_views: Op[tuple[Tensor, Tensor]] = Op(
     "views(Tensor images, Tensor weak, Tensor? strong, float[] mean, float[] std, ScalarType dtype)"
     " -> (Tensor, Tensor)",
     _fake_views,
     differentiable=("images",),
 )
-_view_parameters = Op(
+_view_parameters: Op[Tensor] = Op(
     "view_parameters(Tensor numbers, float[] ranges, int channels, int height, int width) -> Tensor",
     lambda numbers, *_: numbers.new_empty((len(numbers), NUM_PARAMETERS), dtype=torch.float32),
 )

@@ -50,7 +50,9 @@ def conditioning_table(
         raise ValueError(f"temperature must be positive, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    logits = torch.cat([source.classify(batch) for batch in images.split(batch_size)]).float()
+    logits = torch.cat(
+        [source.classify(batch) for batch in torch.split(images, batch_size)]
+    ).float()
     table = source.generator.class_table
     embeddings = None
     if table is not None:

@@ -118,7 +118,8 @@ class SourceModels(FrozenGenerator):
     def classify(self, images: Tensor) -> Tensor:
         """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1]."""
         unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
-        return self.classifier((unit.to(self.device) - self.mean) / self.std)
+        logits: Tensor = self.classifier((unit.to(self.device) - self.mean) / self.std)
+        return logits
 
     def _try_a_sample(self) -> Tensor:
         return self.classify(super()._try_a_sample())

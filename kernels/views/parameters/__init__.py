@@ -51,14 +51,14 @@ class ViewParameters:
     @property
     def affine(self) -> Tensor:
         """[N, 2, 3]: (x, y) offset from the centre in the input = affine @ (x, y, 1) of the output, in pixels."""
-        return self.packed[:, 0:6].unflatten(1, (2, 3))
+        return self.packed[:, 0:6].reshape(-1, 2, 3)
 
     @property
     def colour(self) -> Tensor:
         """[N, C, C + 1]: factors and offset on values in [0, 1]."""
         if self.channels == 1:
-            return self.packed[:, 6:8].unflatten(1, (1, 2))
-        return self.packed[:, 6:18].unflatten(1, (3, 4))
+            return self.packed[:, 6:8].reshape(-1, 1, 2)
+        return self.packed[:, 6:18].reshape(-1, 3, 4)
 
     @property
     def posterize_levels(self) -> Tensor:
