@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from ptgm_fast.generators.card import AdapterCard
 from ptgm_fast.generators.files import describe, validated
 from ptgm_fast.generators.request import Request
 from ptgm_fast.generators.soft import class_tables, mixing
+from ptgm_fast.models.build import checked_module, import_factory
 from ptgm_fast.models.weights import load_weights
 
 CONDITIONS = ("class-index", "class-embedding", "soft-vector")
@@ -136,36 +135,12 @@ def _probe(generator: OwnModule, what: str) -> tuple[int, int]:
 
 
 def _build(target: str, what: str) -> nn.Module:
-    module_name, _, attribute = target.partition(":")
-    try:
-        module = _import(module_name)
-    except ImportError as error:
-        raise UserError(f"{what}: module {module_name!r} cannot be imported ({error})") from error
-    factory = getattr(module, attribute, None) if attribute else None
-    if not callable(factory):
-        raise UserError(
-            f"{what}: module {module_name!r} has no function or class {attribute!r}; write module:package.module:factory"
-        )
+    factory = import_factory(target, what=what)
     try:
         network = factory()
     except TypeError as error:
-        raise UserError(
-            f"{what}: {attribute} must be callable without arguments ({error})"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise UserError(
-            f"{what}: {attribute} returned a {type(network).__name__}, expected a torch.nn.Module"
-        )
-    return network
-
-
-def _import(module_name: str) -> Any:
-    # A console script does not have the working directory on its path, where a user's own module lies.
-    sys.path.append(str(Path.cwd()))
-    try:
-        return importlib.import_module(module_name)
-    finally:
-        sys.path.pop()
+        raise UserError(f"{what}: {target} must be callable without arguments ({error})") from error
+    return checked_module(network, what=what)
 
 
 def _shape(text: str, what: str) -> tuple[int, ...] | None:
