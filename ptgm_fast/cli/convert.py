@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ptgm_fast.cli.ui import console
-from ptgm_fast.generators.convert import convert
+from ptgm_fast.generators.adapters.convert import convert
 
 
 def run(source: Path, out: Path | None, network: str) -> None:

@@ -15,7 +15,7 @@ from ptgm_fast.generators.cbn import ConditionalBatchNorm2d, ConditionalBatchNor
 from ptgm_fast.generators.conditions import CONDITION_KINDS, ConditionKind, condition_kind
 from ptgm_fast.generators.contract import Generator
 from ptgm_fast.generators.loading import GENERATORS, folder_of, load, load_card, load_classifier
-from ptgm_fast.generators.optimizer import Optimized, optimize
+from ptgm_fast.generators.rewriter import Optimized, optimize
 
 __all__ = [
     "CARD_FILE",

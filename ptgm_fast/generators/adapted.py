@@ -1,54 +1,50 @@
-"""What every adapter shares: checks, and the condition brought into the form that the network takes."""
+"""What the generators here share: checks, and the condition brought into the form that the network takes."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.generators.card import AdapterCard
+from ptgm_fast.generators.card import AdapterCard, GeneratorCard
 from ptgm_fast.generators.conditions import ConditionKind, condition_kind
 from ptgm_fast.generators.contract import Generator
 from ptgm_fast.generators.soft import sample_classes
 
 
 class AdaptedGenerator(Generator):
-    """A generator made elsewhere behind the contract. Subclasses say how to call the network: `synthesise`."""
+    """A generator that says what it takes in its card, and makes images in `forward(latents, condition)`.
 
-    card: AdapterCard
+    `forward` gets checked latents [N, *card.latent_shape] and a condition as `card.condition` names it; where the card's
+    truncation selects statistics or interpolates styles, the truncation too. A network whose classes are mixed
+    (`class-embedding`) has a `class_table`.
+    """
 
-    @abstractmethod
-    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
-        """Images of checked latents and a condition as `card.condition` names it.
+    card: AdapterCard | GeneratorCard
 
-        Where card.soft is "mix-embedding", the condition may also be soft labels [N, K].
-        """
-
-    def class_embedding(self) -> nn.Embedding | nn.Linear:
-        """The table [K, D] of a network whose card says `class-embedding`: an Embedding, or a Linear without bias."""
-        raise NotImplementedError
-
-    @property
-    def class_table(self) -> Tensor | None:
-        if self.card.condition != "class-embedding":
-            return None
-        table = self.class_embedding()
-        return table.weight if isinstance(table, nn.Embedding) else table.weight.T
+    def synthesize(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
+        """Images of checked inputs. Where card.soft is "mix-embedding", the condition may also be soft labels [N, K]."""
+        return self(latents, condition, *self._truncation(truncation))
 
     def example(self, truncation: float | None = None) -> tuple[Any, ...]:
         card, like = self.card, next(self.parameters())
-        latents = like.new_zeros(2, *card.latent_shape)
         if card.condition == "class-embedding":
-            return latents, like.new_zeros(2, card.embedding_dim or 1)
-        if card.condition == "soft-vector":
-            return latents, like.new_full((2, card.num_classes), 1 / card.num_classes)
-        if card.soft == "mix-embedding":
+            condition = like.new_zeros(2, card.embedding_dim or 1)
+        elif card.condition == "soft-vector":
+            condition = like.new_full((2, card.num_classes), 1 / card.num_classes)
+        elif card.soft == "mix-embedding":
             raise ValueError("its class embeddings are mixed within the network, at each call")
-        return latents, torch.arange(2, device=like.device) % card.num_classes
+        else:
+            condition = torch.arange(2, device=like.device) % card.num_classes
+        return like.new_zeros(2, *card.latent_shape), condition, *self._truncation(truncation)
+
+    def _truncation(self, truncation: float | None) -> tuple[float, ...]:
+        if self.card.truncation not in ("selects-statistics", "interpolates-styles"):
+            return ()
+        return (1.0 if truncation is None else truncation,)
 
     def generate(
         self,
@@ -61,16 +57,17 @@ class AdaptedGenerator(Generator):
         """Images of a condition, [N, channels, image_size, image_size] in card.output_range.
 
         latents: float [N, *card.latent_shape], or [N, latent_dim], drawn from N(0, I). condition: class indices int64
-        [N], soft labels [N, K], or (where the network mixes embeddings) embeddings [N, card.embedding_dim]; `kind`
-        names the form where the sizes leave it open. truncation: see `Card`. Raises ValueError for other forms, and
-        UserError for a soft label to a network of class indices if no way of answering it was chosen.
+        [N], soft labels [N, K] (mixed in embedding space, never hardened) or, where the network mixes embeddings, those
+        [N, card.embedding_dim]; `kind` names the form where the sizes leave it open. truncation: see `Card`. Gradients
+        flow to latents and to floating-point conditions. Raises ValueError for other forms, and UserError for a soft
+        label to a network of class indices if no way of answering it was chosen.
         """
         card = self.card
         if latents.shape[1:] not in (card.latent_shape, (card.latent_dim,)) or len(latents) != len(
             condition
         ):
             raise ValueError(
-                f"latents have shape {list(latents.shape)}; expected {[len(condition), *card.latent_shape]}, one a condition"
+                f"latents have shape {list(latents.shape)}; expected {[len(condition), *card.latent_shape]}, one row a condition"
             )
         if truncation is not None:
             if card.truncation == "none":
@@ -84,13 +81,18 @@ class AdaptedGenerator(Generator):
             condition, num_classes=card.num_classes, embedding_dim=width, kind=kind
         )
         latents = latents.reshape(-1, *card.latent_shape)
-        return self.synthesise(latents, self._native(latents, condition, found), truncation)
+        return self.synthesize(latents, self._native(latents, condition, found), truncation)
 
     def _native(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
         """The condition in the form that the network takes."""
         card = self.card
         if card.condition == "class-embedding":
-            return self._embedded(condition, kind)
+            rows = self.class_table
+            assert rows is not None
+            if kind == "class":
+                return F.embedding(condition, rows)
+            condition = condition.to(rows.dtype)
+            return condition @ rows if kind == "soft-label" else condition
         if card.condition == "soft-vector":
             is_class = kind == "class"
             vector = F.one_hot(condition, card.num_classes) if is_class else condition
@@ -104,18 +106,3 @@ class AdaptedGenerator(Generator):
             'soft="mix-embedding" (its class embeddings are mixed) or soft="sample-class" (a class is drawn for each '
             "image); in a URI: ?soft=mix-embedding"
         )
-
-    def _embedded(self, condition: Tensor, kind: ConditionKind) -> Tensor:
-        rows = self.class_table
-        assert rows is not None
-        if kind == "class":
-            return F.embedding(condition, rows)
-        condition = condition.to(rows.dtype)
-        return condition @ rows if kind == "soft-label" else condition
-
-
-def one_hot_or_soft(condition: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """Class weights [N, K] of class indices [N] or soft labels [N, K]."""
-    if condition.dim() == 1:
-        condition = F.one_hot(condition, num_classes)
-    return condition.to(dtype)

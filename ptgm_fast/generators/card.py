@@ -7,10 +7,11 @@ import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from ptgm_fast.errors import UserError, first_problem
-from ptgm_fast.models.weights import write_atomically
+from ptgm_fast.errors import UserError
+from ptgm_fast.generators.files import read_json, validated
+from ptgm_fast.models.weights import sha256, write_atomically
 
 CARD_FILE = "card.json"
 
@@ -24,6 +25,21 @@ class FileCard(_Frozen):
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(gt=0)
+
+    @classmethod
+    def of(cls, path: Path, expected: str | None, *, what: str) -> Self:
+        """Of a file on disk. Raises UserError if it is missing, empty, or its SHA-256 is not the one expected."""
+        if not path.is_file():
+            raise UserError(f"{what}: file {str(path)!r} does not exist")
+        found = sha256(path)
+        if expected is not None and found != expected.lower():
+            raise UserError(
+                f"{what}: {str(path)!r} is not the file asked for; it is damaged or was exchanged, copy it again.\n"
+                f"sha256 expected: {expected.lower()}\nsha256 found:    {found}"
+            )
+        if not (size := path.stat().st_size):
+            raise UserError(f"{what}: {str(path)!r} is empty")
+        return cls(sha256=found, bytes=size)
 
 
 class ClassifierCard(_Frozen):
@@ -145,13 +161,8 @@ def read_card(folder: Path | str) -> GeneratorCard:
         raise UserError(
             f"generator folder {str(folder)!r} has no {CARD_FILE}; a folder made by `ptgm-fast source` holds one beside its weights"
         )
-    try:
-        return GeneratorCard.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        problem = first_problem(error, "the card")
-        raise UserError(f"generator card {str(path)!r}: {problem}") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"generator card {str(path)!r} is damaged ({error})") from error
+    what = "generator card"
+    return validated(GeneratorCard, read_json(path, what=what), where=f"{what} {str(path)!r}")
 
 
 def write_card(card: GeneratorCard, folder: Path | str) -> None:

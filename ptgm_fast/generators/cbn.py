@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.card import GeneratorCard
-from ptgm_fast.generators.conditions import ConditionKind, condition_kind
-from ptgm_fast.generators.contract import Generator
 
 
 class ConditionalBatchNorm2d(nn.Module):
@@ -49,7 +48,7 @@ class UpBlock(nn.Module):
         return hidden + self.residual_conv(F.relu(self.residual_norm(hidden, condition)))
 
 
-class ConditionalBatchNormGenerator(Generator):
+class ConditionalBatchNormGenerator(AdaptedGenerator):
     """G(z, y) -> images in (-1, 1).
 
     The condition of every block is c = [z, e], e the class embedding (a row of E, or a mixture q @ E).
@@ -95,53 +94,3 @@ class ConditionalBatchNormGenerator(Generator):
             hidden = block(hidden, condition)
         hidden = F.relu(self.norm(hidden, condition))
         return torch.tanh(self.to_image(hidden))
-
-    def example(self, truncation: float | None = None) -> tuple[Tensor, Tensor]:
-        like, card = self.embedding.weight, self.card
-        return like.new_zeros(2, card.latent_dim), like.new_zeros(2, card.embedding_dim)
-
-    def embed(self, condition: Tensor, kind: ConditionKind | None = None) -> Tensor:
-        """The class embedding of a condition: E[y], q @ E, or the embedding itself; [N, embedding_dim].
-
-        Gradients flow to E, to soft labels and to embeddings. Raises ValueError (see `condition_kind`).
-        """
-        card = self.card
-        found = condition_kind(
-            condition, num_classes=card.num_classes, embedding_dim=card.embedding_dim, kind=kind
-        )
-        if found == "class":
-            return self.embedding(condition)
-        if found == "soft-label":
-            return condition.to(self.embedding.weight.dtype) @ self.embedding.weight
-        return condition.to(self.embedding.weight.dtype)
-
-    def generate(
-        self,
-        latents: Tensor,
-        condition: Tensor,
-        *,
-        kind: ConditionKind | None = None,
-        truncation: float | None = None,
-    ) -> Tensor:
-        """Images of a condition.
-
-        latents: float [N, latent_dim], drawn from N(0, I). condition: class indices int64 [N], soft labels
-        [N, num_classes] (mixed in embedding space, never hardened) or mixed embeddings [N, embedding_dim];
-        `kind` names the form where the sizes leave it open. truncation in (0, 1]: the latents are multiplied
-        by it, which trades variety for typical samples; None leaves them alone.
-        Returns [N, channels, S, S] in (-1, 1). Gradients flow to latents and to floating-point conditions.
-        Raises ValueError for latents or conditions of another form, and for truncation outside (0, 1].
-        """
-        if (
-            latents.dim() != 2
-            or latents.shape[1] != self.card.latent_dim
-            or len(latents) != len(condition)
-        ):
-            raise ValueError(
-                f"latents have shape {list(latents.shape)}; expected [{len(condition)}, {self.card.latent_dim}], one row a condition"
-            )
-        if truncation is not None:
-            if not 0 < truncation <= 1:
-                raise ValueError(f"truncation must lie in (0, 1], got {truncation}")
-            latents = latents * truncation
-        return self(latents, self.embed(condition, kind))

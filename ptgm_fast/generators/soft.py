@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 
 def sample_classes(soft: Tensor, latents: Tensor, *, seed: int) -> Tensor:
@@ -19,7 +18,7 @@ def sample_classes(soft: Tensor, latents: Tensor, *, seed: int) -> Tensor:
     and rows with different latents draw independently. Inverse CDF in float32. No gradient flows.
     """
     bits = latents.detach().float().flatten(1).contiguous().view(torch.int32).to(torch.int64)
-    # A multilinear hash (Carter, Wegman 1979) modulo 2^64, then the finaliser of splitmix64 (Steele et al. 2014).
+    # A multilinear hash (Carter, Wegman 1979) modulo 2^64, then the finalizer of splitmix64 (Steele et al. 2014).
     words = np.random.Generator(np.random.Philox(key=seed)).integers(
         -(2**63), 2**63, size=bits.shape[1], dtype=np.int64
     )
@@ -47,19 +46,18 @@ def class_tables(module: nn.Module, num_rows: int) -> list[nn.Embedding]:
 
 
 @contextmanager
-def mixing(tables: list[nn.Embedding], weights: Tensor) -> Iterator[None]:
-    """Within the block every table answers weights @ table, [N, D], whatever indices [N] it is asked for.
+def mixing(module: nn.Module, weights: Tensor) -> Iterator[Tensor]:
+    """Within the block every table of a row a class answers weights @ table, [N, D], whatever indices it is asked for.
 
-    weights: float [N, rows]. The network runs with mixed class embeddings though it takes only indices.
+    weights: float [N, rows]. The network runs with mixed class embeddings though it takes only indices: it is given
+    the int64 [N] that the block starts with, which only asks for rows.
     """
 
     def mixed(table: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
         assert isinstance(table, nn.Embedding)
         return weights.to(table.weight.dtype) @ table.weight
 
-    handles: list[RemovableHandle] = [table.register_forward_hook(mixed) for table in tables]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as stack:
+        for table in class_tables(module, weights.shape[1]):
+            stack.callback(table.register_forward_hook(mixed).remove)
+        yield weights.argmax(1)

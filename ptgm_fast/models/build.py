@@ -24,9 +24,9 @@ NETWORKS = {
 
 
 def build(name: str, *, num_classes: int, channels: int, image_size: int) -> nn.Module:
-    """A freshly initialised classifier: images [N, channels, image_size, image_size] -> logits [N, num_classes].
+    """A freshly initialized classifier: images [N, channels, image_size, image_size] -> logits [N, num_classes].
 
-    name: see `NETWORKS`. The initialisation draws from torch's global generator: seed it around the call.
+    name: see `NETWORKS`. The initialization draws from torch's global generator: seed it around the call.
     Raises UserError for an unknown name or a factory that fails; MissingExtraError names the extra to install.
     """
     scheme, _, rest = name.partition(":")
@@ -101,7 +101,6 @@ def _replace_first_convolution(module: nn.Module, channels: int) -> None:
     """torchvision's networks have no option for the input channels: swap the stem's first convolution."""
     for path, child in module.named_modules():
         if isinstance(child, nn.Conv2d):
-            parent_path, _, attribute = path.rpartition(".")
             fresh = nn.Conv2d(
                 channels,
                 child.out_channels,
@@ -110,49 +109,45 @@ def _replace_first_convolution(module: nn.Module, channels: int) -> None:
                 child.padding,  # type: ignore[arg-type]
                 bias=child.bias is not None,
             )
-            setattr(module.get_submodule(parent_path), attribute, fresh)
+            module.set_submodule(path, fresh)
             return
 
 
 def _factory(name: str, num_classes: int, channels: int, image_size: int) -> nn.Module:
-    module_name, _, attribute = name.partition(":")
-    try:
-        module = _import(module_name)
-    except ImportError as error:
-        raise UserError(
-            f"network {name!r}: module {module_name!r} cannot be imported ({error})"
-        ) from error
-    factory = getattr(module, attribute, None)
-    if not callable(factory):
-        raise UserError(
-            f"network {name!r}: module {module_name!r} has no function or class {attribute!r}"
-        )
+    what = f"network {name!r}"
+    factory = import_factory(name, what=what)
     offered = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
     parameters = inspect.signature(factory).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     if "num_classes" not in parameters and not takes_any:
-        raise UserError(
-            f"network {name!r} must accept num_classes (and may accept channels and image_size)"
-        )
+        raise UserError(f"{what} must accept num_classes (and may accept channels and image_size)")
     network = factory(
         **{key: value for key, value in offered.items() if takes_any or key in parameters}
     )
-    if not isinstance(network, nn.Module):
-        raise UserError(
-            f"network {name!r} returned a {type(network).__name__}, expected a torch.nn.Module"
-        )
-    return network
+    return checked_module(network, what=what)
 
 
-def _import(module_name: str) -> Any:
-    try:
-        return importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name != module_name.partition(".")[0]:
-            raise
+def import_factory(target: str, *, what: str) -> Callable[..., Any]:
+    """The function or class of a user's that `package.module:factory` names. Raises UserError, which begins with `what`."""
+    module_name, _, attribute = target.partition(":")
     # A console script does not have the working directory on its path, where a user's own module lies.
     sys.path.append(str(Path.cwd()))
     try:
-        return importlib.import_module(module_name)
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"{what}: module {module_name!r} cannot be imported ({error})") from error
     finally:
         sys.path.pop()
+    factory = getattr(module, attribute, None)
+    if not callable(factory):
+        raise UserError(
+            f"{what}: module {module_name!r} has no function or class {attribute!r}; write package.module:factory"
+        )
+    return factory
+
+
+def checked_module(network: Any, *, what: str) -> nn.Module:
+    """What a factory returned, if it is a module; else raises UserError."""
+    if isinstance(network, nn.Module):
+        return network
+    raise UserError(f"{what} returned a {type(network).__name__}, expected a torch.nn.Module")

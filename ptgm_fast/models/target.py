@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
@@ -25,12 +23,12 @@ class TargetNetwork(nn.Module):
         super().__init__()
         self.head_path, head = _find_head(network, num_classes, name)
         self.num_features = head.in_features
-        _set_submodule(network, self.head_path, nn.Identity())
+        network.set_submodule(self.head_path, nn.Identity())
         self.network = network
         self.heads = nn.ModuleDict()
 
     def set_head(self, name: str, num_classes: int) -> nn.Linear:
-        """Give the head `name` fresh weights (PyTorch's default initialisation, from the global generator)."""
+        """Give the head `name` fresh weights (PyTorch's default initialization, from the global generator)."""
         device = next(self.network.parameters()).device
         head = nn.Linear(self.num_features, num_classes, device=device)
         self.heads[name] = head
@@ -52,14 +50,6 @@ class TargetNetwork(nn.Module):
             state[f"{self.head_path}.{key}"] = value
         return state
 
-    def load_exported(self, state: Mapping[str, Tensor]) -> None:
-        """The inverse of `export_state`; the head ``target`` must exist with the right number of classes."""
-        prefix = f"{self.head_path}."
-        self.heads["target"].load_state_dict(
-            {k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)}
-        )
-        self.network.load_state_dict({k: v for k, v in state.items() if not k.startswith(prefix)})
-
 
 def _find_head(network: nn.Module, num_classes: int, name: str) -> tuple[str, nn.Linear]:
     found = [
@@ -78,8 +68,3 @@ def _find_head(network: nn.Module, num_classes: int, name: str) -> tuple[str, nn
             f"{name} is a bare Linear layer; a target network needs a feature extractor before its head"
         )
     return path, head
-
-
-def _set_submodule(module: nn.Module, path: str, value: nn.Module) -> None:
-    parent, _, attribute = path.rpartition(".")
-    setattr(module.get_submodule(parent), attribute, value)

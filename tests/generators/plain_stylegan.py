@@ -54,7 +54,7 @@ def with_zeros(x: np.ndarray, factor: int) -> np.ndarray:
 
 
 def upsampled(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    """Zeros between pixels, then the filter, centred; its gain makes up for the zeros."""
+    """Zeros between pixels, then the filter, centered; its gain makes up for the zeros."""
     kernel = np.outer(taps, taps) / taps.sum() ** 2 * 4
     before, after = (len(taps) + 1) // 2, (len(taps) - 2) // 2
     padded = np.pad(with_zeros(x, 2), ((0, 0), (before, after), (before, after)))

@@ -149,7 +149,7 @@ def test_a_rewrite_is_for_one_truncation(tmp_path: Path) -> None:
         atol=1e-5,
         rtol=0,
     )
-    with pytest.raises(ValueError, match=r"optimised for 0\.4, got 1\.0"):
+    with pytest.raises(ValueError, match=r"optimized for 0\.4, got 1\.0"):
         result.module.generate(*inputs)
 
 

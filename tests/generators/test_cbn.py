@@ -32,7 +32,7 @@ def test_conditional_batch_norm_is_its_formula() -> None:
 @pytest.mark.parametrize(
     ("image_size", "channels", "widths"),
     [(28, 1, (6, 5, 4)), (32, 3, (6, 5, 4, 3)), (12, 3, (4, 4)), (4, 1, (4, 4, 4))],
-    ids=["letters", "three-blocks-colour", "one-block", "four-pixels"],
+    ids=["letters", "three-blocks-color", "one-block", "four-pixels"],
 )
 def test_sizes(
     make_card: Callable[..., GeneratorCard], image_size: int, channels: int, widths: tuple[int, ...]

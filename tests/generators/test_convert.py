@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
-from ptgm_fast.generators.convert import convert
+from ptgm_fast.generators.adapters.convert import convert
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_stylegan import DEEP, NARROW, SIZES, built, randomised, with_filters
+from test_stylegan import DEEP, NARROW, SIZES, built, randomized, with_filters
 
 TWO = SIZES | {"synthesis_kwargs": NARROW | {"num_fp16_res": 4, "conv_clamp": 256}}
 THREE = SIZES | DEEP | {"img_resolution": 32}
@@ -76,7 +76,7 @@ def persistent(module: torch.nn.Module, class_name: str, config: dict[str, Any])
 
 def write(path: Path, architecture: str, config: dict[str, Any]) -> dict[str, torch.Tensor]:
     network = built(architecture, config)
-    state = randomised(network)
+    state = randomized(network)
     with_filters(state, config)
     network.load_state_dict(state)
     data = {
@@ -289,7 +289,7 @@ def test_damaged_networks(nvidia: None, tmp_path: Path) -> None:
 def test_stylegan2_of_stylegan3s_repository(nvidia: None, tmp_path: Path) -> None:
     """Its arguments are not nested, and its default clamp is known to its layers alone."""
     network = built("stylegan2-ada", TWO)
-    state = randomised(network)
+    state = randomized(network)
     with_filters(state, TWO)
     network.load_state_dict(state)
     flat = {k: v for k, v in TWO.items() if k != "synthesis_kwargs"} | NARROW

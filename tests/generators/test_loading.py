@@ -71,9 +71,9 @@ def test_damaged_weights(pair_folder: Path, name: str, damage: str) -> None:
         path.write_bytes(data)
     load = generators.load if name.startswith("generator") else generators.load_classifier
     expected = (
-        "is missing, though card.json names it"
+        "weights that card.json names: file .* does not exist"
         if damage == "missing"
-        else "is not the file its card was written for"
+        else "is not the file asked for"
     )
     with pytest.raises(UserError, match=expected):
         load(str(pair_folder))

@@ -14,8 +14,8 @@ import torch
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
-from ptgm_fast.generators.stylegan2 import StyleGAN2Config, StyleGAN2Network
-from ptgm_fast.generators.stylegan3 import StyleGAN3Config, StyleGAN3Network
+from ptgm_fast.generators.adapters.stylegan2 import StyleGAN2Config, StyleGAN2Network
+from ptgm_fast.generators.adapters.stylegan3 import StyleGAN3Config, StyleGAN3Network
 from ptgm_fast.models import save_weights
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -40,7 +40,7 @@ THREE: dict[str, dict[str, Any]] = {
 }
 
 
-def randomised(network: torch.nn.Module) -> dict[str, torch.Tensor]:
+def randomized(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     """A state dict in which nothing is at a value where it would not show."""
     generator = torch.Generator().manual_seed(0)
     state = {}
@@ -79,8 +79,8 @@ def with_filters(state: dict[str, torch.Tensor], config: dict[str, Any]) -> None
 
 def built(architecture: str, config: dict[str, Any]) -> torch.nn.Module:
     if architecture == "stylegan2-ada":
-        return StyleGAN2Network(StyleGAN2Config(**config), noise=True, cutoff=None)
-    return StyleGAN3Network(StyleGAN3Config(**config), cutoff=None)
+        return StyleGAN2Network(StyleGAN2Config(**config), None, noise=True)
+    return StyleGAN3Network(StyleGAN3Config(**config), None)
 
 
 def made(
@@ -88,7 +88,7 @@ def made(
 ) -> tuple[str, dict[str, np.ndarray]]:
     """URI and weights (float64) of a network with random weights."""
     network = built(architecture, config)
-    state = randomised(network)
+    state = randomized(network)
     with_filters(state, config)
     path = folder / "network.safetensors"
     save_weights(state, path, {"architecture": architecture, "config": json.dumps(config)})
@@ -171,7 +171,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
         ({"c_dim": 0}, "unconditional"),
         ({"c_dim": 6}, r"mapping.embed.weight \[7, 5\] \(expected \[7, 6\]\)"),
         ({"img_resolution": 12}, "no power of 2"),
-        ({"colour": "blue"}, "colour"),
+        ({"color": "blue"}, "color"),
         ({"img_resolution": 32}, "missing: .*synthesis.b32"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))

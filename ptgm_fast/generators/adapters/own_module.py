@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.generators.adapted import AdaptedGenerator, one_hot_or_soft
-from ptgm_fast.generators.card import AdapterCard
-from ptgm_fast.generators.files import describe, validated
+from ptgm_fast.generators.adapted import AdaptedGenerator
+from ptgm_fast.generators.card import AdapterCard, FileCard
 from ptgm_fast.generators.request import Request
 from ptgm_fast.generators.soft import class_tables, mixing
+from ptgm_fast.models.build import checked_module, import_factory
 from ptgm_fast.models.weights import load_weights
 
 CONDITIONS = ("class-index", "class-embedding", "soft-vector")
@@ -28,45 +25,45 @@ class OwnModule(AdaptedGenerator):
 
     def __init__(self, card: AdapterCard, network: nn.Module) -> None:
         super().__init__()
-        self.card = card
-        self.network = network
+        self.card, self.network = card, network
 
-    def class_embedding(self) -> nn.Embedding:
-        return class_tables(self.network, self.card.num_classes)[0]
+    @property
+    def class_table(self) -> Tensor | None:
+        if self.card.condition != "class-embedding":
+            return None
+        return class_tables(self.network, self.card.num_classes)[0].weight
 
     def forward(self, latents: Tensor, condition: Tensor) -> Tensor:
         return self.network(latents, condition)
 
-    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
-        block: Any = nullcontext()
-        if self.card.condition == "class-index" and condition.dim() == 2:
-            weights = one_hot_or_soft(condition, self.card.num_classes, latents.dtype)
-            block = mixing(class_tables(self.network, self.card.num_classes), weights)
-            condition = weights.argmax(
-                1
-            )  # only asks for rows; every table answers with the mixture
-        with block:
+    def synthesize(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
+        if self.card.condition != "class-index" or condition.dim() == 1:
             return self(latents, condition)
+        with mixing(self.network, condition.to(latents.dtype)) as indices:
+            return self(latents, indices)
 
 
-def load_own_module(request: Request) -> OwnModule:
+def load(request: Request) -> OwnModule:
     """Import the module that the user named, build, load weights strictly, and make one image to read its size.
 
     Each number of the card comes from the URI, or else from the attribute of that name on the network.
     """
-    uri = request.uri
-    what = f"generator {uri.text!r}"
-    network = _build(uri.target, what)
+    what = request.what
+    network = _build(request.target, what)
     values: dict[str, Any] = {}
     for name in SIZES:
-        if (value := uri.number(name, getattr(network, name, None))) is not None:
+        if (value := request.whole(name, getattr(network, name, None))) is not None:
             values[name] = value
-    condition = uri.choice("condition", CONDITIONS, getattr(network, "condition", "soft-vector"))
-    truncation = uri.choice("truncation", ("scales-latents", "none"), "scales-latents")
-    shape = _shape(uri.take("latent_shape"), what) or getattr(network, "latent_shape", None)
-    output = _range(uri.take("output_range"), what) or getattr(network, "output_range", (-1.0, 1.0))
-    weights = uri.take("weights")
-    uri.done()
+    condition = request.choice(
+        "condition", CONDITIONS, getattr(network, "condition", "soft-vector")
+    )
+    truncation = request.choice("truncation", ("scales-latents", "none"), "scales-latents")
+    shape = _shape(request.take("latent_shape"), what) or getattr(network, "latent_shape", None)
+    output = _range(request.take("output_range"), what) or getattr(
+        network, "output_range", (-1.0, 1.0)
+    )
+    weights = request.take("weights")
+    request.done()
     if shape and "latent_dim" not in values:
         values["latent_dim"] = int(torch.Size(shape).numel())
     if missing := [name for name in SIZES[:2] if name not in values]:
@@ -75,7 +72,7 @@ def load_own_module(request: Request) -> OwnModule:
         )
     files = {}
     if weights:
-        files[Path(weights).name] = describe(Path(weights), request.sha256, what=what)
+        files[Path(weights).name] = FileCard.of(Path(weights), request.sha256, what=what)
         load_weights(network, weights, what=what)
     elif request.sha256:
         raise UserError(f"{what}: sha256 is given without weights=FILE to check")
@@ -89,27 +86,24 @@ def load_own_module(request: Request) -> OwnModule:
             )
         if condition == "class-embedding":
             values["embedding_dim"] = tables[0].embedding_dim
-    card = {
-        "name": uri.target,
-        "architecture": f"module:{uri.target}",
-        "class_names": tuple(map(str, getattr(network, "class_names", range(num_classes)))),
+    fields = {
+        "name": request.target,
+        "architecture": f"module:{request.target}",
         "condition": condition,
         "truncation": truncation,
         "grid": shape,
         "output_range": output,
         "files": files,
-        "licences": request.licences,
         "soft": request.soft,
         "soft_seed": request.soft_seed,
         "image_size": 4,
-        "channels": 3,
         **values,
     }
-    generator = OwnModule(validated(AdapterCard, card, where=what), network)
+    if (names := getattr(network, "class_names", None)) is not None:
+        fields["class_names"] = tuple(map(str, names))
+    generator = OwnModule(request.card(**fields), network)
     size, channels = _probe(generator, what)
-    generator.card = validated(
-        AdapterCard, card | {"image_size": size, "channels": channels}, where=what
-    )
+    generator.card = request.card(**fields | {"image_size": size, "channels": channels})
     return generator
 
 
@@ -136,36 +130,12 @@ def _probe(generator: OwnModule, what: str) -> tuple[int, int]:
 
 
 def _build(target: str, what: str) -> nn.Module:
-    module_name, _, attribute = target.partition(":")
-    try:
-        module = _import(module_name)
-    except ImportError as error:
-        raise UserError(f"{what}: module {module_name!r} cannot be imported ({error})") from error
-    factory = getattr(module, attribute, None) if attribute else None
-    if not callable(factory):
-        raise UserError(
-            f"{what}: module {module_name!r} has no function or class {attribute!r}; write module:package.module:factory"
-        )
+    factory = import_factory(target, what=what)
     try:
         network = factory()
     except TypeError as error:
-        raise UserError(
-            f"{what}: {attribute} must be callable without arguments ({error})"
-        ) from error
-    if not isinstance(network, nn.Module):
-        raise UserError(
-            f"{what}: {attribute} returned a {type(network).__name__}, expected a torch.nn.Module"
-        )
-    return network
-
-
-def _import(module_name: str) -> Any:
-    # A console script does not have the working directory on its path, where a user's own module lies.
-    sys.path.append(str(Path.cwd()))
-    try:
-        return importlib.import_module(module_name)
-    finally:
-        sys.path.pop()
+        raise UserError(f"{what}: {target} must be callable without arguments ({error})") from error
+    return checked_module(network, what=what)
 
 
 def _shape(text: str, what: str) -> tuple[int, ...] | None:

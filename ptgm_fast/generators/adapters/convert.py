@@ -10,10 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from ptgm_fast.errors import UserError
+from ptgm_fast.generators.adapters.nvidia_pickle import (
+    PickledModule,
+    pickled_module,
+    plain,
+    read_pickle,
+    tensor,
+)
+from ptgm_fast.generators.adapters.stylegan2 import SynthesisConfig
 from ptgm_fast.generators.card import AdapterCard
 from ptgm_fast.generators.loading import load
-from ptgm_fast.generators.nvidia_pickle import Record, plain, read_pickle, record, tensor
-from ptgm_fast.generators.stylegan2 import SynthesisConfig
 from ptgm_fast.models.weights import save_weights, sha256
 
 NETWORKS = ("G_ema", "G")
@@ -69,24 +75,24 @@ def convert(source: Path, out: Path, *, network: str = "G_ema") -> Converted:
     return Converted(uri, sha256(out), card)
 
 
-def _network(root: Any, name: str, source: Path) -> Record:
-    found = record(root.get(name)) if isinstance(root, dict) else None
+def _network(root: Any, name: str, source: Path) -> PickledModule:
+    found = pickled_module(root.get(name)) if isinstance(root, dict) else None
     if found is not None:
         return found
     has = ", ".join(map(str, root)) if isinstance(root, dict) else type(root).__name__
     raise UserError(f"{str(source)!r} holds no network {name!r}; it holds: {has}")
 
 
-def _part(network: Record, *names: str) -> Record | None:
+def _part(network: PickledModule, *names: str) -> PickledModule | None:
     """The module of a network at a path of names."""
-    found: Record | None = network
+    found: PickledModule | None = network
     for name in names:
         modules = found.state.get("_modules") if found else None
-        found = record(modules.get(name)) if isinstance(modules, dict) else None
+        found = pickled_module(modules.get(name)) if isinstance(modules, dict) else None
     return found
 
 
-def _architecture(network: Record, source: Path) -> str:
+def _architecture(network: PickledModule, source: Path) -> str:
     if _part(network, "mapping") and _part(network, "synthesis", "b4"):
         return "stylegan2-ada"
     if _part(network, "mapping") and _part(network, "synthesis", "input"):
@@ -96,7 +102,7 @@ def _architecture(network: Record, source: Path) -> str:
     )
 
 
-def _arguments(network: Record, architecture: str) -> dict[str, Any]:
+def _arguments(network: PickledModule, architecture: str) -> dict[str, Any]:
     """The network's init_kwargs, as `StyleGAN2Config` or `StyleGAN3Config` takes them. Raises ValueError."""
     config = plain(network.state.get("_init_kwargs"))
     if not isinstance(config, dict) or "z_dim" not in config:
@@ -111,7 +117,7 @@ def _arguments(network: Record, architecture: str) -> dict[str, Any]:
     return config
 
 
-def _collect(network: Record, prefix: str, state: dict[str, Tensor]) -> None:
+def _collect(network: PickledModule, prefix: str, state: dict[str, Tensor]) -> None:
     """Parameters and persistent buffers by their names in a state dict. Raises ValueError for what is no tensor."""
     if prefix.count(".") > 8:
         raise ValueError("its modules are nested without end")
@@ -125,5 +131,5 @@ def _collect(network: Record, prefix: str, state: dict[str, Tensor]) -> None:
             except ValueError as error:
                 raise ValueError(f"{prefix}{name} cannot be read: {error}") from error
     for name, value in network.entries("_modules").items():
-        if (child := record(value)) is not None:
+        if (child := pickled_module(value)) is not None:
             _collect(child, f"{prefix}{name}.", state)

@@ -11,7 +11,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 
 def bake(module: nn.Module) -> int:
-    """Replace, in place, every reparametrised weight by its value in evaluation mode; returns how many there were.
+    """Replace, in place, every reparametrized weight by its value in evaluation mode; returns how many there were.
 
     Old-style hooks and `torch.nn.utils.parametrizations` alike. The value is that of the whole weight, so this comes
     before channels are trimmed. The module must be in evaluation mode: training would iterate the singular vectors.
@@ -25,8 +25,8 @@ def bake(module: nn.Module) -> int:
             elif isinstance(hook, WeightNorm):
                 remove_weight_norm(part, hook.name)
                 matched += 1
-    parametrised = [part for part in module.modules() if parametrize.is_parametrized(part)]
-    for part in parametrised:
+    parametrized = [part for part in module.modules() if parametrize.is_parametrized(part)]
+    for part in parametrized:
         # A copy shares its dynamic class, and the property that is about to go, with its original.
         kind = type(part)
         own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}

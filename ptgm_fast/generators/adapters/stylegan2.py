@@ -1,26 +1,30 @@
-"""StyleGAN2-ADA's generator in the layout of NVIDIA's PyTorch release (Karras et al. 2020, arXiv:2006.06676)."""
+"""`stylegan2-ada:FILE`: the layout of NVIDIA's PyTorch release (Karras et al. 2020, arXiv:2006.06676)."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ptgm_fast.generators.files import NetworkConfig
-from ptgm_fast.generators.stylegan_parts import (
-    EqualisedLinear,
+from ptgm_fast.generators.adapters.stylegan import StyleGAN, load_stylegan
+from ptgm_fast.generators.adapters.stylegan_parts import (
+    EqualizedLinear,
     Mapping,
     StyleGANConfig,
+    StyleGANNetwork,
     activate,
     modulated_conv,
     resample,
 )
+from ptgm_fast.generators.files import PublishedConfig
+from ptgm_fast.generators.request import Request
 
 
-class MappingConfig(NetworkConfig):
+class MappingConfig(PublishedConfig):
     """Arguments of the mapping network. w_avg_beta: of training, without effect here."""
 
     num_layers: int = Field(8, ge=1)
@@ -31,7 +35,7 @@ class MappingConfig(NetworkConfig):
     w_avg_beta: float = 0.995
 
 
-class SynthesisConfig(NetworkConfig):
+class SynthesisConfig(PublishedConfig):
     """Arguments of the synthesis network. num_fp16_res, fp16_channels_last, fused_modconv_default: everything is computed in
     the module's dtype, in one way."""
 
@@ -77,7 +81,7 @@ class StyledConv(nn.Module):
         super().__init__()
         self.up, self.config = up, config
         num_taps = len(config.resample_filter)
-        self.affine = EqualisedLinear(w_dim, inputs)
+        self.affine = EqualizedLinear(w_dim, inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.empty(outputs))
         self.register_buffer("resample_filter", torch.empty(num_taps, num_taps))
@@ -89,7 +93,7 @@ class StyledConv(nn.Module):
         # The upsampling convolution is stored as one that flips its kernel, as a transposed one does.
         x = modulated_conv(x, self.weight, self.affine(style), padding=1, up=self.up)
         if self.up:
-            # The transposed convolution has made one pixel of the padding that centres the filter.
+            # The transposed convolution has made one pixel of the padding that centers the filter.
             before, after = _upsampling_padding(len(self.resample_filter))
             padding = (before - 1, after, before - 1, after)
             x = resample(x, self.resample_filter, padding=padding, gain=4)
@@ -115,7 +119,7 @@ class ToRGB(nn.Module):
     def __init__(self, inputs: int, outputs: int, w_dim: int, clamp: float | None) -> None:
         super().__init__()
         self.clamp, self.gain = clamp, 1 / math.sqrt(inputs)
-        self.affine = EqualisedLinear(w_dim, inputs)
+        self.affine = EqualizedLinear(w_dim, inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 1, 1))
         self.bias = nn.Parameter(torch.empty(outputs))
 
@@ -192,9 +196,9 @@ class SynthesisBlock(nn.Module):
 class Synthesis(nn.Module):
     """Styles, one [N, w_dim] a layer, -> images [N, C, S, S]."""
 
-    def __init__(self, network: StyleGAN2Config) -> None:
+    def __init__(self, network: StyleGAN2Config, *, noise: bool) -> None:
         super().__init__()
-        config = network.synthesis_kwargs
+        config, self.noise = network.synthesis_kwargs, noise
         self.sizes = [2**i for i in range(2, network.img_resolution.bit_length())]
         self.num_ws, inputs = 1, 0
         for size in self.sizes:
@@ -205,39 +209,38 @@ class Synthesis(nn.Module):
             self.num_ws += block.num_styles
             inputs = outputs
 
-    def forward(self, styles: list[Tensor], noise: bool) -> Tensor:
+    def forward(self, styles: list[Tensor]) -> Tensor:
         x: Tensor | None = None
         image: Tensor | None = None
         used = 0
         for size in self.sizes:
             block = self.get_submodule(f"b{size}")
             assert isinstance(block, SynthesisBlock)
-            x, image = block(x, image, styles[used:], noise)
+            x, image = block(x, image, styles[used:], self.noise)
             used += block.num_styles
         assert image is not None
         return image
 
 
-class StyleGAN2Network(nn.Module):
-    """Latents [N, z_dim] and labels [N, K] -> images, about -1 to 1. noise: add the constant noise of training's end."""
+class StyleGAN2Network(StyleGANNetwork):
+    """noise: add the constant noise of training's end."""
 
-    def __init__(self, network: StyleGAN2Config, *, noise: bool, cutoff: int | None) -> None:
-        super().__init__()
-        mapping = network.mapping_kwargs
-        hidden = mapping.layer_features or network.w_dim
-        self.config, self.noise = network, noise
-        self.synthesis = Synthesis(network)
-        self.mapping = Mapping(
-            z_dim=network.z_dim,
-            c_dim=network.c_dim,
-            w_dim=network.w_dim,
-            num_ws=self.synthesis.num_ws,
-            widths=[*[hidden] * (mapping.num_layers - 1), network.w_dim],
-            embed_dim=mapping.embed_features or network.w_dim,
-            activation=mapping.activation,
+    def __init__(self, config: StyleGAN2Config, cutoff: int | None, *, noise: bool) -> None:
+        mapping, synthesis = config.mapping_kwargs, Synthesis(config, noise=noise)
+        styles = Mapping(
+            config,
+            num_ws=synthesis.num_ws,
+            num_layers=mapping.num_layers,
             lr_multiplier=mapping.lr_multiplier,
             cutoff=cutoff,
+            hidden_dim=mapping.layer_features,
+            embed_dim=mapping.embed_features,
+            activation=mapping.activation,
         )
+        super().__init__(config, synthesis, styles)
 
-    def forward(self, latents: Tensor, vector: Tensor, truncation: float) -> Tensor:
-        return self.synthesis(self.mapping(latents, vector, truncation), self.noise)
+
+def load(request: Request) -> StyleGAN:
+    noise = request.choice("noise", ("const", "none"), "const")
+    build = partial(StyleGAN2Network, noise=noise == "const")
+    return load_stylegan(request, StyleGAN2Config, build, noise=noise)

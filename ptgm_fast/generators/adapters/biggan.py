@@ -11,11 +11,8 @@ from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.adapted import AdaptedGenerator
-from ptgm_fast.generators.biggan_parts import attend
-from ptgm_fast.generators.card import AdapterCard
-from ptgm_fast.generators.files import describe, validated
+from ptgm_fast.generators.card import AdapterCard, FileCard
 from ptgm_fast.generators.request import Request
-from ptgm_fast.generators.spectral import bake_power_iteration
 from ptgm_fast.models.weights import load_state, read_state
 
 
@@ -64,8 +61,25 @@ class Block(nn.Module):
         return hidden + self.conv_sc(F.interpolate(x, scale_factor=2))
 
 
+def attend(
+    x: Tensor, theta: nn.Conv2d, phi: nn.Conv2d, g: nn.Conv2d, out: nn.Conv2d, gain: Tensor
+) -> Tensor:
+    """x + gain * out(softmax(theta(x)^T phi(x)) g(x)), keys and values max-pooled 2x.
+
+    x [N, C, H, W], H and W even. Zhang et al. 2019 (arXiv:1805.08318), with the pooling of Brock et al. 2019
+    (arXiv:1809.11096, appendix B).
+    """
+    queries = theta(x).flatten(2)
+    keys = F.max_pool2d(phi(x), 2).flatten(2)
+    values = F.max_pool2d(g(x), 2)
+    weights = torch.softmax(queries.transpose(1, 2) @ keys, -1)
+    mixed = values.flatten(2) @ weights.transpose(1, 2)
+    mixed = mixed.view(x.shape[0], values.shape[1], x.shape[2], x.shape[3])
+    return x + gain * out(mixed)
+
+
 class Attention(nn.Module):
-    """`biggan_parts.attend` under this layout's names."""
+    """`attend` under this layout's names."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -104,8 +118,9 @@ class BigGAN(AdaptedGenerator):
             StoredNorm(last, None, 1e-5), nn.ReLU(), nn.Conv2d(last, 3, 3, padding=1)
         )
 
-    def class_embedding(self) -> nn.Embedding:
-        return self.shared
+    @property
+    def class_table(self) -> Tensor | None:
+        return self.shared.weight if self.card.embedding_dim else None
 
     def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
         """Images of latents [N, latent_dim] and class embeddings [N, D], or labels [N, K] without shared ones."""
@@ -118,19 +133,42 @@ class BigGAN(AdaptedGenerator):
                 hidden = part(hidden, condition)
         return torch.tanh(self.output_layer(hidden))
 
-    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
-        return self(latents, condition)
+
+def bake_power_iteration(state: dict[str, Tensor], *, eps: float, where: str) -> dict[str, Tensor]:
+    """BigGAN-PyTorch's spectral norm, one power iteration from the stored u0 at every evaluation, baked into the weights.
+
+    v = normalize(u0 W), u = normalize(v W^T), sigma = v W^T u^T, weight = W / sigma; sv0 is a log of sigma and unused.
+    Tensors of `state` are written to, so that nothing is held twice. Raises UserError if u0 does not fit, and for more than one singular vector.
+    """
+    baked = {}
+    for name, tensor in state.items():
+        stem, _, last = name.rpartition(".")
+        if last in ("u1", "sv1"):
+            raise UserError(
+                f"{where}: {stem!r} keeps several singular vectors (num_G_SVs > 1); one is supported"
+            )
+        if last in ("u0", "sv0") and f"{stem}.weight" in state:
+            continue
+        if last == "weight" and f"{stem}.u0" in state:
+            matrix, u = tensor.flatten(1), state[f"{stem}.u0"]
+            if u.shape != (1, len(matrix)):
+                raise UserError(
+                    f"{where}: {stem}.u0 has shape {list(u.shape)} for a weight of shape {list(tensor.shape)}"
+                )
+            v = F.normalize(u @ matrix, eps=eps)
+            u = F.normalize(v @ matrix.T, eps=eps)
+            baked[name] = tensor.div_((v @ matrix.T @ u.T).squeeze())
+        else:
+            baked[name] = tensor.clone()
+    return baked
 
 
-def load_biggan(request: Request) -> BigGAN:
+def load(request: Request) -> BigGAN:
     """Read the sizes off the tensors, bake spectral norm, load strictly. bn_eps, sn_eps: as it was trained."""
-    uri = request.uri
-    what, path = f"generator {uri.text!r}", Path(uri.target)
-    bn_eps, sn_eps = uri.number("bn_eps", 1e-5, float), uri.number("sn_eps", 1e-6, float)
-    uri.done()
-    assert bn_eps is not None
-    assert sn_eps is not None
-    file = describe(path, request.sha256, what=what)
+    what, path = request.what, Path(request.target)
+    bn_eps, sn_eps = request.number("bn_eps", 1e-5), request.number("sn_eps", 1e-6)
+    request.done()
+    file = FileCard.of(path, request.sha256, what=what)
     state = bake_power_iteration(read_state(path, what=what, mapped=True), eps=sn_eps, where=what)
     try:
         first_norm = state["blocks.0.0.bn1.gain.weight"]
@@ -154,22 +192,19 @@ def load_biggan(request: Request) -> BigGAN:
         raise UserError(
             f"{what}: {str(path)!r} is no generator of BigGAN-PyTorch; looked for {error}"
         ) from error
-    card = {
-        "name": path.stem,
-        "architecture": "biggan",
-        "num_classes": num_classes,
-        "class_names": tuple(map(str, range(num_classes))),
-        "latent_dim": chunk * (count + 1) if chunk else first,
-        "embedding_dim": width,
-        "image_size": 4 * 2**count,
-        "channels": 3,
-        "condition": "class-embedding" if width else "soft-vector",
-        "truncation": "scales-latents",
-        "settings": {"bn_eps": bn_eps, "sn_eps": sn_eps},
-        "files": {path.name: file},
-        "licences": request.licences,
-    }
+    card = request.card(
+        name=path.stem,
+        architecture="biggan",
+        num_classes=num_classes,
+        latent_dim=chunk * (count + 1) if chunk else first,
+        embedding_dim=width,
+        image_size=4 * 2**count,
+        condition="class-embedding" if width else "soft-vector",
+        truncation="scales-latents",
+        settings={"bn_eps": bn_eps, "sn_eps": sn_eps},
+        files={path.name: file},
+    )
     with torch.device("meta"):
-        generator = BigGAN(validated(AdapterCard, card, where=what), widths, chunk, bn_eps)
+        generator = BigGAN(card, widths, chunk, bn_eps)
     load_state(generator, state, where=f"{what}: {str(path)!r}", assign=True)
     return generator

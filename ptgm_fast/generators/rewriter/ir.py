@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from typing import Any, TypeAlias
 
@@ -59,6 +60,15 @@ class Program:
         is_constant = is_node(node) and node.op == "get_attr"
         return getattr(self.root, str(node.target)) if is_constant else None
 
+    def tensor(self, node: Any) -> Tensor:
+        value = self.value(node)
+        assert value is not None
+        return value
+
+    def are_constants(self, *nodes: Any) -> bool:
+        """Whether each is a constant or None."""
+        return all(n is None or self.value(n) is not None for n in nodes)
+
     def constant(self, value: Tensor, before: Node) -> Node:
         with self.graph.inserting_before(before):
             node = self.graph.create_node("get_attr", self._keep(value))
@@ -68,9 +78,9 @@ class Program:
     def emit(self, before: Node, target: Any, *args: Any) -> Node:
         """A new call of an op in front of a node, with its shape; computed at once where all its inputs are constants."""
         inputs = [a for a in args if is_node(a)]
-        if inputs and all(self.value(a) is not None for a in inputs):
+        if inputs and self.are_constants(*inputs):
             return self.constant(
-                target(*(v if (v := self.value(a)) is not None else a for a in args)), before
+                target(*(self.value(a) if is_node(a) else a for a in args)), before
             )
         with self.graph.inserting_before(before):
             node = self.graph.call_function(target, args)
@@ -92,11 +102,8 @@ class Program:
 
 
 def _variadic(module: nn.Module) -> bool:
-    return (
-        module.forward.__code__.co_flags & 0x04 != 0
-        if hasattr(module.forward, "__code__")
-        else False
-    )
+    code = getattr(module.forward, "__code__", None)
+    return code is not None and code.co_flags & inspect.CO_VARARGS != 0
 
 
 def is_node(value: Any) -> bool:
@@ -125,16 +132,13 @@ def argument(node: Node, index: int, name: str, default: Any = None) -> Any:
 
 
 def is_nearest_2x(node: Any) -> bool:
-    if not is_node(node) or node.target not in (
-        aten.upsample_nearest2d.vec,
-        aten.upsample_nearest2d.default,
-    ):
+    up = (aten.upsample_nearest2d.vec, aten.upsample_nearest2d.default)
+    if not is_node(node) or node.target not in up:
         return False
-    before, after = shape(node.args[0]), shape(node)
+    before, after = shape(node.args[0])[2:], shape(node)[2:]
     # Sizes in the example would not do: the graph is for every size it was traced for.
-    return all(isinstance(s, int) for s in (*before[2:], *after[2:])) and after[2:] == tuple(
-        2 * s for s in before[2:]
-    )
+    fixed = all(isinstance(s, int) for s in (*before, *after))
+    return fixed and after == tuple(2 * s for s in before)
 
 
 def is_plain_conv(node: Any, kernel: int, padding: int) -> bool:

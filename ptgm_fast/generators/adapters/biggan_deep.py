@@ -1,22 +1,27 @@
-"""BigGAN-deep in the layout of Hugging Face's pytorch-pretrained-biggan (weights converted from DeepMind's TF Hub)."""
+"""`biggan-deep:DIR_OR_FILE`: Hugging Face's pytorch-pretrained-biggan (weights converted from DeepMind's TF Hub)."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from ptgm_fast.errors import UserError
 from ptgm_fast.generators.adapted import AdaptedGenerator
-from ptgm_fast.generators.biggan_parts import attend
-from ptgm_fast.generators.card import AdapterCard
-from ptgm_fast.generators.files import NetworkConfig
+from ptgm_fast.generators.adapters.biggan import attend
+from ptgm_fast.generators.card import AdapterCard, FileCard
+from ptgm_fast.generators.files import PublishedConfig, find, read_json, validated
+from ptgm_fast.generators.request import Request
+from ptgm_fast.models.weights import load_state, read_state
+
+WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 
 
-class BigGANDeepConfig(NetworkConfig):
+class BigGANDeepConfig(PublishedConfig):
     """config.json. layers: (upsample, input width, output width), widths in units of channel_width."""
 
     output_dim: int = Field(ge=8)
@@ -116,7 +121,7 @@ class DeepBlock(nn.Module):
 
 
 class DeepAttention(nn.Module):
-    """`biggan_parts.attend` under this layout's names."""
+    """`attend` under this layout's names."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -174,15 +179,80 @@ class BigGANDeep(AdaptedGenerator):
         self.embeddings = nn.Linear(config.num_classes, config.class_embed_dim, bias=False)
         self.generator = BigGANDeepNetwork(config)
 
-    def class_embedding(self) -> nn.Linear:
-        return self.embeddings
+    @property
+    def class_table(self) -> Tensor:
+        return self.embeddings.weight.T
 
     def forward(self, latents: Tensor, embedding: Tensor, truncation: float = 1.0) -> Tensor:
         """Images of latents [N, z_dim] and class embeddings [N, class_embed_dim], with the statistics of a truncation."""
         return self.generator(torch.cat([latents, embedding], 1), truncation)
 
-    def example(self, truncation: float | None = None) -> tuple[Any, ...]:
-        return *super().example(), 1.0 if truncation is None else truncation
 
-    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
-        return self(latents, condition, 1.0 if truncation is None else truncation)
+def bake_torch(state: dict[str, Tensor], *, where: str) -> dict[str, Tensor]:
+    """`torch.nn.utils.spectral_norm` baked into the weights: weight_orig, weight_u, weight_v become weight = W / (u . W v).
+
+    W is seen as [first dimension, the rest]. Miyato et al. 2018 (arXiv:1802.05957), with the vectors as stored, as
+    torch does in evaluation. Tensors of `state` are written to, so that nothing
+    is held twice. Raises UserError if a vector is missing or does not fit.
+    """
+    baked = {}
+    for name, tensor in state.items():
+        stem, _, last = name.rpartition(".")
+        if last in ("weight_u", "weight_v") and f"{stem}.weight_orig" in state:
+            continue
+        if last != "weight_orig":
+            baked[name] = tensor.clone()
+            continue
+        u, v = (_vector(state, f"{stem}.weight_{side}", where) for side in "uv")
+        matrix = tensor.flatten(1)
+        if matrix.shape != (len(u), len(v)):
+            raise UserError(
+                f"{where}: spectral norm vectors of {stem!r} have lengths {len(u)} and {len(v)} "
+                f"for a weight of shape {list(tensor.shape)}"
+            )
+        baked[f"{stem}.weight"] = tensor.div_(torch.dot(u, matrix @ v))
+    return baked
+
+
+def _vector(state: dict[str, Tensor], name: str, where: str) -> Tensor:
+    vector = state.get(name)
+    if vector is None or vector.dim() != 1:
+        raise UserError(f"{where}: missing: {name} [n], a vector of its spectral norm")
+    return vector
+
+
+def load(request: Request) -> BigGANDeep:
+    """Build on the meta device, map the file, bake spectral norm in place, hand the tensors over."""
+    what, place = request.what, Path(request.target)
+    weights = find(place, WEIGHTS, what=what) if place.is_dir() else place
+    config_path = Path(request.take("config") or weights.with_name("config.json"))
+    request.done()
+    file = FileCard.of(weights, request.sha256, what=what)
+    where = f"{what}: {str(config_path)!r}"
+    config = validated(BigGANDeepConfig, read_json(config_path, what=what), where=where)
+    size = 4 * 2 ** sum(upsample for upsample, _, _ in config.layers)
+    if size != config.output_dim:
+        raise UserError(
+            f"{where}: output_dim is {config.output_dim}, but the layers make {size}x{size}"
+        )
+    widths = [16, *(outputs for _, _, outputs in config.layers)]
+    if [inputs for _, inputs, _ in config.layers] != widths[:-1] or widths[-1] != 1:
+        raise UserError(
+            f"{where}: each layer must take what the one before gives, from width 16 to 1"
+        )
+    card = request.card(
+        name=place.name,
+        architecture="biggan-deep",
+        num_classes=config.num_classes,
+        latent_dim=config.z_dim,
+        embedding_dim=config.class_embed_dim,
+        image_size=size,
+        condition="class-embedding",
+        truncation="selects-statistics",
+        files={weights.name: file},
+    )
+    with torch.device("meta"):
+        generator = BigGANDeep(card, config)
+    state = bake_torch(read_state(weights, what=what, mapped=True), where=what)
+    load_state(generator, state, where=f"{what}: {str(weights)!r}", assign=True)
+    return generator

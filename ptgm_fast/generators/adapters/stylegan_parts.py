@@ -1,9 +1,10 @@
-"""What StyleGAN2 and StyleGAN3 share: equalised linear maps, the mapping network, resampling by filters."""
+"""What StyleGAN2 and StyleGAN3 share: equalized linear maps, the mapping network, resampling by filters."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,15 +12,16 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from ptgm_fast.generators.files import NetworkConfig
+from ptgm_fast.generators.files import PublishedConfig
 
 
-class StyleGANConfig(NetworkConfig):
+class StyleGANConfig(PublishedConfig):
     """The arguments that both generations take. c_dim 0 is an unconditional network, which has no labels to mix."""
 
     z_dim: int = Field(ge=1)
     c_dim: int = Field(ge=1)
     w_dim: int = Field(ge=1)
+    img_resolution: int
     img_channels: Literal[1, 3]
 
 
@@ -44,7 +46,7 @@ def unit_moment(x: Tensor) -> Tensor:
     return x * (x.square().mean(1, keepdim=True) + 1e-8).rsqrt()
 
 
-class EqualisedLinear(nn.Module):
+class EqualizedLinear(nn.Module):
     """y = act((s / sqrt(D) W) x + s b), x [N, D]; s is the layer's learning rate relative to the network's.
 
     Weights are stored with unit variance (Karras et al. 2018, arXiv:1710.10196, section 4.1).
@@ -82,27 +84,25 @@ class Mapping(nn.Module):
 
     def __init__(
         self,
+        config: StyleGANConfig,
         *,
-        z_dim: int,
-        c_dim: int,
-        w_dim: int,
         num_ws: int,
-        widths: Sequence[int],
-        embed_dim: int,
-        activation: str,
+        num_layers: int,
         lr_multiplier: float,
         cutoff: int | None,
+        hidden_dim: int | None = None,
+        embed_dim: int | None = None,
+        activation: str = "lrelu",
     ) -> None:
+        """hidden_dim, embed_dim: w_dim unless given."""
         super().__init__()
+        w_dim, embed_dim = config.w_dim, embed_dim or config.w_dim
         self.num_ws, self.cutoff = num_ws, num_ws if cutoff is None else cutoff
-        self.embed = EqualisedLinear(c_dim, embed_dim)
-        self.num_layers = len(widths)
-        for i, (inputs, outputs) in enumerate(
-            zip((z_dim + embed_dim, *widths[:-1]), widths, strict=True)
-        ):
-            layer = EqualisedLinear(
-                inputs, outputs, activation=activation, lr_multiplier=lr_multiplier
-            )
+        self.embed = EqualizedLinear(config.c_dim, embed_dim)
+        self.num_layers = num_layers
+        hidden = [hidden_dim or w_dim] * (num_layers - 1)
+        for i, sizes in enumerate(pairwise([config.z_dim + embed_dim, *hidden, w_dim])):
+            layer = EqualizedLinear(*sizes, activation=activation, lr_multiplier=lr_multiplier)
             self.add_module(f"fc{i}", layer)
         self.register_buffer("w_avg", torch.empty(w_dim))
 
@@ -112,6 +112,17 @@ class Mapping(nn.Module):
             hidden = self.get_submodule(f"fc{i}")(hidden)
         truncated = hidden if truncation == 1 else self.w_avg.lerp(hidden, truncation)
         return [truncated if i < self.cutoff else hidden for i in range(self.num_ws)]
+
+
+class StyleGANNetwork(nn.Module):
+    """Latents [N, z_dim] and labels [N, K] -> images, about -1 to 1."""
+
+    def __init__(self, config: StyleGANConfig, synthesis: nn.Module, mapping: Mapping) -> None:
+        super().__init__()
+        self.config, self.synthesis, self.mapping = config, synthesis, mapping
+
+    def forward(self, latents: Tensor, vector: Tensor, truncation: float) -> Tensor:
+        return self.synthesis(self.mapping(latents, vector, truncation))
 
 
 def modulated_conv(

@@ -122,7 +122,7 @@ def read_pickle(path: Path) -> Any:
 
 
 @dataclass(frozen=True)
-class Record:
+class PickledModule:
     """A network of a pickle, as data: its class's name and its attributes. Its source code stays in the pickle."""
 
     class_name: str
@@ -138,14 +138,14 @@ class Record:
         return {str(k): v for k, v in found.items()}
 
 
-def record(value: Any) -> Record | None:
+def pickled_module(value: Any) -> PickledModule | None:
     """The network that a call would have made; None for anything else."""
     if not isinstance(value, Call) or value.name != NETWORK or len(value.arguments) != 1:
         return None
     meta = value.arguments[0]
     if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
         return None
-    return Record(str(meta.get("class_name")), meta["state"])
+    return PickledModule(str(meta.get("class_name")), meta["state"])
 
 
 def tensor(value: Any) -> Tensor:

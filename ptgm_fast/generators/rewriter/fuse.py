@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ptgm_fast.generators.optimizer.ir import (
+from ptgm_fast.generators.rewriter.ir import (
     FUSED,
     Node,
     Program,
@@ -75,44 +75,37 @@ def _plain(program: Program, node: Any, before: Node) -> Affine | None:
         return Affine(x, scale, shift, upsample, phases)
     if node.target is aten.conv2d.default:
         bias = argument(node, 2, "bias")
-        vector = node.meta["val"].dtype, shape(node)[1]
-        ones = program.constant(
-            torch.ones(vector[1], dtype=vector[0], device=node.meta["val"].device), before
-        )
+        ones = program.constant(_filled(node, 1), before)
         if bias is None:
-            zeros = torch.zeros(vector[1], dtype=vector[0], device=node.meta["val"].device)
-            return Affine(node, ones, program.constant(zeros, before), False, False)
+            return Affine(node, ones, program.constant(_filled(node, 0), before), False, False)
         bare = program.emit(before, node.target, node.args[0], node.args[1], None, *node.args[3:])
         return Affine(bare, ones, bias, False, False)
     return None
 
 
+def _filled(like: Node, value: float) -> torch.Tensor:
+    """[C], for the channels of a [N, C, H, W]."""
+    fake = like.meta["val"]
+    return torch.full((fake.shape[1],), float(value), dtype=fake.dtype, device=fake.device)
+
+
 def _vector(program: Program, value: Any, like: Node, before: Node) -> Node | None:
     """A factor or summand of a [N, C, H, W] as [C] or [N, C]; None where it is not one value a channel."""
     num, channels, *image = shape(like)
-    fake = like.meta["val"]
     if isinstance(value, (int, float)):
-        return program.constant(
-            torch.full((channels,), float(value), dtype=fake.dtype, device=fake.device), before
-        )
-    if not is_node(value) or value.meta["val"].dtype != fake.dtype:
+        return program.constant(_filled(like, value), before)
+    if not is_node(value) or value.meta["val"].dtype != like.meta["val"].dtype:
         return None
     constant, sizes = program.value(value), shape(value)
     if constant is not None:
-        fits = constant.numel() == 1 or (
-            sizes[-3:] == (channels, 1, 1) and constant.numel() == channels
-        )
-        return (
-            program.constant(constant.reshape(-1).expand(channels).contiguous(), before)
-            if fits
-            else None
-        )
-    if (
-        image == [1, 1]
-        or len(sizes) != 4
-        or sizes[1:] != (channels, 1, 1)
-        or str(sizes[0]) != str(num)
-    ):
+        if constant.numel() != 1 and (
+            sizes[-3:] != (channels, 1, 1) or constant.numel() != channels
+        ):
+            return None
+        return program.constant(constant.reshape(-1).expand(channels).contiguous(), before)
+    # Of sizes that are free only the names can be compared.
+    by_channel = len(sizes) == 4 and sizes[1:] == (channels, 1, 1) and str(sizes[0]) == str(num)
+    if not by_channel or image == [1, 1]:
         return None
     return program.emit(before, aten.squeeze.dims, value, [2, 3])
 
@@ -126,51 +119,41 @@ def _affine(program: Program, node: Node) -> Node | None:
     inner = _plain(program, x, node)
     if inner is None:
         if scale is None:
-            scale = program.constant(torch.ones_like(_zeros(x)), node)
+            scale = program.constant(_filled(x, 1), node)
         if shift is None:
-            shift = program.constant(_zeros(x), node)
+            shift = program.constant(_filled(x, 0), node)
         return emit(node, FUSED, x, scale, shift, None, "none", False, False, "")
-    before = inner.scale
-    old_shift = inner.shift
+    x, scales, shifts, *sampling = inner
     if scale is not None:
-        before = emit(node, aten.mul.Tensor, before, scale)
-        old_shift = emit(node, aten.mul.Tensor, old_shift, scale)
+        scales = emit(node, aten.mul.Tensor, scales, scale)
+        shifts = emit(node, aten.mul.Tensor, shifts, scale)
     if shift is not None:
-        old_shift = emit(node, aten.add.Tensor, old_shift, shift)
-    return emit(
-        node, FUSED, inner.x, before, old_shift, None, "none", inner.upsample, inner.phases, ""
-    )
-
-
-def _zeros(x: Node) -> torch.Tensor:
-    fake = x.meta["val"]
-    return torch.zeros(fake.shape[1], dtype=fake.dtype, device=fake.device)
+        shifts = emit(node, aten.add.Tensor, shifts, shift)
+    return emit(node, FUSED, x, scales, shifts, None, "none", *sampling, "")
 
 
 def _norm(program: Program, node: Node) -> tuple[Node, Node | None, Node | None] | None:
     """Batch norm with running statistics: scale = gain / sqrt(var + eps), shift = bias - mean * scale."""
-    norm = node.args[0]
-    if (
-        not is_node(norm)
-        or norm.target is not aten._native_batch_norm_legit_no_training.default
-        or node.args[1] != 0
-    ):
+    norm, output = node.args
+    if not is_node(norm) or output != 0:
         return None
-    x, gain, bias, mean, var, _, eps = norm.args
-    values = [None if p is None else program.value(p) for p in (gain, bias, mean, var)]
-    if (
-        values[2] is None
-        or values[3] is None
-        or any(v is None for v, p in zip(values, (gain, bias), strict=False) if p is not None)
-    ):
+    if norm.target is not aten._native_batch_norm_legit_no_training.default:
         return None
+    x, *parameters, _, eps = norm.args
+    if not program.are_constants(*parameters):
+        return None
+    gain, bias = (program.value(p) for p in parameters[:2])
+    mean, var = (program.tensor(p) for p in parameters[2:])
     # In float64: the rounding of the rewrite should be that of its run, not of its making.
-    scale = (values[3].double() + eps).rsqrt()
-    if values[0] is not None:
-        scale = scale * values[0]
-    shift = -values[2] * scale if values[1] is None else values[1] - values[2] * scale
-    kind = values[3].dtype
-    return x, program.constant(scale.to(kind), node), program.constant(shift.to(kind), node)
+    scale = (var.double() + eps).rsqrt()
+    if gain is not None:
+        scale = scale * gain
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return (
+        x,
+        program.constant(scale.to(var.dtype), node),
+        program.constant(shift.to(var.dtype), node),
+    )
 
 
 def _arithmetic(program: Program, node: Node) -> tuple[Node, Node | None, Node | None] | None:
@@ -181,22 +164,18 @@ def _arithmetic(program: Program, node: Node) -> tuple[Node, Node | None, Node |
     for x, other in pairs:
         if not is_node(x) or program.value(x) is not None or shape(x) != shape(node):
             continue
-        if (
-            x.meta["val"].dtype != node.meta["val"].dtype
-            or (vector := _vector(program, other, x, node)) is None
-        ):
+        if x.meta["val"].dtype != node.meta["val"].dtype:
+            continue
+        vector = _vector(program, other, x, node)
+        if vector is None:
             continue
         if node.target is aten.mul.Tensor:
             return x, vector, None
+        if node.target is aten.add.Tensor:
+            return x, None, vector
         if node.target is aten.div.Tensor:
             return x, program.emit(node, aten.reciprocal.default, vector), None
-        return (
-            x,
-            None,
-            vector
-            if node.target is aten.add.Tensor
-            else program.emit(node, aten.neg.default, vector),
-        )
+        return x, None, program.emit(node, aten.neg.default, vector)
     return None
 
 
@@ -211,9 +190,7 @@ def _residual(program: Program, node: Node) -> Node | None:
         inner = _plain(program, x, node)
         if inner is not None and a.meta["val"].dtype == b.meta["val"].dtype:
             residual = other.args[0] if is_nearest_2x(other) else other
-            return program.emit(
-                node, FUSED, *inner[:3], residual, "none", inner.upsample, inner.phases, ""
-            )
+            return program.emit(node, FUSED, *inner[:3], residual, "none", *inner[3:], "")
     return None
 
 

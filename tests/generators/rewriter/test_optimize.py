@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
-from ptgm_fast.generators.optimizer import PASSES, Optimized, optimize
+from ptgm_fast.generators.rewriter import PASSES, Optimized, optimize
 
 X = torch.zeros(2, 4, 6, 6)
 
@@ -164,7 +164,7 @@ def test_biggan_deep() -> None:
     result = optimize(model, example=(z, y, 0.37))
     assert (matched(result)["trim"], matched(result)["phases"]) == (1, 5)
     torch.testing.assert_close(result.module(z, y, 0.37), model(z, y, 0.37), atol=1e-5, rtol=0)
-    with pytest.raises(ValueError, match=r"optimised for 0\.37"):
+    with pytest.raises(ValueError, match=r"optimized for 0\.37"):
         result.module(z, y, 0.5)
 
 

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from ptgm_fast.errors import MissingExtraError, UserError
-from ptgm_fast.generators.adapted import AdaptedGenerator, one_hot_or_soft
-from ptgm_fast.generators.card import AdapterCard
-from ptgm_fast.generators.files import describe, find, read_json, validated
+from ptgm_fast.generators.adapted import AdaptedGenerator
+from ptgm_fast.generators.card import AdapterCard, FileCard
+from ptgm_fast.generators.files import find, read_json
 from ptgm_fast.generators.request import Request
-from ptgm_fast.generators.soft import class_tables, mixing
+from ptgm_fast.generators.soft import mixing
 
 SAMPLERS = {"ddim": "DDIMScheduler", "dpm-solver": "DPMSolverMultistepScheduler"}
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -26,18 +27,17 @@ class DiT(AdaptedGenerator):
     label, chosen with mix-embedding, mixes the rows of every block's class embedding table.
     """
 
+    card: AdapterCard
+
     def __init__(self, card: AdapterCard, transformer: Any, vae: Any, scheduler: Any) -> None:
         super().__init__()
-        self.card = card
-        self.transformer = transformer
-        self.vae = vae
-        self.scheduler = scheduler
+        self.card, self.transformer, self.vae, self.scheduler = card, transformer, vae, scheduler
         self.null_class = transformer.config.num_embeds_ada_norm
 
     def example(self, truncation: float | None = None) -> tuple[Any, ...]:
         raise ValueError("a sampler calls its network once a step, so it is no single graph")
 
-    def synthesise(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
+    def synthesize(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
         steps, guidance = self.card.settings["steps"], self.card.settings["guidance"]
         if not len(latents):
             return latents.new_zeros(0, 3, self.card.image_size, self.card.image_size)
@@ -50,9 +50,8 @@ class DiT(AdaptedGenerator):
 
     def _noise(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
         """The guided prediction, without the learned variance where the model gives one."""
-        count, channels = len(x), x.shape[1]
-        null = torch.full((count,), self.null_class, device=x.device)
-        guided = guidance > 1
+        channels, guided = x.shape[1], guidance > 1
+        null = torch.full((len(x),), self.null_class, device=x.device)
         if guided:
             x = torch.cat([x, x])
         times = time.to(x.device).expand(len(x))
@@ -60,12 +59,10 @@ class DiT(AdaptedGenerator):
             labels = torch.cat([condition, null]) if guided else condition
             predicted = self.transformer(x, timestep=times, class_labels=labels).sample
         else:
-            rows = self.null_class + 1
-            mixed = nn.functional.pad(condition.to(x.dtype), (0, 1))
-            weights = torch.cat([mixed, one_hot_or_soft(null, rows, x.dtype)]) if guided else mixed
-            with mixing(class_tables(self.transformer, rows), weights):
-                # The labels only ask for rows; every table answers with the mixture.
-                labels = weights.argmax(1)
+            weights = F.pad(condition.to(x.dtype), (0, 1))
+            if guided:
+                weights = torch.cat([weights, F.one_hot(null, weights.shape[1]).to(x.dtype)])
+            with mixing(self.transformer, weights) as labels:
                 predicted = self.transformer(x, timestep=times, class_labels=labels).sample
         predicted = predicted[:, :channels]
         if not guided:
@@ -74,15 +71,12 @@ class DiT(AdaptedGenerator):
         return without + guidance * (with_class - without)
 
 
-def load_dit(request: Request) -> DiT:
+def load(request: Request) -> DiT:
     """Read transformer, VAE and scheduler of a folder; no code that the folder names is imported."""
-    uri = request.uri
-    what, place = f"generator {uri.text!r}", Path(uri.target)
-    sampler = uri.choice("sampler", SAMPLERS, "ddim")
-    steps, guidance = uri.number("steps", 50), uri.number("guidance", 4.0, float)
-    uri.done()
-    assert steps is not None
-    assert guidance is not None
+    what, place = request.what, Path(request.target)
+    sampler = request.choice("sampler", SAMPLERS, "ddim")
+    steps, guidance = request.whole("steps", 50), request.number("guidance", 4.0)
+    request.done()
     if not 1 <= steps <= 1000 or guidance < 0:
         raise UserError(f"{what}: steps must lie in [1, 1000] and guidance must not be negative")
     try:
@@ -95,7 +89,7 @@ def load_dit(request: Request) -> DiT:
             f"{what}: a {index.get('_class_name')} is not supported; accepted: DiTPipeline (class-conditional)"
         )
     weights = find(place / "transformer", WEIGHTS, what=what)
-    file = describe(weights, request.sha256, what=what)
+    file = FileCard.of(weights, request.sha256, what=what)
     transformer = _component(diffusers.DiTTransformer2DModel, place / "transformer", what)
     vae = _component(diffusers.AutoencoderKL, place / "vae", what)
     scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(
@@ -104,24 +98,22 @@ def load_dit(request: Request) -> DiT:
     config = transformer.config
     side = config.sample_size
     upsampling = 2 ** (len(vae.config.block_out_channels) - 1)
-    card = {
-        "name": place.name,
-        "architecture": "diffusers:DiT",
-        "num_classes": config.num_embeds_ada_norm,
-        "class_names": tuple(map(str, range(config.num_embeds_ada_norm))),
-        "latent_dim": config.in_channels * side**2,
-        "grid": (config.in_channels, side, side),
-        "image_size": side * upsampling,
-        "channels": vae.config.out_channels,
-        "condition": "class-index",
-        "truncation": "none",
-        "soft": request.soft,
-        "soft_seed": request.soft_seed,
-        "settings": {"sampler": sampler, "steps": int(steps), "guidance": guidance},
-        "files": {f"transformer/{weights.name}": file},
-        "licences": request.licences,
-    }
-    return DiT(validated(AdapterCard, card, where=what), transformer, vae, scheduler)
+    card = request.card(
+        name=place.name,
+        architecture="diffusers:DiT",
+        num_classes=config.num_embeds_ada_norm,
+        latent_dim=config.in_channels * side**2,
+        grid=(config.in_channels, side, side),
+        image_size=side * upsampling,
+        channels=vae.config.out_channels,
+        condition="class-index",
+        truncation="none",
+        soft=request.soft,
+        soft_seed=request.soft_seed,
+        settings={"sampler": sampler, "steps": steps, "guidance": guidance},
+        files={f"transformer/{weights.name}": file},
+    )
+    return DiT(card, transformer, vae, scheduler)
 
 
 def _component(kind: Any, folder: Path, what: str) -> Any:
@@ -137,13 +129,14 @@ def _component(kind: Any, folder: Path, what: str) -> Any:
         )
     except Exception as error:  # diffusers raises several unrelated types
         raise UserError(f"{what}: {str(folder)!r} cannot be loaded ({error})") from error
+    titles = {
+        "missing_keys": "missing",
+        "unexpected_keys": "unexpected",
+        "mismatched_keys": "of another shape",
+    }
     problems = [
         f"{title}: {', '.join(sorted(map(str, found[key]))[:6])}"
-        for title, key in (
-            ("missing", "missing_keys"),
-            ("unexpected", "unexpected_keys"),
-            ("of another shape", "mismatched_keys"),
-        )
+        for key, title in titles.items()
         if found.get(key)
     ]
     if problems:

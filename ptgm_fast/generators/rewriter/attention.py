@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptgm_fast.generators.optimizer.ir import Node, Program, aten, is_node, shape
+from ptgm_fast.generators.rewriter.ir import Node, Program, aten, is_node, shape
 
 # Rows at a time: the weights of a batch of 32 and 1,024 keys then take 16 MiB, which stay in the cache and which an
 # allocator keeps; a batch's whole 512 MiB do neither.

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.contract import Generator
-from ptgm_fast.generators.optimizer.bake import bake
-from ptgm_fast.generators.optimizer.module import OptimizedModule
-from ptgm_fast.generators.optimizer.parts import rewrite_parts
-from ptgm_fast.generators.optimizer.report import Optimized, PassReport, added
-from ptgm_fast.generators.optimizer.rewrite import GRAPH_PASSES, rewrite
-from ptgm_fast.generators.optimizer.verify import difference
+from ptgm_fast.generators.rewriter.bake import bake
+from ptgm_fast.generators.rewriter.report import Optimized, PassReport, added
+from ptgm_fast.generators.rewriter.rewrite import (
+    GRAPH_PASSES,
+    OptimizedModule,
+    rewrite,
+    rewrite_parts,
+)
+from ptgm_fast.generators.rewriter.verify import difference
 
 __all__ = ["PASSES", "Optimized", "PassReport", "optimize"]
 
@@ -47,13 +50,20 @@ def optimize(
     it can are rewritten; `left` and `parts` say so. Gradients flow to inputs, not to weights.
     Raises UserError for a module in training mode, missing or empty examples and unknown names in skip.
     """
-    _check(module, skip)
+    if any(part.training for part in module.modules()):
+        raise UserError("optimize needs a frozen module: call module.eval() first")
+    if unknown := set(skip) - set(PASSES):
+        raise UserError(
+            f"skip names no pass: {', '.join(sorted(unknown))}; accepted: {', '.join(PASSES)}"
+        )
     fast = _copy(module)
     if example is None:
+        if not isinstance(module, Generator):
+            raise UserError(
+                "optimize needs example inputs of a module that is no Generator: pass example=(latents, ...)"
+            )
         try:
-            example = _example(module, truncation)
-        except UserError:
-            raise
+            example = module.example(truncation)
         except ValueError as error:
             return _left(fast, str(error), 0 if "bake" in skip else bake(fast))
     batches = [a.shape[0] for a in example if isinstance(a, Tensor) and a.dim()]
@@ -64,24 +74,27 @@ def optimize(
     baked = 0 if "bake" in skip else bake(fast)
     left: str | None = None
     parts: tuple[str, ...] = ()
+    body: OptimizedModule | None = None
     try:
         body, passes = rewrite(fast, example, skip)
-        rewritten: nn.Module = body
     except Exception as error:  # torch.export raises many kinds; all mean that there is no graph
         left = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
         parts, reports = rewrite_parts(fast, example, skip)
         if not parts:
             return _left(fast, left, baked)
-        body, passes, rewritten = None, added(reports), fast
+        passes = added(reports)
+    rewritten: nn.Module = body or fast
     found = difference(module, rewritten, example) if verify else None
     if found is not None and not found <= tolerance:
         raise UserError(
             f"the rewrite differs from the original by {found:.2g}, more than the tolerance {tolerance:.2g}; use the original, raise the tolerance, or leave passes out with skip to find the cause"
         )
-    if body is not None and isinstance(module, Generator):
-        rewritten = _generator(cast(Generator, fast), body)
+    fixed: tuple[Any, ...] = ()
+    if body is not None:
+        fixed = tuple(a for a in example if not isinstance(a, Tensor))
+        if isinstance(module, Generator):
+            rewritten = _generator(cast(Generator, fast), body)
     start = replace(passes[0], matched=baked)
-    fixed = tuple(a for a in example if not isinstance(a, Tensor)) if body is not None else ()
     return Optimized(rewritten.eval(), (start, *passes[1:]), found, fixed, left, parts)
 
 
@@ -113,20 +126,3 @@ def _copy(module: nn.Module) -> nn.Module:
     ]
     own = {id(v): v.detach().clone() for v in products if not v.is_leaf}
     return copy.deepcopy(module, own).requires_grad_(False)
-
-
-def _check(module: nn.Module, skip: Collection[str]) -> None:
-    if any(part.training for part in module.modules()):
-        raise UserError("optimize needs a frozen module: call module.eval() first")
-    if unknown := set(skip) - set(PASSES):
-        raise UserError(
-            f"skip names no pass: {', '.join(sorted(unknown))}; accepted: {', '.join(PASSES)}"
-        )
-
-
-def _example(module: nn.Module, truncation: float | None) -> tuple[Any, ...]:
-    if not isinstance(module, Generator):
-        raise UserError(
-            "optimize needs example inputs of a module that is no Generator: pass example=(latents, ...)"
-        )
-    return module.example(truncation)

@@ -1,4 +1,4 @@
-"""StyleGAN3's generator in the layout of NVIDIA's PyTorch release (Karras et al. 2021, arXiv:2106.12423)."""
+"""`stylegan3:FILE`: the layout of NVIDIA's PyTorch release (Karras et al. 2021, arXiv:2106.12423)."""
 
 from __future__ import annotations
 
@@ -11,17 +11,20 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from ptgm_fast.generators.files import NetworkConfig
-from ptgm_fast.generators.stylegan_parts import (
-    EqualisedLinear,
+from ptgm_fast.generators.adapters.stylegan import StyleGAN, load_stylegan
+from ptgm_fast.generators.adapters.stylegan_parts import (
+    EqualizedLinear,
     Mapping,
     StyleGANConfig,
+    StyleGANNetwork,
     modulated_conv,
     resample,
 )
+from ptgm_fast.generators.files import PublishedConfig
+from ptgm_fast.generators.request import Request
 
 
-class MappingConfig(NetworkConfig):
+class MappingConfig(PublishedConfig):
     """Arguments of the mapping network. w_avg_beta, freeze_*: of training, without effect here."""
 
     num_layers: int = Field(2, ge=1)
@@ -93,7 +96,7 @@ class FourierFeatures(nn.Module):
         super().__init__()
         self.size, self.rate, self.bandwidth = size, rate, bandwidth
         self.weight = nn.Parameter(torch.empty(channels, channels))
-        self.affine = EqualisedLinear(w_dim, 4)
+        self.affine = EqualizedLinear(w_dim, 4)
         self.register_buffer("transform", torch.empty(3, 3))
         self.register_buffer("freqs", torch.empty(channels, 2))
         self.register_buffer("phases", torch.empty(channels))
@@ -111,7 +114,7 @@ class FourierFeatures(nn.Module):
         # Frequencies that a transform would lift over the band are faded out.
         excess = (freqs.norm(dim=2) - self.bandwidth) / (self.rate / 2 - self.bandwidth)
         amplitudes = (1 - excess).clamp(0, 1)
-        # Pixel centres, one unit an image side of `rate` pixels.
+        # Pixel centers, one unit an image side of `rate` pixels.
         places = (torch.arange(self.size, device=style.device, dtype=style.dtype) + 0.5) / self.rate
         places = places - self.size / 2 / self.rate
         grid = torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).view(-1, 2)
@@ -134,7 +137,7 @@ class FilteredLayer(nn.Module):
         critical = index >= config.num_layers - config.num_critical
         self.last, self.clamp = last, config.conv_clamp
         self.kernel = 1 if last else config.conv_kernel
-        self.affine = EqualisedLinear(config.w_dim, inputs)
+        self.affine = EqualizedLinear(config.w_dim, inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, self.kernel, self.kernel))
         self.bias = nn.Parameter(torch.empty(outputs))
         self.register_buffer("magnitude_ema", torch.empty(()))
@@ -202,24 +205,18 @@ class Synthesis(nn.Module):
         return x * self.scale
 
 
-class StyleGAN3Network(nn.Module):
-    """Latents [N, z_dim] and labels [N, K] -> images, about -1 to 1."""
-
-    def __init__(self, network: StyleGAN3Config, *, cutoff: int | None) -> None:
-        super().__init__()
-        mapping = network.mapping_kwargs
-        self.synthesis = Synthesis(network)
-        self.mapping = Mapping(
-            z_dim=network.z_dim,
-            c_dim=network.c_dim,
-            w_dim=network.w_dim,
-            num_ws=self.synthesis.num_ws,
-            widths=[network.w_dim] * mapping.num_layers,
-            embed_dim=network.w_dim,
-            activation="lrelu",
+class StyleGAN3Network(StyleGANNetwork):
+    def __init__(self, config: StyleGAN3Config, cutoff: int | None) -> None:
+        mapping, synthesis = config.mapping_kwargs, Synthesis(config)
+        styles = Mapping(
+            config,
+            num_ws=synthesis.num_ws,
+            num_layers=mapping.num_layers,
             lr_multiplier=mapping.lr_multiplier,
             cutoff=cutoff,
         )
+        super().__init__(config, synthesis, styles)
 
-    def forward(self, latents: Tensor, vector: Tensor, truncation: float) -> Tensor:
-        return self.synthesis(self.mapping(latents, vector, truncation))
+
+def load(request: Request) -> StyleGAN:
+    return load_stylegan(request, StyleGAN3Config, StyleGAN3Network)

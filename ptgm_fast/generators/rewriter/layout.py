@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ptgm_fast.generators.optimizer.ir import FUSED, Program, argument, aten, shape
+from ptgm_fast.generators.rewriter.ir import FUSED, Program, argument, aten, shape
 
 
 def channels_last(program: Program) -> int:

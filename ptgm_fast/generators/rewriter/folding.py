@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, fx
 
-from ptgm_fast.generators.optimizer.ir import Node, Program, aten, shape, slice_bounds
+from ptgm_fast.generators.rewriter.ir import Node, Program, aten, shape, slice_bounds
 
 
 def fold_constants(program: Program) -> int:
@@ -15,7 +15,7 @@ def fold_constants(program: Program) -> int:
         if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):
             continue
         inputs = node.all_input_nodes
-        if inputs and all(program.value(n) is not None for n in inputs):
+        if inputs and program.are_constants(*inputs):
             args, kwargs = fx.map_arg((node.args, node.kwargs), program.value)
             new = program.constant(node.target(*args, **kwargs), node)
         elif node.target is aten.slice.Tensor and _keeps_all(node):

@@ -1,0 +1,27 @@
+"""Generators made elsewhere, a module a family: its network as it was published, and `load`, which makes it of files."""
+
+# Scheme of a URI: (the module here, what follows the scheme, what that is).
+ADAPTERS = {
+    "biggan-deep": (
+        "biggan_deep",
+        "DIR_OR_FILE",
+        "BigGAN-deep in Hugging Face's layout (config.json and weights)",
+    ),
+    "biggan": ("biggan", "FILE", "BigGAN in BigGAN-PyTorch's layout"),
+    "stylegan2-ada": (
+        "stylegan2",
+        "FILE",
+        "StyleGAN2-ADA with class labels, as `ptgm-fast convert` writes it",
+    ),
+    "stylegan3": (
+        "stylegan3",
+        "FILE",
+        "StyleGAN3 with class labels, as `ptgm-fast convert` writes it",
+    ),
+    "diffusers": ("dit", "DIR", "a class-conditional DiT pipeline saved by diffusers"),
+    "module": (
+        "own_module",
+        "PACKAGE.MODULE:FACTORY",
+        "a torch.nn.Module of your own, ?weights=FILE",
+    ),
+}
