@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,16 +20,21 @@ def sample_classes(soft: Tensor, latents: Tensor, *, seed: int) -> Tensor:
     """
     bits = latents.detach().float().flatten(1).contiguous().view(torch.int32).to(torch.int64)
     # A multilinear hash (Carter, Wegman 1979) modulo 2^64, then the finalizer of splitmix64 (Steele et al. 2014).
-    words = np.random.Generator(np.random.Philox(key=seed)).integers(
-        -(2**63), 2**63, size=bits.shape[1], dtype=np.int64
-    )
-    hashed = (bits * torch.from_numpy(words).to(bits.device)).sum(1)
+    hashed = (bits * _hash_words(seed, bits.shape[1], bits.device)).sum(1)
     for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
         hashed = (hashed ^ _shifted(hashed, shift)) * factor
     uniform = _shifted(hashed ^ _shifted(hashed, 31), 40).float() / 2**24
     cumulative = soft.detach().float().cumsum(1)
     classes = (cumulative <= (uniform * cumulative[:, -1])[:, None]).sum(1)
     return classes.clamp(max=soft.shape[1] - 1)
+
+
+@lru_cache(maxsize=8)
+def _hash_words(seed: int, count: int, device: torch.device) -> Tensor:
+    # Kept on the device: a copy at every call would wait for it.
+    generator = np.random.Generator(np.random.Philox(key=seed))
+    words = generator.integers(-(2**63), 2**63, size=count, dtype=np.int64)
+    return torch.from_numpy(words).to(device)
 
 
 def _shifted(x: Tensor, bits: int) -> Tensor:

@@ -17,6 +17,8 @@ from ptgm_fast.generators.request import Request
 from ptgm_fast.generators.soft import mixing
 
 SAMPLERS = {"ddim": "DDIMScheduler", "dpm-solver": "DPMSolverMultistepScheduler"}
+# The decoder's activations are some hundred times the size of its images.
+DECODED_AT_ONCE = 16
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
 
@@ -46,7 +48,8 @@ class DiT(AdaptedGenerator):
             scaled = self.scheduler.scale_model_input(latents, time)
             noise = self._noise(scaled, time, condition, guidance)
             latents = self.scheduler.step(noise, time, latents).prev_sample
-        return self.vae.decode(latents / self.vae.config.scaling_factor).sample.clamp(-1, 1)
+        parts = (latents / self.vae.config.scaling_factor).split(DECODED_AT_ONCE)
+        return torch.cat([self.vae.decode(part).sample for part in parts]).clamp(-1, 1)
 
     def _noise(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
         """The guided prediction, without the learned variance where the model gives one."""
@@ -54,7 +57,8 @@ class DiT(AdaptedGenerator):
         null = torch.full((len(x),), self.null_class, device=x.device)
         if guided:
             x = torch.cat([x, x])
-        times = time.to(x.device).expand(len(x))
+        # By value, not by copy: a copy from the host's memory would wait for the device at every step.
+        times = torch.full((len(x),), time.item(), dtype=time.dtype, device=x.device)
         if condition.dim() == 1:
             labels = torch.cat([condition, null]) if guided else condition
             predicted = self.transformer(x, timestep=times, class_labels=labels).sample

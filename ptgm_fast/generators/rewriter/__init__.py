@@ -21,6 +21,7 @@ from ptgm_fast.generators.rewriter.rewrite import (
     rewrite_parts,
 )
 from ptgm_fast.generators.rewriter.verify import difference
+from ptgm_fast.models.precision import exact_float32
 
 __all__ = ["PASSES", "Optimized", "PassReport", "optimize"]
 
@@ -28,6 +29,7 @@ PASSES = ("bake", *GRAPH_PASSES)
 
 
 @torch.no_grad()
+@exact_float32()
 def optimize(
     module: nn.Module,
     *,
@@ -45,6 +47,7 @@ def optimize(
     truncation: of a `Generator` whose truncation selects statistics, the one that `generate` will be called with.
     skip: names of `PASSES` to leave out. Outputs are channels-last.
 
+    Everything is computed in float32, whatever precision is set outside.
     verify: compare with the original on random inputs of two batch sizes; a difference beyond
     tolerance * max(1, max |original|) raises UserError. Of a module that torch.export cannot trace, the submodules that
     it can are rewritten; `left` and `parts` say so. Gradients flow to inputs, not to weights.
