@@ -39,7 +39,7 @@ def class_mix_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     column = tl.program_id(1) * BLOCK_DIM + tl.arange(0, BLOCK_DIM)
     in_rows, in_columns = row < num, column < dim
-    logits_row = logits_ptr + (row * (stride_units.to(tl.int64) * UNIT))[:, None]
+    logits_row = logits_ptr + (row * (tl.cast(stride_units, tl.int64) * UNIT))[:, None]
     if least_ptr is not None:
         least = tl.load(least_ptr + row, mask=in_rows, other=0.0).to(tl.float32)
     most = tl.full((BLOCK_ROWS,), -float("inf"), tl.float32)

@@ -61,12 +61,13 @@ def cond_norm_act_kernel(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Grid (pixel blocks, channel blocks, samples). `height`, `width` are x's, except for phases: the output's.
+    """Grid (samples x pixel blocks, channel blocks): only the first axis holds more than 65,535 programs. `height`, `width` are x's, except for phases: the output's.
 
     MODE 0 plain, 1 nearest 2x upsampling, 2 phases; RESIDUAL 0 none, 1 of the output's size, 2 of half of it.
     """
-    sample = tl.program_id(2).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
+    blocks = tl.cdiv(height * width, BLOCK_PIXELS)
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = (tl.program_id(0) % blocks) * BLOCK_PIXELS + tl.arange(0, BLOCK_PIXELS)[:, None]
     channel = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)[None, :]
     inside = (pixel < height * width) & (channel < channels)
     i, j = (pixel // width).to(tl.int64), (pixel % width).to(tl.int64)
@@ -88,7 +89,7 @@ def cond_norm_act_kernel(
 
     r = residual + sample * residual_stride_n + channel
     if MODE == 1:
-        out_row = 2 * width.to(tl.int64) * channels
+        out_row = 2 * tl.cast(width, tl.int64) * channels
         target = (
             out
             + sample * (4 * height * width) * channels
@@ -154,7 +155,7 @@ def cond_norm_act(
     other = x if residual is None else residual
     block_channels = min(triton.next_power_of_2(channels), 128)
     block_pixels = max(1, VALUES // block_channels)
-    grid = (triton.cdiv(height * width, block_pixels), triton.cdiv(channels, block_channels), num)
+    grid = (num * triton.cdiv(height * width, block_pixels), triton.cdiv(channels, block_channels))
     with on_device(x.device):
         cond_norm_act_kernel[grid](
             x,

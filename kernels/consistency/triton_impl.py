@@ -69,14 +69,14 @@ def tile_kernel(
     column = tl.arange(0, COLUMNS)[None, :]
     in_rows = row < num
     inside = in_rows[:, None] & (column < classes)
-    source = weak + row[:, None] * (weak_units.to(tl.int64) * UNIT) + column
+    source = weak + row[:, None] * (tl.cast(weak_units, tl.int64) * UNIT) + column
     w = tl.load(source, mask=inside, other=float("-inf")).to(tl.float32)
     weak_peak, label = tl.max(w, 1), _argmax(w, 1)
     w -= _base(weak_peak)[:, None]
     total = tl.sum(tl.exp(w), 1)
     count, value = _counts(weak_peak, total, label, class_thresholds, threshold)
 
-    source = strong + row[:, None] * (strong_units.to(tl.int64) * UNIT) + column
+    source = strong + row[:, None] * (tl.cast(strong_units, tl.int64) * UNIT) + column
     s = tl.load(source, mask=inside & count[:, None], other=float("-inf")).to(tl.float32)
     strong_peak = tl.max(s, 1)
     s -= strong_peak[:, None]
@@ -140,8 +140,8 @@ def loop_kernel(
     """Grid (rows,): a row in blocks of COLUMNS classes; otherwise as `tile_kernel`. ROWS is 1."""
     classes = units * UNIT
     row = tl.program_id(0).to(tl.int64)
-    weak += row * (weak_units.to(tl.int64) * UNIT)
-    strong += row * (strong_units.to(tl.int64) * UNIT)
+    weak += row * (tl.cast(weak_units, tl.int64) * UNIT)
+    strong += row * (tl.cast(strong_units, tl.int64) * UNIT)
     offset = tl.arange(0, COLUMNS)
     weak_peak = tl.full((), float("-inf"), tl.float32)
     total = tl.zeros((), tl.float32)

@@ -70,7 +70,7 @@ def _normal(words, truncation, TRUNCATED: tl.constexpr):
 
 @triton.jit
 def _first_row(start, counter_ptr):
-    row = start.to(tl.int64)
+    row = tl.cast(start, tl.int64)
     if counter_ptr is not None:
         row += tl.load(counter_ptr)
     return row
@@ -78,11 +78,11 @@ def _first_row(start, counter_ptr):
 
 @triton.jit
 def _block_words(seed, row, block, STREAM: tl.constexpr):
-    row = row.to(tl.uint64)
-    c2 = block.to(tl.uint32)
+    row = tl.cast(row, tl.uint64)
+    c2 = tl.cast(block, tl.uint32)
     c3 = tl.zeros_like(c2) + STREAM
     low, high = (row & 0xFFFFFFFF).to(tl.uint32), (row >> 32).to(tl.uint32)
-    return tl.philox(seed.to(tl.uint64), low, high, c2, c3)
+    return tl.philox(tl.cast(seed, tl.uint64), low, high, c2, c3)
 
 
 @triton.jit(do_not_specialize=["seed", "start"])
@@ -115,7 +115,7 @@ def random_kernel(
     else:
         values = (words >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08  # 2^-24
     element = 4 * first + tl.arange(0, 4 * BLOCK)
-    inside = element < 4 * num_blocks.to(tl.int64)
+    inside = element < 4 * tl.cast(num_blocks, tl.int64)
     if not WHOLE:
         row = element // (4 * blocks_per_row)
         column = element - row * (4 * blocks_per_row)
@@ -139,7 +139,7 @@ def class_labels_kernel(
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     zero = tl.zeros((BLOCK,), tl.uint32)
     high, low, _, _ = _block_words(seed, _first_row(start, counter_ptr) + i, zero, STREAM)
-    k = num_classes.to(tl.uint64)
+    k = tl.cast(num_classes, tl.uint64)
     label = (high.to(tl.uint64) * k + ((low.to(tl.uint64) * k) >> 32)) >> 32
     tl.store(out_ptr + i, label.to(tl.int64), mask=i < num)
 

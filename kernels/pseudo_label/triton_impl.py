@@ -31,7 +31,7 @@ def pseudo_label_kernel(
     """Grid (row blocks,). Rows have units * UNIT classes and start stride_units * UNIT elements apart."""
     classes = units * UNIT
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    source = logits + row[:, None] * (stride_units.to(tl.int64) * UNIT)
+    source = logits + row[:, None] * (tl.cast(stride_units, tl.int64) * UNIT)
     largest = tl.full((ROWS,), float("-inf"), tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     label = tl.zeros((ROWS,), tl.int32)

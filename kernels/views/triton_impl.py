@@ -79,8 +79,8 @@ def _one_view(
     x_in = tl.load(row) * x + tl.load(row + 1) * y + tl.load(row + 2) + 0.5 * (width - 1)
     y_in = tl.load(row + 3) * x + tl.load(row + 4) * y + tl.load(row + 5) + 0.5 * (height - 1)
     # Beyond one pixel outside everything is fill, so positions may be moved there; NaN goes there too.
-    x_in = tl.minimum(tl.maximum(x_in, -1.0), width.to(tl.float32))
-    y_in = tl.minimum(tl.maximum(y_in, -1.0), height.to(tl.float32))
+    x_in = tl.minimum(tl.maximum(x_in, -1.0), tl.cast(width, tl.float32))
+    y_in = tl.minimum(tl.maximum(y_in, -1.0), tl.cast(height, tl.float32))
     left, top = tl.floor(x_in), tl.floor(y_in)
     fx, fy = x_in - left, y_in - top
     jl, it = left.to(tl.int32), top.to(tl.int32)
@@ -166,9 +166,10 @@ def views_kernel(
     PARAMETERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid (pixel blocks, samples). Images of any strides, outputs channels-last; strong* unused unless TWO."""
-    sample = tl.program_id(1).to(tl.int64)
-    pixel = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    """Grid (samples x pixel blocks): only the first axis holds more than 65,535 programs. Images of any strides, outputs channels-last; strong* unused unless TWO."""
+    blocks = tl.cdiv(height * width, BLOCK)
+    sample = (tl.program_id(0) // blocks).to(tl.int64)
+    pixel = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     image = images + sample * stride_n
     values = sample * (height * width) * CHANNELS
     _one_view(
@@ -224,7 +225,7 @@ def views(
     strong = None if strong is None else strong.contiguous()
     # The kernel takes three of each; of a grey image it reads the first.
     means, stds = ([*s] * (3 // channels) for s in (mean, std))
-    grid = (triton.cdiv(height * width, BLOCK), num)
+    grid = (num * triton.cdiv(height * width, BLOCK),)
     with on_device(images.device):
         views_kernel[grid](
             images,

@@ -168,7 +168,7 @@ def view_parameters_kernel(
     tl.store(out + 19, tl.where(solarize > 0.0, threshold, _OFF), mask=inside)
     half = tl.floor(side / 2.0)
     for k in tl.static_range(2):
-        size = (height if k == 0 else width).to(tl.float32)
+        size = tl.cast(height if k == 0 else width, tl.float32)
         centre = tl.floor(tl.load(numbers + 12 + k, mask=inside, other=0.0) * size)
         tl.store(out + 20 + k, tl.minimum(centre, size - 1.0) - half, mask=inside)
     tl.store(out + 22, tl.zeros_like(gain) + side, mask=inside)

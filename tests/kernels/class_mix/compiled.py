@@ -52,3 +52,13 @@ def check_bytes_of_one_pass() -> None:
         stages = inspection.num_operations(launch.kernel, "ttg.async_copy_global_to_local") // 2
         assert stages >= 2
         assert report.bytes_loaded() == stages * tile, (report, stages)
+
+
+def check_sizes_of_one() -> None:
+    """Triton takes an integer argument of 1 as a constant: a stride of 16 bytes, a single class or column."""
+    for num, classes, dim in ((1, 1, 1), (3, 2, 1), (3, 1, 16), (4, 16, 128)):
+        with fake_driver.compiling("sm_90"):
+            for top_k in (None, 1):
+                triton_impl.class_mix(
+                    torch.empty(num, classes), torch.empty(classes, dim), 1.0, top_k
+                )

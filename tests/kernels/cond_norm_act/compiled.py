@@ -69,3 +69,28 @@ def check_accesses_on_amd() -> None:
         report = launch("gfx942", "upsample", dtype)
         assert set(report.store_widths) == {width}, report
         assert report.bytes_stored() == 4 * triton_impl.VALUES * dtype.itemsize
+
+
+def check_sizes_of_one() -> None:
+    """Triton takes an integer argument of 1 as a constant: a single channel, row or column."""
+    for channels, height, width in ((1, 1, 1), (3, 1, 1), (4, 8, 1), (1, 8, 8)):
+        affine = torch.empty(2, channels)
+        for up in (False, True):
+            x = image((2, channels, height, width), torch.float32)
+            added = image((2, channels, (1 + up) * height, (1 + up) * width), torch.float32)
+            with fake_driver.compiling("sm_90"):
+                for residual in (None, added):
+                    triton_impl.cond_norm_act(x, affine, affine, residual, "silu", up, False)
+        phases = image((2, 4 * channels, height + 1, width + 1), torch.float32)
+        with fake_driver.compiling("sm_90"):
+            triton_impl.cond_norm_act(phases, affine, affine, None, "relu", False, True)
+
+
+def check_more_images_than_an_axis_holds() -> None:
+    """CUDA's grids have 65,535 programs on all axes but the first."""
+    num = 70_000
+    x, affine = torch.empty(num, 1, 1, 2), torch.empty(1)
+    with fake_driver.compiling("sm_90") as launches:
+        triton_impl.cond_norm_act(x, affine, affine, None, "relu", False, False)
+    (only,) = launches
+    assert only.grid == (num, 1, 1)

@@ -90,3 +90,16 @@ def check_blocks_of_long_rows_are_read_wide_where_rows_are_aligned() -> None:
     for target in NVIDIA:
         report, _ = launch(target, classes=21848)
         assert set(report.load_widths) == {16}, report
+
+
+def check_sizes_of_one() -> None:
+    """Triton takes an integer argument of 1 as a constant: a stride of 16 bytes, a single class."""
+    for num, classes in ((1, 1), (3, 2), (4, 8), (4, 16)):
+        weak, strong = torch.empty(2, num, classes, dtype=torch.bfloat16)
+        thresholds, weight = torch.empty(classes), torch.empty(num)
+        counts, one = torch.empty(num, dtype=torch.bool), torch.empty(()).expand(num)
+        with fake_driver.compiling("sm_90"):
+            for method in ("uda", "fixmatch", "mse"):
+                options = (thresholds, weight, method, 0.4, 0.8)
+                triton_impl.consistency(weak, strong, *options, True, True)
+            triton_impl.scale(weak.float(), counts, one, torch.bfloat16)

@@ -91,3 +91,15 @@ def check_labels() -> None:
         threads = min(report.threads, triton_impl.BLOCK_ROWS)
         assert report.bytes_stored() == report.threads * 8
         assert threads * launch.grid[0] == NUM
+
+
+def check_sizes_of_one() -> None:
+    """Triton takes an integer argument of 1 as a constant: a single block or class."""
+    cpu, counter = torch.device("cpu"), torch.zeros(1, dtype=torch.int64)
+    with fake_driver.compiling("sm_90"):
+        for num, dim in ((1, 1), (1, 4), (1, 5), (4, 1)):
+            triton_impl.latents(num, dim, 1, 0, None, None, torch.float32, cpu)
+            triton_impl.latents(num, dim, -1, 1, counter, 0.5, torch.bfloat16, cpu)
+            triton_impl.uniforms(num, dim, 1, 1, None, cpu)
+        for num, classes in ((1, 1), (5, 1), (1, 2)):
+            triton_impl.class_labels(num, classes, 1, 2**40, None, cpu)

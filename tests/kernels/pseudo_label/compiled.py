@@ -47,3 +47,9 @@ def check_accesses_on_amd() -> None:
     report, tile = launch("gfx942")
     assert set(report.load_widths) == {16}, report
     assert report.bytes_loaded() == 4 * tile, report
+
+
+def check_sizes_of_one() -> None:
+    """Triton takes an integer argument of 1 as a constant: a stride of 16 bytes, a single class."""
+    for classes in (1, 2, 4, 8, 16):
+        launch("sm_90", classes)

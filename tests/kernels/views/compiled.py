@@ -24,7 +24,7 @@ def launch(
     with fake_driver.compiling(target) as launches:
         triton_impl.views(images, packed, packed if two else None, statistics, statistics, dtype)
     (only,) = launches
-    assert only.grid == (32 * 32 // triton_impl.BLOCK, 2, 1)
+    assert only.grid == (2 * 32 * 32 // triton_impl.BLOCK, 1, 1)
     return inspection.inspect(only.kernel)
 
 
@@ -69,3 +69,24 @@ def check_parameters_kernel() -> None:
             report = inspection.inspect(launches[0].kernel)
             assert report.spills == report.num_atomics == 0, report
             assert report.registers <= 64, report
+
+
+def check_sizes_of_one() -> None:
+    """Triton takes an integer argument of 1 as a constant: a single row, column or image."""
+    for num, channels, height, width in ((1, 1, 1, 1), (2, 3, 1, 8), (2, 3, 8, 1)):
+        images, numbers = torch.empty(num, channels, height, width), torch.empty(num, 24)
+        statistics, spec = [0.5] * channels, ranges(view_preset("strong"), channels)
+        with fake_driver.compiling("sm_90"):
+            packed = triton_impl.view_parameters(numbers, spec, channels, height, width)
+            for strong in (None, packed):
+                triton_impl.views(images, packed, strong, statistics, statistics, torch.float32)
+
+
+def check_more_images_than_an_axis_holds() -> None:
+    """CUDA's grids have 65,535 programs on all axes but the first."""
+    num = 70_000
+    images, packed = torch.empty(1, 1, 8, 8).expand(num, 1, 8, 8), torch.empty(num, 24)
+    with fake_driver.compiling("sm_90") as launches:
+        triton_impl.views(images, packed, None, [0.5], [0.5], torch.float32)
+    (only,) = launches
+    assert only.grid == (num, 1, 1)
