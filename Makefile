@@ -15,11 +15,14 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy cannot follow the mapping of kernels/ into the package: it is shown the layout of the installed one.
+# mypy cannot follow the mapping of kernels/ into the package: it is shown the layout of the installed one, and beside it
+# the modules of benchmarks/, which import each other by name.
 types: $(VENV)/.test
 	rm -rf build/typed && mkdir -p build/typed
 	cp -r ptgm_fast build/typed/ptgm_fast && cp -r kernels build/typed/ptgm_fast/kernels
-	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p ptgm_fast
+	cp -r benchmarks/*.py benchmarks/cases build/typed
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+		-p ptgm_fast -p cases -m compare -m write_results -m conftest
 
 # Whole files side by side (their fixtures are shared), since tests keep to one thread. WORKERS=0: one after another.
 WORKERS ?= 2
@@ -55,13 +58,13 @@ bench: $(VENV)/.bench
 	for suite in engine generators end_to_end; do \
 		$(BIN)/python -m pytest benchmarks/$$suite $(MEASURED) --benchmark-json=build/bench/$$suite.json || exit; \
 	done
-	$(BIN)/python scripts/write_benchmarks.py build/bench/*.json
+	$(BIN)/python benchmarks/write_results.py build/bench/*.json
 
 # The cases that run on a GPU, timed by its events; without one it ends with 2 and says so.
 bench-gpu: $(VENV)/.bench
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks $(MEASURED) --device cuda --benchmark-json=build/benchmarks-gpu.json
-	$(BIN)/python scripts/write_benchmarks.py build/benchmarks-gpu.json
+	$(BIN)/python benchmarks/write_results.py build/benchmarks-gpu.json
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -1,4 +1,4 @@
-"""The generators that are timed, with random weights: their speed does not depend on what they learnt."""
+"""The generators that are timed, with random weights: their speed does not depend on what they learned."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 `benchmarks/kernels` and `benchmarks/generators` time these cases; `tests/benchmarks` runs their checks without a clock. A suite
 with a bound instead of contenders (`engine`) or with whole trainings (`end_to_end`) writes its tests itself, and names its
-contenders in `ROLES` too.
+contenders in `BY_ROLE` too.
 """
 
 from __future__ import annotations
@@ -15,28 +15,26 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-
-from ptgm_fast.profiling.benchmarks import Role
+from result_file import Role
 
 # What each contender is, by its name in any suite. A peer is somebody else's way, or PyTorch as one writes it; a floor does
 # less than the case's work and bounds it from below.
-ROLES: dict[str, Role] = (
-    dict.fromkeys(
-        ("fused", "fused phases", "fused upsample", "fused, no autograd", "optimized", "thread", "inline", "ours",
-         "ours, always ahead", "ours, bfloat16"), "own"
-    )
-    | dict.fromkeys(
-        ("eager", "eager NCHW", "eager channels-last", "eager addressed", "eager erfinv", "eager trunc_normal_", "compile",
-         "compile erfinv", "randint", "scipy truncnorm", "kornia", "torchvision", "semilearn"), "peer"
-    )
-    | dict.fromkeys(("bytes", "sum alone", "product alone"), "floor")
-)  # fmt: skip
+BY_ROLE: dict[Role, tuple[str, ...]] = {
+    "own": ("fused", "fused phases", "fused upsample", "fused, no autograd", "optimized", "thread", "inline", "ours",
+            "ours, always ahead", "ours, bfloat16"),
+    "peer": ("eager", "eager NCHW", "eager channels-last", "eager addressed", "eager erfinv", "eager trunc_normal_", "compile",
+             "compile erfinv", "randint", "scipy truncnorm", "kornia", "torchvision", "semilearn"),
+    "floor": ("bytes", "sum alone", "product alone"),
+}  # fmt: skip
+ROLES: dict[str, Role] = {name: role for role, names in BY_ROLE.items() for name in names}
 
 
 def role_of(contender: str) -> Role:
-    """Raises KeyError for a name that is not in `ROLES`: nobody could say what it is measured for."""
+    """Raises KeyError for a name that is not in `BY_ROLE`: nobody could say what it is measured for."""
     if contender not in ROLES:
-        raise KeyError(f"contender {contender!r} has no role: name it in benchmarks/registry.ROLES")
+        raise KeyError(
+            f"contender {contender!r} has no role: name it in benchmarks/registry.BY_ROLE"
+        )
     return ROLES[contender]
 
 

@@ -3,7 +3,7 @@
 What can be driven on a CPU: everything that its algorithms compute. What cannot: `semilearn.Trainer`, whose
 constructor calls `torch.cuda.set_device`, and of `AlgorithmBase` the hooks that ask for CUDA (timer: CUDA events; evaluation:
 `.cuda()`); these hooks are left out, as is the one that writes checkpoints, and batches stay where they are. Its loop
-(`AlgorithmBase.train`, what USB's own `train.py` calls), its `train_step`, losses, optimiser, schedule and weight average
+(`AlgorithmBase.train`, what USB's own `train.py` calls), its `train_step`, losses, optimizer, schedule and weight average
 run as they are. With `use_hard_label=False` its train steps pass probabilities (`softmax=False`), so that the
 temperature T has no effect in them: they are compared with ours at T = 1, and its losses, by its hooks, at any T.
 """

@@ -88,16 +88,16 @@ def torchvision_views(channels: int) -> Both:
     from torchvision.transforms import v2
 
     bilinear = v2.InterpolationMode.BILINEAR
-    normalise = v2.Normalize([0.5] * channels, [0.5] * channels)
+    normalize = v2.Normalize([0.5] * channels, [0.5] * channels)
     affine: dict[str, Any] = {"interpolation": bilinear, "translate": (0.125, 0.125)}
-    weak = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(0, **affine), normalise])
+    weak = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomAffine(0, **affine), normalize])
     strong = v2.Compose(
         [
             v2.RandomHorizontalFlip(),
             v2.RandomAffine(30, scale=(0.8, 1.25), shear=15, **affine),
             v2.ColorJitter(0.4, 0.4, 0.4 if channels == 3 else 0.0),
             v2.RandomErasing(1.0, scale=(0.25, 0.25), ratio=(1.0, 1.0)),
-            normalise,
+            normalize,
         ]
     )
 
@@ -113,13 +113,13 @@ def kornia_views(channels: int, device: torch.device) -> Both:
     from kornia import augmentation
 
     half = torch.full((channels,), 0.5, device=device)
-    normalise = augmentation.Normalize(half, half)
+    normalize = augmentation.Normalize(half, half)
     weak = augmentation.AugmentationSequential(
         augmentation.RandomHorizontalFlip(p=0.5),
         augmentation.RandomAffine(0.0, translate=(0.125, 0.125), p=1.0),
-        normalise,
+        normalize,
     )
-    colours = (
+    colors = (
         augmentation.ColorJiggle(0.4, 0.4, 0.4, p=1.0)
         if channels == 3
         else augmentation.RandomBrightness((0.6, 1.4), p=1.0)
@@ -127,9 +127,9 @@ def kornia_views(channels: int, device: torch.device) -> Both:
     strong = augmentation.AugmentationSequential(
         augmentation.RandomHorizontalFlip(p=0.5),
         augmentation.RandomAffine(30.0, (0.125, 0.125), (0.8, 1.25), 15.0, p=1.0),
-        colours,
+        colors,
         augmentation.RandomErasing((0.25, 0.25), (1.0, 1.0), p=1.0),
-        normalise,
+        normalize,
     )
 
     def both(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,9 +2,9 @@
 
 Nothing here is ours but the data, the two frozen networks as they come from their files and the target network's
 architecture. The generator is called in the loop, the source classifier in every step for the soft label of the step's
-target images; views by kornia; losses, and in `eager_training` optimiser, one-cycle schedule and weight average, by
+target images; views by kornia; losses, and in `eager_training` optimizer, one-cycle schedule and weight average, by
 torch's own classes; torch's own random numbers. Budget, batch sizes and hyper-parameters are the run config's. As a
-competent user would: frozen networks without autograd, no synchronisation in a step, data in memory, kornia's transforms
+competent user would: frozen networks without autograd, no synchronization in a step, data in memory, kornia's transforms
 on whole batches (torchvision draws one value for all images of a batch, and image by image it takes ten times as long).
 """
 
@@ -28,7 +28,7 @@ METHODS = ("source-head", "uda", "fixmatch")
 
 
 def kornia_view(spec: ViewSpec, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
-    """Random views of float images in [0, 1], normalised: the ranges of `spec`, in kornia's terms.
+    """Random views of float images in [0, 1], normalized: the ranges of `spec`, in kornia's terms.
 
     Of brightness and contrast kornia's definitions are used: it adds to the first and turns the second about 0. Raises
     ValueError for ranges that the default task has no use for and that are not written out here.
@@ -62,7 +62,7 @@ class SourcePair:
     def __init__(self, task: Task, *, channels_last: bool = False, compiled: bool = False) -> None:
         config = task.config
         if config.source.classifier.network or config.source.classifier.mean != config.data.mean:
-            raise ValueError("the eager loop knows a generator's own classifier, normalised alike")
+            raise ValueError("the eager loop knows a generator's own classifier, normalized alike")
         self.generator = generators.load(config.source.generator)
         self.classifier = generators.load_classifier(config.source.generator)
         for module in (self.generator, self.classifier):
@@ -239,7 +239,7 @@ def shuffled(num: int, batch: int) -> Iterator[Tensor]:
 
 @contextmanager
 def no_running_update(network: nn.Module) -> Iterator[None]:
-    """Within the block batch norm's running statistics stay as they are; each batch is normalised by its own."""
+    """Within the block batch norm's running statistics stay as they are; each batch is normalized by its own."""
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [layer.momentum for layer in layers]
     for layer in layers:

@@ -38,7 +38,7 @@ def warmed_up(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | in
 
 @dataclass
 class Training:
-    """A loop with its optimiser, schedule and weight average; seconds: of the steps alone."""
+    """A loop with its optimizer, schedule and weight average; seconds: of the steps alone."""
 
     loop: Loop
     losses: list[Tensor] = field(default_factory=list)

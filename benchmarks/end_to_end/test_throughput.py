@@ -2,7 +2,7 @@
 
 pytest benchmarks/end_to_end/test_throughput.py --benchmark-enable --benchmark-only
 
-A round is the start and the first steps of a stage as a run does them: optimiser, schedule, average, logging, and for ours
+A round is the start and the first steps of a stage as a run does them: optimizer, schedule, average, logging, and for ours
 the table of conditions and the start of whatever works ahead. Nobody validates or writes checkpoints. Each contender's
 step is compared with ours before it is timed (`agreement`), and its losses must be finite and go down.
 

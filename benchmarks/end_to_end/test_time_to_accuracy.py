@@ -10,7 +10,7 @@ evaluation costs nobody time and nobody works ahead during it. The time of a tar
 
 "PP and P-SSL": the default method, ours in float32 (as by default on a CPU) and in bfloat16, and the eager loop. "P-SSL uda": UDA
 for stage 2, from the same pre-trained network (ours, its time not counted): ours, and USB's trainer on the same labelled images and batch sizes (`usb`: its own
-loop, loss, optimiser, cosine schedule and weight average without warm-up), with pseudo samples of the eager loop as its unlabelled data. Read the
+loop, loss, optimizer, cosine schedule and weight average without warm-up), with pseudo samples of the eager loop as its unlabelled data. Read the
 latter with care: UDA is not stable on this task. Its student may follow its own mistakes, and then the last accuracy falls by ten
 points and more; other random numbers, or other rounding, decide whether it does, for every contender. Of one seed it says what
 the trainers can do, not which of them learns better; that their steps cost what they cost is `test_throughput`'s to say.

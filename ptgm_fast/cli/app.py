@@ -278,23 +278,6 @@ def optimize(
 
 
 @app.command()
-def bench(
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(
-            "--compare",
-            metavar="OLD.json NEW.json",
-            help="Two files of benchmarks/results; ends with 1 if one of ours became slower beyond the noise.",
-        ),
-    ] = None,
-) -> None:
-    """Compare two runs of the throughput suites, or say how to run them."""
-    from ptgm_fast.cli.bench import run
-
-    run(compare)
-
-
-@app.command()
 def convert(
     source: Annotated[
         Path,

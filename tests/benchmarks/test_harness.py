@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-import write_benchmarks
+import write_results
 from PIL import Image
+from result_file import Benchmarks, read_benchmarks
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.profiling.benchmarks import Benchmarks, read_benchmarks
 
 ROOT = Path(__file__).resolve().parents[2]
 # A suite as anyone writes it: it knows nothing of rounds. Every call, timed or not, leaves a line.
@@ -75,7 +77,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(measured: Path) -> Benchmarks:
-    return write_benchmarks.condensed([write_benchmarks.read_raw(measured / "raw.json")])
+    return write_results.condensed([write_results.read_raw(measured / "raw.json")])
 
 
 def test_contenders_take_turns_and_rounds_share_the_calls(measured: Path) -> None:
@@ -140,7 +142,7 @@ def test_a_contender_that_failed_in_a_round_is_left_out(
             e for e in raw["benchmarks"] if {**e["params"], "group": e["group"]}.items() & gone.items() != gone.items()
         ]  # fmt: skip
         assert len(kept) == len(raw["benchmarks"]) - 1
-        return write_benchmarks.condensed([{**raw, "benchmarks": kept}])
+        return write_results.condensed([{**raw, "benchmarks": kept}])
 
     (case,) = (case for case in without("eager").cases if case.name == "pair of 8, 1 threads")
     assert [contender.name for contender in case.contenders] == ["ours"]
@@ -155,43 +157,44 @@ def test_suites_that_ran_one_by_one_become_one_file(measured: Path) -> None:
         {**raw, "benchmarks": [e for e in raw["benchmarks"] if (e["group"] == "training") == which]}
         for which in (False, True)
     ]
-    assert write_benchmarks.condensed(halves) == write_benchmarks.condensed([raw])
+    assert write_results.condensed(halves) == write_results.condensed([raw])
     other = {**halves[1], "machine_info": {**raw["machine_info"], "versions": {"torch": "1.0"}}}
     with pytest.raises(UserError, match="several machines, devices or versions"):
-        write_benchmarks.condensed([halves[0], other])
+        write_results.condensed([halves[0], other])
 
 
 def test_rounds_in_processes_of_their_own_become_one_file(tmp_path: Path) -> None:
     raws = []
-    for number in range(3):
+    for number in range(2):
         folder = tmp_path / str(number)
         folder.mkdir()
-        done = run_suite(folder, "--rounds", "3", "--round", str(number))
+        done = run_suite(folder, "--rounds", "2", "--round", str(number))
         assert done.returncode == 0, done.stdout + done.stderr
         # What is called once is measured in the first round.
         assert ("the suite asks for fewer calls" in done.stdout) == (number > 0)
-        raws.append(write_benchmarks.read_raw(folder / "raw.json"))
-    cases = {case.name: case for case in write_benchmarks.condensed(raws).cases}
+        raws.append(write_results.read_raw(folder / "raw.json"))
+    cases = {case.name: case for case in write_results.condensed(raws).cases}
     assert len(cases) == 6
     for contender in cases["pair of 8, 1 threads"].contenders:
-        assert (len(contender.seconds), contender.calls) == (3, 7)
+        assert (len(contender.seconds), contender.calls) == (2, 7)
     assert [len(c.seconds) for c in cases["training"].contenders] == [1, 1]
-    shuffled = write_benchmarks.condensed([raws[i] for i in (2, 0, 1)])
-    assert {case.name: case for case in shuffled.cases} == cases
+    swapped = write_results.condensed(raws[::-1])
+    assert {case.name: case for case in swapped.cases} == cases
 
 
-@pytest.mark.parametrize("number", ["3", "-1"])
-def test_a_round_that_is_none_is_refused(tmp_path: Path, number: str) -> None:
-    done = run_suite(tmp_path, "--rounds", "3", "--round", number)
-    assert done.returncode == 4
-    assert f"--round must lie between 0 and 2, got {number}" in done.stderr
+@pytest.mark.parametrize("number", [3, -1])
+def test_a_round_that_is_none_is_refused(number: int) -> None:
+    options = {"rounds": 3, "round": number, "device": "cpu"}
+    configure = runpy.run_path(str(ROOT / "benchmarks" / "conftest.py"))["pytest_configure"]
+    with pytest.raises(pytest.UsageError, match=f"between 0 and 2, got {number}"):
+        configure(SimpleNamespace(getoption=options.get))
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"benchmarks": []}'])
 def test_what_no_suite_wrote_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "raw.json").write_text(text)
     with pytest.raises(UserError, match=r"raw\.json.*(suites)"):
-        write_benchmarks.read_raw(tmp_path / "raw.json")
+        write_results.read_raw(tmp_path / "raw.json")
 
 
 def test_pages_and_plots_come_from_the_newest_file_alone(
@@ -217,19 +220,23 @@ def test_pages_and_plots_come_from_the_newest_file_alone(
     )
     (tmp_path / "docs").mkdir()
     folder = tmp_path / "benchmarks" / "results"
-    first = write_benchmarks.keep(named.model_copy(update={"date": "2026-01-30"}), folder)
-    machine = write_benchmarks.slug(named.machine)
+    first = write_results.keep(named.model_copy(update={"date": "2026-01-30"}), folder)
+    machine = write_results.slug(named.machine)
     assert first.name == f"2026-01-30-{machine}.json"
     assert machine.endswith(f"-{named.machine.cores}-cores")
-    for expected in ("", "-2", "-3"):
-        last = write_benchmarks.keep(named.model_copy(update={"date": "2026-01-31"}), folder)
-        assert last.name == f"2026-01-31-{machine}{expected}.json"
+    for torch_version in ("1.0", "2.0"):
+        update = {"date": "2026-01-31", "versions": {"torch": torch_version}}
+        last = write_results.keep(named.model_copy(update=update), folder)
+        assert last.name == f"2026-01-31-{machine}.json"
+    # A second run of the day stands for it; the first can still be compared with.
+    assert read_benchmarks(last).versions == {"torch": "2.0"}
+    assert read_benchmarks(last.with_suffix(".before")).versions == {"torch": "1.0"}
     assert read_benchmarks(first).cases == named.cases
     full, short = tmp_path / "benchmarks" / "README.md", tmp_path / "README.md"
     marks = "<!-- {0}: begin -->\nold\n<!-- {0}: end -->\n"
     full.write_text("a\n" + marks.format("measured") + "b\n" + marks.format("gpu measured") + "c\n")
     short.write_text("a\n" + marks.format("benchmarks") + "c\n")
-    write_benchmarks.write_pages(tmp_path)
+    write_results.write_pages(tmp_path)
     text = full.read_text()
     assert last.name in text
     assert "| letters, batch 128, 2 threads | " in text
@@ -243,10 +250,10 @@ def test_pages_and_plots_come_from_the_newest_file_alone(
             assert picture.convert("RGBA").getpixel((1, 1)) == (255, 255, 255, 255)
     # A GPU's figures appear once there are some, and only on the full page.
     on_gpu = {"date": "2026-02-01", "device": "cuda", "machine": {"processor": "A processor", "cores": 8, "gpu": "A GPU 80GB"}}  # fmt: skip
-    gpu = write_benchmarks.keep(Benchmarks.model_validate({**named.model_dump(), **on_gpu}), folder)
+    gpu = write_results.keep(Benchmarks.model_validate({**named.model_dump(), **on_gpu}), folder)
     assert gpu.name == "2026-02-01-a-gpu-80gb.json"
     before = short.read_text()
-    write_benchmarks.write_pages(tmp_path)
+    write_results.write_pages(tmp_path)
     assert "A GPU 80GB" in full.read_text()
     assert "No GPU has run" not in full.read_text()
     assert short.read_text() == before
@@ -259,10 +266,10 @@ def test_the_pages_are_those_of_the_newest_results(tmp_path: Path) -> None:
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / "docs").mkdir()
     (tmp_path / "benchmarks" / "results").symlink_to(ROOT / "benchmarks" / "results")
-    write_benchmarks.write_pages(tmp_path)
+    write_results.write_pages(tmp_path)
     for name in ("README.md", "benchmarks/README.md"):
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), (
-            "run python scripts/write_benchmarks.py"
+            "run python benchmarks/write_results.py"
         )
 
 

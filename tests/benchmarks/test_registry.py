@@ -109,5 +109,5 @@ def test_a_wrong_result_is_never_handed_out_for_timing() -> None:
 
 def test_a_contender_without_a_role_is_refused() -> None:
     assert "new one" not in ROLES
-    with pytest.raises(KeyError, match=r"registry\.ROLES"):
+    with pytest.raises(KeyError, match=r"registry\.BY_ROLE"):
         role_of("new one")

@@ -297,47 +297,6 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     assert min(seconds) < 1.0
 
 
-def test_bench_compares_two_files_and_says_how_to_make_them(cli: Run, tmp_path: Path) -> None:
-    def write(name: str, factor: float) -> Path:
-        contenders = [
-            {"name": "fused", "role": "own", "seconds": [factor * s for s in (1e-3, 1.01e-3, 9.9e-4)]},
-            {"name": "eager", "role": "peer", "seconds": [2e-3, 2.01e-3, 1.98e-3]},
-        ]  # fmt: skip
-        for contender in contenders:
-            contender |= {"quartiles": [1e-3, 1e-3], "calls": 30}
-        record = {
-            "format": "ptgm-fast benchmarks",
-            "version": 1,
-            "date": "2026-01-31",
-            "device": "cpu",
-            "machine": {"processor": "A processor", "cores": 2},
-            "versions": {"torch": "2.14.1"},
-            "cases": [
-                {"name": "a case", "suite": "kernels", "threads": 1, "contenders": contenders}
-            ],
-        }
-        path = tmp_path / name
-        path.write_text(json.dumps(record))
-        return path
-
-    old, slower = write("old.json", 1.0), write("new.json", 1.5)
-    code, out, err = cli("bench", "--compare", old, slower)
-    assert (code, err) == (1, "")
-    assert "slower" in out
-    assert "1.500" in out
-    assert "1 of 1 slower beyond the noise" in out
-    code, out, err = cli("bench", "--compare", old, old)
-    assert (code, err) == (0, "")
-    assert "none of 1 slower" in out
-    old.write_text(old.read_text()[:100])
-    code, out, err = cli("bench", "--compare", old, slower)
-    assert (code, out) == (2, "")
-    assert "not whole JSON" in err
-    code, out, err = cli("bench")
-    assert code == 0
-    assert "make bench-gpu" in out
-
-
 def test_baselines_are_trained_after_the_run_and_printed_beside_it(
     tiny_toml: Path, tmp_path: Path, cli: Run
 ) -> None:

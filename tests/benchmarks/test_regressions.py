@@ -1,22 +1,25 @@
-"""`bench --compare`: planted regressions are found, noise and the machine's drift are not, bad files are refused."""
+"""`compare.py`: planted regressions are found, noise and the machine's drift are not, bad files are refused."""
 
 from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import compare as command_line
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from regressions import CRITICAL, LEAST, compare
+from result_file import Benchmarks, CaseResult, read_benchmarks, write_benchmarks
 from scipy import stats
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.profiling.benchmarks import Benchmarks, Case, read_benchmarks
-from ptgm_fast.profiling.regressions import CRITICAL, LEAST, compare
 
 MACHINE = {"processor": "A processor", "cores": 2}
 VERSIONS = {"torch": "2.14.1"}
@@ -188,10 +191,10 @@ def test_critical_values_are_students() -> None:
         (lambda text: text[: len(text) // 2], "not whole JSON"),
         (lambda text: "[" * 100_000, "not whole JSON"),
         (lambda text: '{"date": "2026-01-31"}', "no file of benchmarks of ptgm-fast"),
-        (lambda text: text.replace('"version":1', '"version":7'), "version 7.*reads version 1"),
-        (lambda text: text.replace('"seconds":[0.5', '"seconds":[-0.5'), "seconds.*greater than 0"),
-        (lambda text: text.replace('"seconds":[0.5', '"seconds":[NaN'), "seconds"),
-        (lambda text: text.replace('"seconds":[0.5,1.0]', '"seconds":[0.5]'), "different numbers of rounds"),
+        (lambda text: text.replace('"version": 1', '"version": 7'), "version 7.*reads version 1"),
+        (lambda text: text.replace('"seconds": [0.5', '"seconds": [-0.5'), "seconds.*greater than 0"),
+        (lambda text: text.replace('"seconds": [0.5', '"seconds": [NaN'), "seconds"),
+        (lambda text: text.replace('"seconds": [0.5, 1.0]', '"seconds": [0.5]'), "different numbers of rounds"),
         (lambda text: text.replace('"peer"', '"own"'), "twice"),
         (lambda text: json.dumps({**json.loads(text), "cases": []}), "cases.*at least 1"),
         (lambda text: json.dumps({**json.loads(text), "cases": json.loads(text)["cases"] * 2}), "cases are there twice: case"),
@@ -202,8 +205,9 @@ def test_critical_values_are_students() -> None:
 )  # fmt: skip
 def test_bad_files_are_refused_with_the_fix(tmp_path: Path, damage: Any, message: str) -> None:
     path = tmp_path / "results.json"
-    good = run(case(own=[0.5, 1.0], peer=[1.0, 2.0])).model_dump_json()
     if damage:
+        write_benchmarks(path, run(case(own=[0.5, 1.0], peer=[1.0, 2.0])))
+        good = path.read_text()
         assert damage(good) != good
         path.write_text(damage(good))
     with pytest.raises(UserError, match=f"(?s){message}") as raised:
@@ -212,10 +216,10 @@ def test_bad_files_are_refused_with_the_fix(tmp_path: Path, damage: Any, message
 
 
 def test_best_peer_is_no_floor() -> None:
-    made = Case.model_validate(case(own=[1.0], floor=[0.1], peer=[3.0], peer_2=[2.0]))
+    made = CaseResult.model_validate(case(own=[1.0], floor=[0.1], peer=[3.0], peer_2=[2.0]))
     assert made.best_peer is not None
     assert made.best_peer.name == "peer_2"
-    assert Case.model_validate(case(own=[1.0], floor=[0.1])).best_peer is None
+    assert CaseResult.model_validate(case(own=[1.0], floor=[0.1])).best_peer is None
 
 
 def test_the_page_about_it_names_every_field() -> None:
@@ -224,3 +228,48 @@ def test_the_page_about_it_names_every_field() -> None:
     for part in (schema, *schema["$defs"].values()):
         for field in part["properties"]:
             assert f"`{field}" in page or f"`cases[].{field}" in page, field
+
+
+@given(st.lists(rounds_of_two, min_size=1, max_size=4))
+def test_a_file_is_what_was_written_a_line_each_contender(
+    tmp_path_factory: pytest.TempPathFactory, cases: Any
+) -> None:
+    path = tmp_path_factory.mktemp("results") / "results.json"
+    named = {"facts": {"steps/s": 12.5, "note": 'a "quote"\nand a line'}}
+    made = [case(f"case {i}", own=own, peer=peer) for i, (own, peer) in enumerate(cases)]
+    made[0]["contenders"][1].update(named)
+    results = run(*made)
+    write_benchmarks(path, results)
+    assert read_benchmarks(path) == results
+    assert len(path.read_text().splitlines()) == 2 + 3 * len(made)
+
+
+def test_the_command_prints_the_changes_and_ends_with_what_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quiet = (1e-3, 1.01e-3, 9.9e-4)
+    paths = [tmp_path / name for name in ("old.json", "new.json")]
+    for path, factor in zip(paths, (1.0, 1.5), strict=True):
+        own = [factor * s for s in quiet]
+        write_benchmarks(path, run(case(own=own, peer=[2 * s for s in quiet])))
+
+    def command(old: Path, new: Path) -> tuple[int, str, str]:
+        return command_line.main([str(old), str(new)]), *capsys.readouterr()
+
+    code, out, err = command(*paths)
+    assert (code, err) == (1, "")
+    assert "slower" in out
+    assert "1.500" in out
+    assert "1 of 1 slower beyond the noise" in out
+    code, out, err = command(paths[0], paths[0])
+    assert (code, err) == (0, "")
+    assert "none of 1 slower" in out
+    # As a user calls it, away from the checkout.
+    code = subprocess.run(
+        [sys.executable, command_line.__file__, *paths], cwd=tmp_path, capture_output=True
+    ).returncode
+    assert code == 1
+    paths[0].write_text(paths[0].read_text()[:100])
+    code, out, err = command(*paths)
+    assert (code, out) == (2, "")
+    assert "not whole JSON" in err

@@ -8,8 +8,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from result_file import Benchmarks, CaseResult, Contender
+
 from ptgm_fast.errors import UserError
-from ptgm_fast.profiling.benchmarks import Benchmarks, Case, Contender
 
 # A change of less is none, however quiet the machine.
 LEAST = 0.03
@@ -54,8 +55,8 @@ def compare(old: Benchmarks, new: Benchmarks) -> Comparison:
 
     What is compared is log(own / geometric mean of the peers), round by round: the machine's drift is in both and
     cancels. It is log(own) in a case without peers, and where the same machine has other versions of packages, whose
-    change would be taken for ours (a package that one run lacked has no peers in common, and changes nothing). With means m, standard deviations s and numbers of rounds n of the two runs, a
-    change counts when
+    change would be taken for ours (a package that one run lacked has no peers in common, and changes nothing). With
+    means m, standard deviations s and numbers of rounds n of the two runs, a change counts when
 
         |m_new - m_old| > max(log 1.03, t * sqrt(s_old^2 / n_old + s_new^2 / n_new)),
 
@@ -92,7 +93,7 @@ def _changed(old: Benchmarks, new: Benchmarks) -> list[str]:
     return sorted(name for name in both if old.versions[name] != new.versions[name])
 
 
-def _change(old: Case, new: Case, own: Contender, by_peers: bool) -> Change:
+def _change(old: CaseResult, new: CaseResult, own: Contender, by_peers: bool) -> Change:
     names = [own.name]
     if by_peers:
         common = {peer.name for peer in new.of_role("peer")}
@@ -116,7 +117,7 @@ def _change(old: Case, new: Case, own: Contender, by_peers: bool) -> Change:
     )
 
 
-def _logs(case: Case, names: Sequence[str]) -> list[float]:
+def _logs(case: CaseResult, names: Sequence[str]) -> list[float]:
     """By round, the log of the first contender's time over the geometric mean of the others'."""
     own, *peers = (next(c.seconds for c in case.contenders if c.name == name) for name in names)
     return [
@@ -158,8 +159,8 @@ def _notes(old: Benchmarks, new: Benchmarks, changes: Sequence[Change]) -> list[
         if alone := sorted(run.versions.keys() - other.versions.keys()):
             notes.append(f"only in the {which} run: {', '.join(alone)}")
     for which, run, other in (("first", old, new), ("second", new, old)):
-        only = [case.name for case in run.cases if case.name not in {c.name for c in other.cases}]
-        if only:
+        others = {case.name for case in other.cases}
+        if only := [case.name for case in run.cases if case.name not in others]:
             notes.append(f"{len(only)} only in the {which} file: {_few(only)}")
     unknown = sum(change.verdict == "noise unknown" for change in changes)
     if unknown:

@@ -1,7 +1,8 @@
-"""What the throughput suites measured on one machine, as `make bench` keeps it: the schema, and reading it back."""
+"""What the throughput suites measured on one machine, as `make bench` keeps it: the schema, reading and writing it."""
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections import Counter
@@ -10,6 +11,7 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
+from ptgm_fast.models.weights import write_atomically
 from ptgm_fast.profiling.record import Part, read_record
 
 FORMAT: Literal["ptgm-fast benchmarks"] = "ptgm-fast benchmarks"
@@ -19,13 +21,13 @@ AGAIN = "Measure again with: make bench"
 Role = Literal["own", "peer", "floor"]
 
 
-class Figures(Part):
+class Finite(Part):
     """A number that is none is refused: it would compare as equal to everything."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
-class Contender(Figures):
+class Contender(Finite):
     """One way of doing a case's work."""
 
     name: str
@@ -50,7 +52,7 @@ class Contender(Figures):
         return statistics.median(self.seconds)
 
 
-class Case(Figures):
+class CaseResult(Finite):
     """Contenders that did the same work on the same inputs, in one process, round by round in turn."""
 
     name: str
@@ -77,7 +79,7 @@ class Case(Figures):
         return min(self.of_role("peer"), key=lambda peer: peer.median, default=None)
 
 
-class Machine(Figures):
+class Machine(Finite):
     """Never its name."""
 
     processor: str
@@ -89,7 +91,7 @@ class Machine(Figures):
         return self.gpu or f"{self.cores} cores of {self.processor}"
 
 
-class Benchmarks(Figures):
+class Benchmarks(Finite):
     """One run of the suites. Times are seconds."""
 
     format: Literal["ptgm-fast benchmarks"] = FORMAT
@@ -100,7 +102,7 @@ class Benchmarks(Figures):
     )
     machine: Machine
     versions: dict[str, str] = Field(description="of the packages that contended")
-    cases: tuple[Case, ...] = Field(min_length=1)
+    cases: tuple[CaseResult, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _named_once(self) -> Self:
@@ -124,3 +126,17 @@ def duration(seconds: float) -> str:
 def read_benchmarks(path: Path) -> Benchmarks:
     """Raises UserError when there is no such file, it is damaged, or of another version."""
     return read_record(path, Benchmarks, what="file of benchmarks", again=AGAIN)
+
+
+def write_benchmarks(path: Path, results: Benchmarks) -> None:
+    """A case and each of its contenders on a line of their own: short, and a diff shows who changed."""
+    cases = [
+        json.dumps(case.model_dump(exclude={"contenders"}))[:-1]
+        + ', "contenders": [\n  '
+        + ",\n  ".join(json.dumps(c.model_dump(exclude_defaults=True)) for c in case.contenders)
+        + "]}"
+        for case in results.cases
+    ]
+    head = json.dumps(results.model_dump(exclude={"cases"}))[:-1]
+    whole = head + ', "cases": [\n' + ",\n".join(cases) + "\n]}\n"
+    write_atomically(path, whole.encode())

@@ -1,8 +1,8 @@
 """Keep what the throughput suites measured, and write the tables and the plots from that file alone.
 
 pytest benchmarks --benchmark-enable --benchmark-only --rounds 5 --benchmark-json=raw.json
-python scripts/write_benchmarks.py raw.json         # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
-python scripts/write_benchmarks.py                  # tables and plots again, from the newest results
+python benchmarks/write_results.py raw.json        # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
+python benchmarks/write_results.py                 # tables and plots again, from the newest results
 
 Several raw files of one machine (`raw.json more.json`) become one file of results: suites, and the rounds of one (--round), may
 run in processes of their own.
@@ -18,16 +18,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import benchmark_plots
-import benchmark_tables
+import result_plots
+import result_tables
+from result_file import Benchmarks, Machine, read_benchmarks, write_benchmarks
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.models.weights import write_atomically
-from ptgm_fast.profiling.benchmarks import Benchmarks, Machine, read_benchmarks
 from ptgm_fast.profiling.record import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results"
 # What the results have a field of their own for.
 FIELDS = ("role", "threads", "images")
 
@@ -146,27 +144,20 @@ def slug(machine: Machine) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
-def keep(results: Benchmarks, folder: Path = RESULTS) -> Path:
-    """Write results as DATE-MACHINE.json, or -2, ... where that is taken: an earlier run is what one compares with."""
+def keep(results: Benchmarks, folder: Path) -> Path:
+    """Write results as DATE-MACHINE.json. An earlier run of that day becomes DATE-MACHINE.before, which git ignores."""
     folder.mkdir(parents=True, exist_ok=True)
-    stem = f"{results.date}-{slug(results.machine)}"
-    path, number = folder / f"{stem}.json", 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}-{number}.json"
-    write_atomically(path, (results.model_dump_json(indent=1) + "\n").encode())
+    path = folder / f"{results.date}-{slug(results.machine)}.json"
+    if path.exists():
+        path.replace(path.with_suffix(".before"))
+    write_benchmarks(path, results)
     return path
 
 
-def newest(device: str, folder: Path = RESULTS) -> Path | None:
-    """The results of the last date, and of that the last run; None without any of this device."""
-    found = []
-    for path in folder.glob("*.json"):
-        results = read_benchmarks(path)
-        if results.device == device:
-            rest = path.stem.removeprefix(f"{results.date}-{slug(results.machine)}").lstrip("-")
-            found.append((results.date, int(rest) if rest.isdecimal() else 1, path))
-    return max(found)[2] if found else None
+def newest(device: str, folder: Path) -> Path | None:
+    """The results of the last date, with which their names begin; None without any of this device."""
+    of_device = (p for p in folder.glob("*.json") if read_benchmarks(p).device == device)
+    return max(of_device, default=None)
 
 
 def write_pages(root: Path = ROOT) -> None:
@@ -176,14 +167,14 @@ def write_pages(root: Path = ROOT) -> None:
     if cpu:
         results = read_benchmarks(cpu)
         source = cpu.relative_to(root).as_posix()
-        benchmark_tables.replace(full, "measured", benchmark_tables.full(results, source))
-        benchmark_tables.replace(short, "benchmarks", benchmark_tables.short(results, source))
-        benchmark_plots.ratios(results, root / "docs" / "benchmark-ratios.png")
-        benchmark_plots.scaling(results, root / "docs" / "benchmark-scaling.png")
-    text = benchmark_tables.NO_GPU
+        result_tables.replace(full, "measured", result_tables.full(results, source))
+        result_tables.replace(short, "benchmarks", result_tables.short(results, source))
+        result_plots.ratios(results, root / "docs" / "benchmark-ratios.png")
+        result_plots.scaling(results, root / "docs" / "benchmark-scaling.png")
+    text = result_tables.NO_GPU
     if gpu:
-        text = benchmark_tables.full(read_benchmarks(gpu), gpu.relative_to(root).as_posix())
-    benchmark_tables.replace(full, "gpu measured", text)
+        text = result_tables.full(read_benchmarks(gpu), gpu.relative_to(root).as_posix())
+    result_tables.replace(full, "gpu measured", text)
 
 
 def main() -> None:
@@ -194,11 +185,11 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         if arguments.raw:
-            path = keep(condensed([read_raw(raw) for raw in arguments.raw]))
-            print(path.relative_to(ROOT))
+            results = condensed([read_raw(raw) for raw in arguments.raw])
+            print(keep(results, ROOT / "benchmarks" / "results").relative_to(ROOT))
         write_pages()
     except UserError as error:
-        print(f"write_benchmarks: {error}", file=sys.stderr)
+        print(f"write_results: {error}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -6,8 +6,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from result_file import Benchmarks, CaseResult, Contender, duration
+
 from ptgm_fast.models.weights import write_atomically
-from ptgm_fast.profiling.benchmarks import Benchmarks, Case, Contender, duration
 
 NO_GPU = "No GPU has run these suites yet: there is nothing to show.\n"
 # The README's rows: what it says, and the case.
@@ -79,7 +80,7 @@ def full(results: Benchmarks, source: str) -> str:
     return "\n".join([where(results, source), "", *rows, *facts(results.cases)]) + "\n"
 
 
-def facts(cases: Sequence[Case]) -> list[str]:
+def facts(cases: Sequence[CaseResult]) -> list[str]:
     """What suites noted beside times: rates, accuracies, shares of a bound."""
     rows = [
         f"| {case.name} | {contender.name} | {duration(contender.median)} | "

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from result_file import Benchmarks, CaseResult, Contender
 
-from ptgm_fast.profiling.benchmarks import Benchmarks, Case, Contender
 from ptgm_fast.runs.plots import new_figure, save
 
 OWN, ONE_THREAD, GRID = "#0b6e8a", "#e08b2c", "#d5dbe0"
@@ -25,7 +25,7 @@ def ratio(own: Contender, peer: Contender) -> tuple[float, float, float]:
     return math.exp(middle), math.exp(middle - deviation), math.exp(middle + deviation)
 
 
-def without_threads(case: Case) -> str:
+def without_threads(case: CaseResult) -> str:
     return re.sub(r", (\d+ threads|GPU)$", "", case.name)
 
 
@@ -42,14 +42,14 @@ def clean(axis: Any, *, along: str) -> None:
 
 def ratios(results: Benchmarks, path: Path) -> None:
     """A row a case, the fastest peer's time over ours on a logarithmic axis: right of the line at 1 ours is faster."""
-    rows: dict[str, list[Case]] = {}
+    rows: dict[str, list[CaseResult]] = {}
     for case in results.cases:
         if case.best_peer and case.of_role("own"):
             rows.setdefault(without_threads(case), []).append(case)
     names = list(rows)
     figure = new_figure(8.4, 1.6 + 0.215 * len(names))
     axis = figure.subplots()
-    labelled: set[str] = set()
+    named: set[str] = set()
     for row, name in enumerate(names):
         for case in rows[name]:
             peer = case.best_peer
@@ -65,10 +65,10 @@ def ratios(results: Benchmarks, path: Path) -> None:
                 ms=4.5,
                 lw=1.2,
                 color=ONE_THREAD if single else OWN,
-                label=None if label in labelled else label,
+                label=None if label in named else label,
                 zorder=3,
             )
-            labelled.add(label)
+            named.add(label)
     axis.axvline(1, color="black", lw=1, zorder=2)
     axis.set_xscale("log")
     # 1, 2 and 5 of each decade, as plain numbers.
@@ -89,7 +89,7 @@ def ratios(results: Benchmarks, path: Path) -> None:
 
 def scaling(results: Benchmarks, path: Path) -> None:
     """Images a second against the batch, a panel a generator, ours and each peer, on the most threads that were measured."""
-    panels: dict[str, list[Case]] = {}
+    panels: dict[str, list[CaseResult]] = {}
     for case in results.cases:
         if case.suite == "generators" and case.images:
             panels.setdefault(re.sub(r", batch.*", "", case.name), []).append(case)
@@ -102,7 +102,7 @@ def scaling(results: Benchmarks, path: Path) -> None:
     figure = new_figure(3.4 * len(panels), 3.6)
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     peers = sorted({p.name for cases in panels.values() for case in cases for p in case.of_role("peer")})  # fmt: skip
-    colours = dict(zip(peers, PEERS, strict=False))
+    colors = dict(zip(peers, PEERS, strict=False))
     for axis, (name, cases) in zip(axes, sorted(panels.items()), strict=True):
         batches = [case.images for case in cases]
         for contender in cases[0].contenders:
@@ -117,7 +117,7 @@ def scaling(results: Benchmarks, path: Path) -> None:
                 marker="o",
                 ms=5 if own else 3.5,
                 lw=2.2 if own else 1.3,
-                color=OWN if own else colours[contender.name],
+                color=OWN if own else colors[contender.name],
                 label=f"{contender.name} (ours)" if own else contender.name,
                 zorder=4 if own else 3,
             )
