@@ -24,7 +24,7 @@ import benchmark_tables
 from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import write_atomically
 from ptgm_fast.profiling.benchmarks import Benchmarks, Machine, read_benchmarks
-from ptgm_fast.profiling.record import read_json
+from ptgm_fast.records import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
