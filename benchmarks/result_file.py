@@ -12,7 +12,7 @@ from typing import Literal, Self
 from pydantic import ConfigDict, Field, PositiveFloat, model_validator
 
 from ptgm_fast.models.weights import write_atomically
-from ptgm_fast.profiling.record import Part, read_record
+from ptgm_fast.records import Part, read_record
 
 FORMAT: Literal["ptgm-fast benchmarks"] = "ptgm-fast benchmarks"
 VERSION: Literal[1] = 1

@@ -23,7 +23,7 @@ import result_tables
 from result_file import Benchmarks, Machine, read_benchmarks, write_benchmarks
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.profiling.record import read_json
+from ptgm_fast.records import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the results have a field of their own for.

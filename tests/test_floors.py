@@ -19,7 +19,7 @@ FLOORS = [
     {"sampling"},
     {"generators"},
     {"models", "data"},
-    {"kernels"},
+    {"kernels", "records"},
     {"errors", "spans"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}

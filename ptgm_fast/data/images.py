@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +41,21 @@ class ImageSet:
 
     def subset(self, indices: Tensor) -> ImageSet:
         return ImageSet(self.images[indices], self.labels[indices], self.class_names)
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [-1, 1] to uint8 of the same shape on the CPU, rounded."""
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def encode_png(image: Tensor) -> bytes:
+    """The PNG file of an image uint8 [C, H, W] with C in {1, 3}."""
+    from PIL import Image
+
+    pixels = image.permute(1, 2, 0).numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2) if len(image) == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.profiling.record import Part, read_record
+from ptgm_fast.records import Part, read_record
 
 FORMAT: Literal["ptgm-fast profile"] = "ptgm-fast profile"
 VERSION: Literal[1] = 1

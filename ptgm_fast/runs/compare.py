@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,8 +11,10 @@ from typing import Any
 
 from ptgm_fast.config import RunConfig, config_to_toml, with_method
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.runs import plots
+from ptgm_fast.runs import figures
+from ptgm_fast.runs.artifacts import COMPARISON, Method, read_comparison, read_summary
 from ptgm_fast.runs.folder import RunFolder
+from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.runs.train import make_stage, make_stages, run_stages, summarize
 from ptgm_fast.training.context import Context
@@ -32,7 +33,6 @@ DEFAULT_METHODS = (
 # What needs no pseudo images, trained beside a run: the plain way, and the better of the distillations.
 BASELINES = ("scratch", "soft-target")
 THIS_RUN = "this run"
-REPORT = "compare.json"
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,8 @@ def against_baselines(
     """
     context = context or Context()
     folder = RunFolder(out / "baselines")
-    report_file = folder.path / REPORT
-    if report_file.is_file():
-        return json.loads(report_file.read_text(encoding="utf-8"))
+    if (folder.path / COMPARISON).is_file():
+        return read_comparison(folder.path)
     task = build_task(config)
     if not folder.config.exists():
         RunFolder.create(folder.path)
@@ -124,8 +123,7 @@ def against_baselines(
         rows.append(row_of(method, _run(chosen, task.new_network(), context)))
         folder.append_metrics(vars(rows[-1]))
         on_row(rows[-1])
-    summary = json.loads(RunFolder(out).summary.read_text(encoding="utf-8"))
-    rows.append(row_of(THIS_RUN, summary))
+    rows.append(row_of(THIS_RUN, read_summary(out)))
     folder.append_metrics(vars(rows[-1]))
     return _write_report(task, rows, _gains, folder)
 
@@ -165,12 +163,10 @@ def _write_report(
         "methods": summaries,
         "verdict": judge(summaries),
     }
-    folder.write_json(folder.path / REPORT, report)
-    plots.comparison(
-        summaries,
-        f"{config.task}: {config.data.labels_per_class} labels a class, {len(seeds)} seed{'s' * (len(seeds) > 1)}",
-        folder.path / "compare.png",
-    )
+    folder.write_json(folder.path / COMPARISON, report)
+    title = f"{config.task}: {config.data.labels_per_class} labels a class, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    rows_drawn = {method: Method(**summary) for method, summary in summaries.items()}
+    save(figures.comparison(rows_drawn, title), folder.path / "compare.png")
     return report
 
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from ptgm_fast.config import RunConfig, config_to_toml
+from ptgm_fast.data.images import encode_png, to_uint8
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.task import Task, build_source, build_task
@@ -71,7 +71,7 @@ def synthesize(
             digests.append(hashlib.sha256(images.numpy().tobytes()).digest())
             for offset, record in enumerate(records):
                 file = f"{folders[record['label']]}/{start + offset:07d}.png"
-                _write_png(images[offset].numpy(), out / file)
+                (out / file).write_bytes(encode_png(images[offset]))
                 manifest.write(json.dumps({"file": file, "index": start + offset, **record}) + "\n")
             on_images(start + number - first * BATCH, total)
     digest = hashlib.sha256(b"".join(d for part in group.collect(digests) for d in part))
@@ -150,17 +150,6 @@ def top_classes(soft: torch.Tensor, names: Sequence[str], most: int) -> dict[str
     top = soft.topk(min(most, len(names)))
     pairs = zip(top.values, top.indices, strict=True)
     return {names[int(index)]: round(float(share), 4) for share, index in pairs}
-
-
-def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Images in [-1, 1] to uint8 [N, C, H, W] on the CPU, rounded."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-
-
-def _write_png(pixels: np.ndarray, path: Path) -> None:
-    from PIL import Image
-
-    Image.fromarray(pixels[0] if pixels.shape[0] == 1 else pixels.transpose(1, 2, 0)).save(path)
 
 
 def _folder_names(class_names: tuple[str, ...]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +12,10 @@ import torch
 from ptgm_fast import models
 from ptgm_fast.config import RunConfig, config_to_toml
 from ptgm_fast.models.weights import load_state
-from ptgm_fast.runs import plots
-from ptgm_fast.runs.evidence import make_pairs, write_evaluation, write_pairs
+from ptgm_fast.runs import figures
+from ptgm_fast.runs.artifacts import make_pairs, read_summary, write_evaluation, write_pairs
 from ptgm_fast.runs.folder import RunFolder
+from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.profiled import profiled
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.sampling import SourceModels
@@ -168,8 +168,7 @@ def train(
 
 def _finished(out: Path) -> dict[str, Any] | None:
     """The summary of a run that has ended; raises UserError if there is no run."""
-    summary = RunFolder.reopen(out).summary
-    return json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else None
+    return read_summary(out) if RunFolder.reopen(out).summary.is_file() else None
 
 
 def _write_results(
@@ -197,8 +196,8 @@ def _write_results(
     with context.spans("pictures"):
         pairs = make_pairs(task)
         write_pairs(pairs, folder)
-        plots.sample_sheet(pairs, folder.path / "samples.png")
-        plots.curves(folder.read_metrics(), config.stages, folder.path / "curves.png")
+        save(figures.sample_sheet(pairs), folder.path / "samples.png")
+        save(figures.curves(folder.read_metrics(), config.stages), folder.path / "curves.png")
     folder.write_json(folder.summary, summary)
     return summary
 

@@ -11,7 +11,7 @@ import torch
 
 from ptgm_fast import generators, kernels
 from ptgm_fast.training.source import SourceOptions
-from ptgm_fast.training.source.figures import (
+from ptgm_fast.training.source.measures import (
     accuracy,
     class_groups,
     diversity,

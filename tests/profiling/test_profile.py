@@ -113,7 +113,7 @@ def test_the_engines_producer_is_a_lane_beside_the_trainer(tmp_path: Path) -> No
     sampler = FastSampler(
         generators.load("letters"),
         batch_size=64,
-        overlap=True,
+        overlap="always",
         device="cpu",
         spans=(p := profile(tmp_path)),
     )

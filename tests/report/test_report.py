@@ -194,7 +194,7 @@ def small_picture(run: Path) -> None:
         (cut("summary.json"), "not whole JSON"),
         (
             lambda run: (run / "summary.json").write_text("{}"),
-            "task: Field required.*train and compare",
+            "task: Field required.*A report is about",
         ),
         (cut("profile.json"), "not whole JSON"),
         (edit("profile.json", version=2), "version 2"),
@@ -207,14 +207,14 @@ def small_picture(run: Path) -> None:
         ),
         (lambda run: (run / "metrics.jsonl").write_text("[1]\n"), "no metrics of a stage"),
         (cut("evaluation.json"), "not whole JSON"),
-        (edit("evaluation.json", version=2), "another version"),
+        (edit("evaluation.json", version=2), "version 2.*reads version 1.*without it"),
         (edit("pairs.json", samples=3), "describes"),
         (small_picture, "4x4"),
         (lambda run: (run / "pairs.png").write_text("no picture"), "cannot be read"),
-        (lambda run: (run / "compare.json").write_text("{}"), "Field required.*run compare again"),
+        (lambda run: (run / "compare.json").write_text("{}"), "Field required.*Run compare again"),
         (
             lambda run: (run / "compare.json").write_text('{"methods": {"pp": {}}}'),
-            "Field required.*run compare again",
+            "Field required.*Run compare again",
         ),
     ],
 )

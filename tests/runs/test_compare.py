@@ -75,6 +75,9 @@ def test_a_run_beside_its_baselines(tiny: Tiny, tmp_path: Path) -> None:
     assert against_baselines(config, out, on_row=rows.append) == report
     assert len(rows) == 2
     assert "this run" in write_report([out, out / "baselines"]).read_text()
+    (out / "baselines" / "compare.json").write_text('{"methods": {"scratch": {"mean": 1}}}')
+    with pytest.raises(UserError, match=r"compare\.json.*Field required.*Remove it"):
+        against_baselines(config, out)
 
 
 def test_unfinished_baselines_are_made_anew(tiny: Tiny, tmp_path: Path) -> None:

@@ -72,6 +72,13 @@ def test_resume_of_a_finished_run_is_its_summary(tiny: Tiny, tmp_path: Path) -> 
     config = tiny("training.steps=4", "pp.steps=2")
     summary = train(config, tmp_path / "run")
     assert train(config, tmp_path / "run", resume=True) == summary
+    # Damaged, it is named with the fix, and the fix works.
+    file = tmp_path / "run" / "summary.json"
+    file.write_text(file.read_text()[:100])
+    with pytest.raises(UserError, match=r"summary\.json.*not whole JSON.*Remove it.*--resume"):
+        train(config, tmp_path / "run", resume=True)
+    file.unlink()
+    assert train(config, tmp_path / "run", resume=True)["target"] == summary["target"]
 
 
 def test_a_full_disk_keeps_what_was_written(

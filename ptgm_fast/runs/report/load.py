@@ -4,80 +4,32 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from PIL import Image
-from pydantic import BaseModel, Field, ValidationError
 
-from ptgm_fast.errors import UserError, first_problem
+from ptgm_fast.errors import UserError
 from ptgm_fast.profiling import Profile, read_profile
 from ptgm_fast.profiling import schema as profile_schema
 from ptgm_fast.profiling import trace as profile_trace
-from ptgm_fast.runs.evidence import (
+from ptgm_fast.records import Model, read_json, read_record
+from ptgm_fast.runs.artifacts import (
+    COMPARISON,
     EVALUATION,
     PAIRS,
     PAIRS_PICTURE,
+    ComparisonReport,
     EvaluationRecord,
     PairsRecord,
+    Summary,
 )
 from ptgm_fast.runs.folder import RunFolder
 
 OLDER = "it was written by a version before these were recorded, or has not finished"
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class Result(BaseModel):
-    """``target`` of summary.json."""
-
-    network: str
-    train_images: int
-    test_accuracy: float
-    val_accuracy: float | None
-    ece: float
-
-
-class StageSummary(BaseModel):
-    seconds: float
-    images_per_second: float
-    images_synthesised: int
-
-
-class Summary(BaseModel):
-    """What a report shows of summary.json."""
-
-    task: str
-    seed: int
-    device: str
-    num_threads: int
-    versions: dict[str, str]
-    source: dict[str, Any]
-    stages: dict[str, StageSummary]
-    target: Result
-
-
-class Method(BaseModel):
-    """A row of compare.json."""
-
-    test_accuracy: tuple[float, ...]
-    mean: float
-    std: float
-    ece: float
-    seconds: float
-    images_synthesised: int
-
-
-class Methods(BaseModel):
-    """What a report shows of compare.json."""
-
-    seeds: tuple[int, ...]
-    methods: dict[str, Method] = Field(min_length=1)
-    verdict: str = ""
-
-
+REMOVE = "Remove it to report without it"
 # What each kind of trace event that a report reads must have.
 EVENT_KEYS = {
     "X": {"pid", "tid", "name", "cat", "ts", "dur"},
@@ -122,7 +74,7 @@ class Comparison:
     """One `compare` folder: what compare.json holds."""
 
     name: str
-    report: Methods
+    report: ComparisonReport
 
 
 def load_folders(paths: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
@@ -136,7 +88,9 @@ def load_folders(paths: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
             raise UserError(
                 f"{str(path)!r} is no folder; give the folders that train or compare wrote"
             )
-        comparison = _record(path / "compare.json", Methods, "run compare again in a new folder")
+        comparison = _optional(
+            path / COMPARISON, ComparisonReport, "Run compare again in a new folder"
+        )
         if comparison:
             comparisons.append(Comparison(name, comparison))
         else:
@@ -156,13 +110,13 @@ def _run(path: Path, name: str) -> Run:
             f"{str(path)!r} holds no run (no config.toml); give a folder that train or compare wrote"
         )
     notes: list[str] = []
-    summary = _record(folder.summary, Summary, "a report is about folders of train and compare")
+    summary = _optional(folder.summary, Summary, "A report is about folders of train and compare")
     metrics = _metrics(folder)
     if summary is None:
         notes.append(
             f"The run has not finished. Continue it with: ptgm-fast train --resume --out {path}"
         )
-    evaluation = _record(path / EVALUATION, EvaluationRecord)
+    evaluation = _optional(path / EVALUATION, EvaluationRecord, REMOVE)
     if evaluation is None:
         notes.append(f"No {EVALUATION} (confusion matrix, reliability diagram): {OLDER}.")
     tiles = _tiles(path)
@@ -224,34 +178,13 @@ def _is_metric(record: Any) -> bool:
     )
 
 
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"{str(path)!r} is not whole JSON ({error}): it was cut off or edited. "
-            "Remove it, and write it again by running its command into a new folder"
-        ) from None
-
-
-def _record(
-    path: Path, model: type[Model], fix: str = "remove it to report without it"
-) -> Model | None:
+def _optional(path: Path, kind: type[Model], again: str) -> Model | None:
     """A file's content, None without the file."""
-    if not path.is_file():
-        return None
-    values = _json(path)
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        problem = first_problem(error, "the whole")
-        raise UserError(
-            f"{str(path)!r}: {problem}; it is damaged or of another version: {fix}"
-        ) from None
+    return read_record(path, kind, again=again) if path.is_file() else None
 
 
 def _tiles(path: Path) -> tuple[Tiles, ...]:
-    record = _record(path / PAIRS, PairsRecord)
+    record = _optional(path / PAIRS, PairsRecord, REMOVE)
     picture = path / PAIRS_PICTURE
     if record is None or not picture.is_file():
         return ()
@@ -261,9 +194,7 @@ def _tiles(path: Path) -> tuple[Tiles, ...]:
         with Image.open(picture) as opened:
             sheet = opened.copy()
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"{str(picture)!r} cannot be read ({error}). Remove it to report without it"
-        ) from None
+        raise UserError(f"{str(picture)!r} cannot be read ({error}). {REMOVE}") from None
     if sheet.size != size:
         raise UserError(
             f"{str(picture)!r} is {sheet.size[0]}x{sheet.size[1]}, but {PAIRS} describes {size[0]}x{size[1]}; "
@@ -294,10 +225,8 @@ def _is_event(event: Any) -> bool:
 def _trace(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
-    values = _json(path)
+    values = read_json(path, again=REMOVE)
     events = values.get("traceEvents") if isinstance(values, dict) else None
     if not isinstance(events, list) or not all(map(_is_event, events)):
-        raise UserError(
-            f"{str(path)!r} has no whole traceEvents. Remove it to report without a timeline"
-        )
+        raise UserError(f"{str(path)!r} has no whole traceEvents. {REMOVE}")
     return events

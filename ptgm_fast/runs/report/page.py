@@ -10,7 +10,8 @@ from typing import Any
 from ptgm_fast import __version__
 from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import write_atomically
-from ptgm_fast.runs.report import figures
+from ptgm_fast.runs import figures
+from ptgm_fast.runs.plots import to_svg
 from ptgm_fast.runs.report.load import Run, load_folders
 from ptgm_fast.runs.report.timeline import timeline
 
@@ -35,7 +36,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
         style=files("ptgm_fast").joinpath("assets/report/style.css").read_text(encoding="utf-8"),
         runs=[_run(run) for run in runs],
         comparisons=[
-            {"name": c.name, "report": c.report, "figure": figures.comparison(c.report)}
+            {"name": c.name, "report": c.report, "figure": figures.comparison(c.report.methods)}
             for c in comparisons
         ],
     )
@@ -45,10 +46,12 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
 
 def _template() -> Any:
     from jinja2 import Environment, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["svg"] = lambda figure: Markup(to_svg(figure))
     environment.filters["percent"] = lambda value: "–" if value is None else f"{100 * value:.2f} %"
     source = files("ptgm_fast").joinpath("assets/report/page.html.j2").read_text(encoding="utf-8")
     return environment.from_string(source)
@@ -64,11 +67,7 @@ def _run(run: Run) -> dict[str, Any]:
         if run.summary
         else None,
         "notes": run.notes,
-        "curves": [
-            (stage, figure)
-            for stage in run.stages
-            if (figure := figures.curves(run.metrics, stage))
-        ],
+        "curves": [(stage, figures.curves(run.metrics, [stage])) for stage in run.stages],
         "profile": profile,
         "time_bars": figures.time_bars(profile) if profile else None,
         "timeline": timeline(profile, run.trace) if profile else None,

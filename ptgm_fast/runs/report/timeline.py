@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ptgm_fast.profiling import Profile
 from ptgm_fast.profiling.schema import DEPTH, WAIT
-from ptgm_fast.runs.report.figures import FAINT, INK, SERIES, WIDTH, drawn, figure_for
+from ptgm_fast.runs.figures import WIDTH
+from ptgm_fast.runs.plots import FAINT, INK, SERIES, drawing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 STEPS = 4
 Events = Sequence[dict[str, Any]]
@@ -61,70 +65,56 @@ def lanes(events: Events) -> dict[tuple[int, int], str]:
     }
 
 
-def timeline(profile: Profile, events: Events) -> str | None:
+def timeline(profile: Profile, events: Events) -> Figure | None:
     """The window's spans, a row a lane; None when the trace holds no two steps of a stage."""
     window = find_window(profile, events)
     if window is None:
         return None
     rows = lanes(events)
-    inside = [
-        event
-        for event in events
-        if event["ph"] == "X"
-        and event["name"] != event["cat"]
-        and event["ts"] < window.end
-        and event["ts"] + event["dur"] > window.start
-    ]
-    seconds: dict[str, float] = {}
-    for event in inside:
-        seconds[event["name"]] = seconds.get(event["name"], 0.0) + event["dur"]
-    names = sorted((n for n in seconds if n != WAIT), key=lambda n: -seconds[n])[: len(SERIES)]
-    depth = [(e["ts"], e["args"][DEPTH]) for e in events if e["ph"] == "C" and e["name"] == DEPTH]
-    depth = [point for point in depth if window.start <= point[0] <= window.end]
-
-    def draw(into: list[str]) -> None:
-        height = 1.3 + 0.5 * len(rows) + (0.9 if depth else 0.0) + 0.2 * ((len(names) + 2) // 3)
-        label = (
-            f"Timeline of {window.stage}, from step {window.first_step}, "
-            f"{(window.end - window.start) / 1e3:.0f} ms: {', '.join(rows.values())}"
-        )
-        with figure_for(WIDTH, height, into, label) as figure:
-            panels = figure.subplots(
-                2 if depth else 1,
-                1,
-                squeeze=False,
-                sharex=True,
-                height_ratios=[max(1, len(rows)), 1] if depth else None,
-            )[:, 0]
-            axis = panels[0]
-            for row, key in enumerate(rows):
-                for name in [*names, WAIT]:
-                    bars = [
-                        (
-                            (max(e["ts"], window.start) - window.start) / 1e3,
-                            (min(e["ts"] + e["dur"], window.end) - max(e["ts"], window.start))
-                            / 1e3,
-                        )
-                        for e in inside
-                        if (e["pid"], e["tid"]) == key and e["name"] == name
-                    ]
-                    colour = FAINT if name == WAIT else SERIES[names.index(name)]
-                    axis.broken_barh(bars, (row - 0.36, 0.72), facecolors=colour, lw=0)
-            for number, name in enumerate(names):
-                axis.plot([], [], "s", color=SERIES[number], label=name)
-            if WAIT in seconds:
-                axis.plot([], [], "s", color=FAINT, label=WAIT)
-            axis.set_yticks(range(len(rows)), [name.replace(" (", "\n(") for name in rows.values()])
-            axis.set_ylim(len(rows) - 0.4, -0.6)
-            axis.grid(visible=False)
-            if depth:
-                times = [(time - window.start) / 1e3 for time, _ in depth]
-                panels[1].step(
-                    times, [value for _, value in depth], where="post", color=INK, lw=1.2
+    # By name and lane: where each span begins and how long it is, both in milliseconds of the window.
+    bars: dict[str, dict[tuple[int, int], list[tuple[float, float]]]] = {}
+    for event in events:
+        if event["ph"] == "X" and event["name"] != event["cat"]:
+            start = max(event["ts"], window.start)
+            length = min(event["ts"] + event["dur"], window.end) - start
+            if length > 0:
+                of_lane = bars.setdefault(event["name"], {}).setdefault(
+                    (event["pid"], event["tid"]), []
                 )
-                panels[1].set_ylabel(DEPTH)
-                panels[1].set_ylim(bottom=0)
-            panels[-1].set_xlabel(f"ms, {window.stage} from step {window.first_step}")
-            figure.legend(*axis.get_legend_handles_labels(), ncols=3, loc="outside lower center")
-
-    return drawn(draw)
+                of_lane.append(((start - window.start) / 1e3, length / 1e3))
+    seconds = {name: sum(b[1] for lane in of.values() for b in lane) for name, of in bars.items()}
+    names = sorted((n for n in seconds if n != WAIT), key=lambda n: -seconds[n])[: len(SERIES)]
+    colors = dict(zip(names, SERIES, strict=False)) | ({WAIT: FAINT} if WAIT in seconds else {})
+    depth = [
+        ((event["ts"] - window.start) / 1e3, event["args"][DEPTH])
+        for event in events
+        if event["ph"] == "C" and event["name"] == DEPTH
+        if window.start <= event["ts"] <= window.end
+    ]
+    height = 1.3 + 0.5 * len(rows) + (0.9 if depth else 0.0) + 0.2 * ((len(names) + 2) // 3)
+    label = (
+        f"Timeline of {window.stage}, from step {window.first_step}, "
+        f"{(window.end - window.start) / 1e3:.0f} ms: {', '.join(rows.values())}"
+    )
+    with drawing(WIDTH, height, label) as figure:
+        ratios = [max(1, len(rows)), 1] if depth else [1]
+        panels = figure.subplots(len(ratios), squeeze=False, sharex=True, height_ratios=ratios)[
+            :, 0
+        ]
+        axis = panels[0]
+        for name, color in colors.items():
+            axis.plot([], [], "s", color=color, label=name)
+            for row, key in enumerate(rows):
+                axis.broken_barh(
+                    bars[name].get(key, []), (row - 0.36, 0.72), facecolors=color, lw=0
+                )
+        axis.set_yticks(range(len(rows)), [name.replace(" (", "\n(") for name in rows.values()])
+        axis.set_ylim(len(rows) - 0.4, -0.6)
+        axis.grid(visible=False)
+        if depth:
+            panels[1].step(*zip(*depth, strict=True), where="post", color=INK, lw=1.2)
+            panels[1].set_ylabel(DEPTH)
+            panels[1].set_ylim(bottom=0)
+        panels[-1].set_xlabel(f"ms, {window.stage} from step {window.first_step}")
+        figure.legend(*axis.get_legend_handles_labels(), ncols=3, loc="outside lower center")
+    return figure

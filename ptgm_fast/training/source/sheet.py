@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ptgm_fast.data.images import encode_png, to_uint8
 from ptgm_fast.models.weights import write_atomically
 
 ROWS = 10
@@ -19,17 +19,13 @@ def save_sheet(samples: Tensor, path: Path) -> None:
 
     Further classes follow in further bands below. Raises OSError on a failed write.
     """
-    from PIL import Image
-
     num_classes, per_class, channels, height, width = samples.shape
     rows = min(ROWS, per_class)
     columns = min(COLUMNS, num_classes)
     bands = -(-num_classes // columns)
-    cells = torch.full((bands * columns, rows, channels, height, width), -1.0)
-    cells[:num_classes] = samples[:, :rows].cpu().float()
-    grid = cells.view(bands, columns, rows, channels, height, width).permute(0, 2, 4, 1, 5, 3)
-    pixels = grid.reshape(bands * rows * height, columns * width, channels)
-    array = ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(array.squeeze(2) if channels == 1 else array).save(buffer, format="PNG")
-    write_atomically(path, buffer.getvalue())
+    cells = torch.zeros((bands * columns, rows, channels, height, width), dtype=torch.uint8)
+    cells[:num_classes] = to_uint8(samples[:, :rows].float())
+    # [bands * columns, rows, C, H, W] -> [C, bands * rows * H, columns * W]
+    grid = cells.unflatten(0, (bands, columns)).permute(3, 0, 2, 4, 1, 5)
+    picture = grid.reshape(channels, bands * rows * height, columns * width)
+    write_atomically(path, encode_png(picture))

@@ -15,7 +15,7 @@ from ptgm_fast.generators import CARD_FILE, FileCard, GeneratorCard, write_card
 from ptgm_fast.generators.card import ClassifierCard
 from ptgm_fast.models import save_weights, sha256
 from ptgm_fast.training.source.data import load_split
-from ptgm_fast.training.source.figures import class_groups, measure
+from ptgm_fast.training.source.measures import class_groups, measure
 from ptgm_fast.training.source.networks import Report, train_classifier, train_generator
 from ptgm_fast.training.source.options import SourceOptions
 from ptgm_fast.training.source.sheet import save_sheet

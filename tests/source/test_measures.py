@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ptgm_fast.errors import UserError
-from ptgm_fast.training.source.figures import accuracy, class_groups, diversity
+from ptgm_fast.training.source.measures import accuracy, class_groups, diversity
 
 
 def test_groups() -> None:

@@ -1,4 +1,4 @@
-"""Files of figures: JSON with a format, a version and a schema, read back or refused with what to do."""
+"""Records: JSON with a schema, read back or refused with what to do."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-Record = TypeVar("Record", bound=Part)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_json(path: Path, *, again: str) -> Any:
@@ -32,20 +32,27 @@ def read_json(path: Path, *, again: str) -> Any:
         raise UserError(f"{str(path)!r} cannot be read ({error}). {again}") from None
 
 
-def read_record(path: Path, kind: type[Record], *, what: str, again: str) -> Record:
-    """The file as a `kind`, a model whose fields `format` and `version` have their only values as defaults.
+def read_record(path: Path, kind: type[Model], *, again: str, what: str = "record") -> Model:
+    """The file as a `kind`; a field `format` or `version` of it has its only value as default.
 
     what: its name in a message ("profile"). again: how to get a good one. Raises UserError when the file is missing,
     damaged, of another format or version, or against the schema.
     """
     values = read_json(path, again=again)
-    name, version = (kind.model_fields[key].default for key in ("format", "version"))
-    if not isinstance(values, dict) or values.get("format") != name:
-        raise UserError(f"{str(path)!r} is no {what} of ptgm-fast (no format {name!r}). {again}")
-    if values.get("version") != version:
+    given = values if isinstance(values, dict) else {}
+    only = {
+        name: kind.model_fields[name].default
+        for name in ("format", "version")
+        if name in kind.model_fields
+    }
+    if "format" in only and given.get("format") != only["format"]:
         raise UserError(
-            f"{str(path)!r} is a {what} of version {values.get('version')!r}; this ptgm-fast reads version {version}. "
-            f"Read it with the version that wrote it, or make it anew: {again}"
+            f"{str(path)!r} is no {what} of ptgm-fast (no format {only['format']!r}). {again}"
+        )
+    if "version" in only and given.get("version") != only["version"]:
+        raise UserError(
+            f"{str(path)!r} is of version {given.get('version')!r}; this ptgm-fast reads version {only['version']}. "
+            f"Read it with the ptgm-fast that wrote it, or: {again}"
         )
     try:
         return kind.model_validate(values)

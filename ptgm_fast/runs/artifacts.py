@@ -1,20 +1,21 @@
-"""What a report shows beside the curves, kept in the run folder: test predictions counted, pseudo samples beside their targets."""
+"""The JSON files of a run folder and the models they are read back with; the pictures of pairs beside them."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from ptgm_fast.data.images import encode_png, to_uint8
 from ptgm_fast.models.weights import write_atomically
-from ptgm_fast.runs.synthesize import to_uint8, top_classes
+from ptgm_fast.records import Part, read_record
+from ptgm_fast.runs.synthesize import top_classes
 from ptgm_fast.sampling import Synthesis, conditioning_table
 from ptgm_fast.training.evaluation import Evaluation, reliability_bins
 
@@ -22,28 +23,74 @@ if TYPE_CHECKING:
     from ptgm_fast.runs.folder import RunFolder
     from ptgm_fast.runs.task import Task
 
+SUMMARY, COMPARISON = "summary.json", "compare.json"
 EVALUATION, PAIRS, PAIRS_PICTURE = "evaluation.json", "pairs.json", "pairs.png"
 NUM_TARGETS, NUM_SAMPLES = 10, 8
 # A picture larger than this brings nothing to a page.
 MAX_SIDE = 128
 
 
-class Record(BaseModel):
-    """What one of the files holds; an unknown key or another version is an error."""
+class Noted(BaseModel):
+    """What is read again; the file may hold more, which is kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    version: Literal[1] = 1
+    model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Bin(BaseModel):
+class TargetSummary(Noted):
+    network: str
+    train_images: int
+    test_accuracy: float
+    val_accuracy: float | None
+    ece: float
+
+
+class StageSummary(Noted):
+    seconds: float
+    images_per_second: float
+    images_synthesised: int
+
+
+class Summary(Noted):
+    """summary.json of `train`."""
+
+    task: str
+    seed: int
+    device: str
+    num_threads: int
+    versions: dict[str, str]
+    source: dict[str, Any]
+    stages: dict[str, StageSummary]
+    target: TargetSummary
+
+
+class Method(Noted):
+    """A row of compare.json: over seeds, means of all but test_accuracy, and std of that."""
+
+    test_accuracy: tuple[float, ...] = Field(min_length=1)
+    mean: float
+    std: float
+    ece: float
+    seconds: float
+    images_synthesised: int
+
+
+class ComparisonReport(Noted):
+    """compare.json."""
+
+    methods: dict[str, Method] = Field(min_length=1)
+    verdict: str = ""
+
+
+class Bin(Part):
     count: int
     confidence: float
     accuracy: float
 
 
-class EvaluationRecord(Record):
+class EvaluationRecord(Part):
     """evaluation.json. confusion: counts [true][predicted] on the test images; reliability: equal bins of confidence."""
 
+    version: Literal[1] = 1
     images: int
     accuracy: float
     ece: float
@@ -52,17 +99,32 @@ class EvaluationRecord(Record):
     reliability: tuple[Bin, ...]
 
 
-class Target(BaseModel):
+class Target(Part):
     class_name: str
     soft_label: dict[str, float]
 
 
-class PairsRecord(Record):
+class PairsRecord(Part):
     """pairs.json: what the tiles of pairs.png are. tile: height and width in pixels; samples: pseudo samples a row."""
 
+    version: Literal[1] = 1
     tile: tuple[int, int]
     samples: int
     targets: tuple[Target, ...]
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """All that summary.json of a finished run holds. Raises UserError when it is damaged."""
+    again = f"Remove it; the run writes it anew with: ptgm-fast train --resume --out {folder}"
+    found = read_record(folder / SUMMARY, Summary, again=again)
+    return found.model_dump(mode="json")
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """All that compare.json holds. Raises UserError when it is damaged."""
+    again = "Remove it, and the same command makes it anew"
+    found = read_record(folder / COMPARISON, ComparisonReport, again=again)
+    return found.model_dump(mode="json")
 
 
 def write_evaluation(test: Evaluation, class_names: Sequence[str], folder: RunFolder) -> None:
@@ -126,9 +188,9 @@ def write_pairs(pairs: Pairs, folder: RunFolder) -> None:
         height, width = (max(1, side * MAX_SIDE // max(height, width)) for side in (height, width))
         smaller = F.interpolate(tiles.flatten(0, 1).float(), size=(height, width), mode="area")
         tiles = smaller.round().to(torch.uint8).unflatten(0, (rows, 1 + samples))
-    # [R, 1 + S, C, H, W] -> [R * H, (1 + S) * W, C]
-    grid = tiles.permute(0, 3, 1, 4, 2).reshape(rows * height, (1 + samples) * width, -1)
-    _write_png(grid, folder.path / PAIRS_PICTURE)
+    # [R, 1 + S, C, H, W] -> [C, R * H, (1 + S) * W]
+    grid = tiles.permute(2, 0, 3, 1, 4).reshape(-1, rows * height, (1 + samples) * width)
+    write_atomically(folder.path / PAIRS_PICTURE, encode_png(grid))
     record = PairsRecord(
         tile=(height, width),
         samples=samples,
@@ -138,11 +200,3 @@ def write_pairs(pairs: Pairs, folder: RunFolder) -> None:
         ),
     )
     folder.write_json(folder.path / PAIRS, record.model_dump(mode="json"))
-
-
-def _write_png(pixels: Tensor, path: Path) -> None:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1).numpy()).save(buffer, "PNG")
-    write_atomically(path, buffer.getvalue())
