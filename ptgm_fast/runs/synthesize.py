@@ -16,7 +16,7 @@ from ptgm_fast.config import RunConfig, config_to_toml
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.task import Task, build_source, build_task
-from ptgm_fast.sampling import AddressedOrder, Synthesis, conditioning_table
+from ptgm_fast.sampling import AddressedOrder, Synthesis, conditioning_table, to_uint8
 from ptgm_fast.training.distributed import ProcessGroup, own_device
 
 BATCH = 256
@@ -67,7 +67,7 @@ def synthesize(
         for start in mine:
             number = min(BATCH, count - start)
             condition, kind, records = _conditions(config, synthesis, task, start, number)
-            images = to_uint8(synthesis.images(number, start, condition, kind))
+            images = to_uint8(synthesis.images(number, start, condition, kind)).cpu()
             digests.append(hashlib.sha256(images.numpy().tobytes()).digest())
             for offset, record in enumerate(records):
                 file = f"{folders[record['label']]}/{start + offset:07d}.png"
@@ -150,11 +150,6 @@ def top_classes(soft: torch.Tensor, names: Sequence[str], most: int) -> dict[str
     top = soft.topk(min(most, len(names)))
     pairs = zip(top.values, top.indices, strict=True)
     return {names[int(index)]: round(float(share), 4) for share, index in pairs}
-
-
-def to_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Images in [-1, 1] to uint8 [N, C, H, W] on the CPU, rounded."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
 
 
 def _write_png(pixels: np.ndarray, path: Path) -> None:
