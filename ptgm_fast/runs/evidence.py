@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from ptgm_fast.models.weights import write_atomically
-from ptgm_fast.runs.synthesize import top_classes
+from ptgm_fast.runs.formats import top_classes
 from ptgm_fast.sampling import Synthesis, conditioning_table, to_uint8
 from ptgm_fast.training.evaluation import Evaluation, reliability_bins
 

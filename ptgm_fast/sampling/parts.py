@@ -47,6 +47,16 @@ class Parts:
     def description(self) -> dict[str, Any]:
         return {**self.law, "count": self.count, "part_size": self.size}
 
+    @property
+    def begun(self) -> bool:
+        return (self.path / MAKING / LAW).is_file()
+
+    def adopt(self, records: Mapping[int, Record]) -> None:
+        """Begin in a folder where these parts are done already."""
+        self.write_file(self.path / MAKING / LAW, _json(self.description))
+        for part, record in records.items():
+            self.write_file(self._record(part), _json(record))
+
     def begin(self) -> None:
         """Make the folder, or go on with it. Raises UserError for one that holds anything else, or of another law."""
         found = read_description(self.path)
@@ -59,7 +69,7 @@ class Parts:
                     f"{str(self.path)!r} already exists and is not empty; choose another folder"
                 )
             (self.path / MAKING).mkdir(parents=True, exist_ok=True)
-            self._write(self.path / MAKING / LAW, _json(self.description))
+            self.write_file(self.path / MAKING / LAW, _json(self.description))
             return
         grows = "parts" in found and found["count"] < self.count
         check_same(found, self.description, repr(str(self.path)), ("count",) if grows else ())
@@ -72,9 +82,8 @@ class Parts:
 
     def _grow(self, smaller: Mapping[str, Any]) -> None:
         """Keep the full parts of a whole folder that held fewer things of the same law."""
-        for part in range(smaller["count"] // self.size):
-            self._write(self._record(part), _json(smaller["parts"][part]))
-        self._write(self.path / MAKING / LAW, _json(self.description))
+        full = smaller["count"] // self.size
+        self.adopt(dict(enumerate(smaller["parts"][:full])))
         (self.path / MANIFEST).unlink(missing_ok=True)
 
     def record(self, part: int) -> Record | None:
@@ -97,10 +106,13 @@ class Parts:
             if not (self.path / name).is_file() or sha256(self.path / name) != digest
         ]
 
-    def write(self, files: Mapping[str, bytes], part: int, **facts: Any) -> None:
+    def write(
+        self, files: Mapping[str, bytes], part: int, *, flushed: bool = True, **facts: Any
+    ) -> None:
         """The files of a part, then its record with those facts. Raises OSError (full disk): the part is then not done.
 
-        Raises UserError when the record was there with other files: this machine computes otherwise than its maker.
+        flushed: False for files so small and many that flushing each would cost more than making them; `damaged` finds
+        what a power cut takes of them. Raises UserError when the record was there with other files: this machine computes otherwise than its maker.
         """
         made = {
             "files": {n: hashlib.sha256(data).hexdigest() for n, data in files.items()},
@@ -113,9 +125,13 @@ class Parts:
                 "library versions, compute differently. Make the missing files where the others were made"
             )
         for name, data in files.items():
-            self._write(self.path / name, data)
+            if flushed:
+                self.write_file(self.path / name, data)
+            else:
+                (self.path / name).parent.mkdir(exist_ok=True)
+                (self.path / name).write_bytes(data)
         if before is None:
-            self._write(self._record(part), _json(made))
+            self.write_file(self._record(part), _json(made))
 
     def finish(self) -> bool:
         """Write the manifest if every part is done, whoever made them; whether the folder is whole."""
@@ -124,7 +140,7 @@ class Parts:
         with suppress(FileNotFoundError):
             records = [self.record(part) for part in range(self.number)]
             if not manifest.exists() and None not in records:
-                self._write(manifest, _json({**self.description, "parts": records}))
+                self.write_file(manifest, _json({**self.description, "parts": records}))
         if manifest.exists():
             shutil.rmtree(self.path / MAKING, ignore_errors=True)
             return True
@@ -136,11 +152,11 @@ class Parts:
     def _record(self, part: int) -> Path:
         return self.path / MAKING / f"{part:06d}.json"
 
-    def _write(self, path: Path, data: bytes) -> None:
+    def write_file(self, path: Path, data: bytes) -> None:
+        """Write a file of the folder atomically, though another maker may write the same one."""
         making = self.path / MAKING
         making.mkdir(exist_ok=True)
         path.parent.mkdir(exist_ok=True)
-        # A name of its own: another maker may write the same file.
         write_atomically(path, data, temporary=making / f"{os.getpid()}-{uuid.uuid4().hex}.tmp")
 
 
