@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.table import Table
 
-from ptgm_fast.cli.ui import StageProgress, console
+from ptgm_fast.cli.ui import StageProgress, console, size
 from ptgm_fast.config import load_config
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.estimate import Estimate, estimate
@@ -92,14 +92,6 @@ def _show(found: Estimate, count: int, format: str) -> None:
             str(number), f"{rate:,.1f}", duration(count / rate), size(number * found.memory_bytes)
         )
     console.print(result)
-
-
-def size(num_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if num_bytes < 1024:
-            return f"{num_bytes:.3g} {unit}" if num_bytes < 100 else f"{num_bytes:.0f} {unit}"
-        num_bytes /= 1024
-    return f"{num_bytes:,.1f} TiB"
 
 
 def duration(seconds: float) -> str:

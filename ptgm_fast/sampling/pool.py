@@ -40,7 +40,8 @@ class Pool:
         self.spans: Spans = no_spans
         self.made = 0
         self._clock = _Clock(store.device)
-        self._missing = store.missing() if recipe else set[int]()
+        # Not known before the store is begun; nothing is missing of a pool that is only read.
+        self._missing: set[int] | None = None if recipe else set()
 
     def __len__(self) -> int:
         return self.count
@@ -91,36 +92,51 @@ class Pool:
         """
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < self.count:
             raise IndexError(f"numbers must lie in [0, {self.count}), the images of the pool")
-        if self._missing:
-            needed = dict.fromkeys((numbers // BLOCK).tolist())
-            for block in needed:
+        if self.begin():
+            for block in dict.fromkeys((numbers // BLOCK).tolist()):
                 self.make(block)
         with self.spans("pool"):
             return self.store.read(numbers)
 
+    def begin(self, *, again: bool = False) -> set[int]:
+        """Find, or make room for, what the store holds; the blocks that are missing.
+
+        again: look once more for what other processes have put there. Raises UserError as `Parts.begin`.
+        """
+        if self._missing is None or (again and self.recipe):
+            self._missing = self.store.begin()
+            if not self._missing:
+                self.store.finish()
+        return self._missing
+
+    def first(self, count: int) -> Pool:
+        """The first images of a pool that is only read."""
+        assert self.recipe is None
+        return Pool(self.law, count, self.store)
+
     def make(self, block: int) -> None:
         """Make a block and keep it, unless it is there."""
-        if block not in self._missing:
+        if block not in self.begin():
             return
-        assert self.recipe is not None
         for number in (*self.store.before(block), block):
-            with self._clock.timed():
-                images, labels = self.recipe.block(number, self.spans)
+            made = self.made_block(number)
             with self.spans("pool"):
-                self.put(number, images, labels)
-            self.made += BLOCK
+                self.put(number, *made)
+
+    def made_block(self, block: int) -> tuple[Tensor, Tensor]:
+        """A block's images and labels, made anew."""
+        assert self.recipe is not None
+        with self._clock.timed():
+            made = self.recipe.block(block, self.spans)
+        self.made += BLOCK
+        return made
 
     def put(self, block: int, images: Tensor, labels: Tensor) -> None:
         """Keep a block that was made, here or by another process."""
+        missing = self.begin()
         self.store.put(block, images, labels)
-        self._missing.discard(block)
-        if not self._missing:
-            self.store.finish()
-
-    def refresh(self) -> None:
-        """Look again for what other processes have put into the store."""
-        self._missing = self.store.missing()
-        if not self._missing:
+        missing.discard(block)
+        if not missing:
             self.store.finish()
 
 
@@ -131,9 +147,8 @@ def memory_pool(recipe: Recipe, count: int) -> Pool:
 
 
 def folder_pool(recipe: Recipe, count: int, path: Path) -> Pool:
-    """A pool in a folder, begun or continued. Raises UserError for a folder of anything else."""
+    """A pool in a folder, which is begun, or continued, when `Pool.begin` or the first image is asked for."""
     parts = parts_of(recipe.law, count, path)
-    parts.begin()
     store = FolderStore(parts, recipe.image_shape, recipe.source.device, recipe.extra)
     return Pool(recipe.law, count, store, recipe)
 

@@ -22,8 +22,8 @@ class Store(Protocol):
 
     device: torch.device
 
-    def missing(self) -> set[int]:
-        """The blocks that were not put, here or by another process."""
+    def begin(self) -> set[int]:
+        """Make room, or find what is there; the blocks that were not put, here or by another process."""
 
     def before(self, block: int) -> list[int]:
         """The blocks that must be put before this one is."""
@@ -41,19 +41,21 @@ class MemoryStore:
     """Tensors on a device."""
 
     def __init__(self, count: int, shape: tuple[int, ...], device: torch.device) -> None:
-        self.device = device
-        self._images = torch.empty((count, *shape), dtype=torch.uint8, device=device)
-        self._labels = torch.empty(count, dtype=torch.int64, device=device)
+        self._count, self._shape, self.device = count, shape, device
         self._missing = set(range(-(-count // BLOCK)))
 
-    def missing(self) -> set[int]:
+    def begin(self) -> set[int]:
+        if not hasattr(self, "_images"):
+            shape = (self._count, *self._shape)
+            self._images = torch.empty(shape, dtype=torch.uint8, device=self.device)
+            self._labels = torch.empty(self._count, dtype=torch.int64, device=self.device)
         return set(self._missing)
 
     def before(self, block: int) -> list[int]:
         return []
 
     def put(self, block: int, images: Tensor, labels: Tensor) -> None:
-        place = slice(block * BLOCK, min((block + 1) * BLOCK, len(self._labels)))
+        place = slice(block * BLOCK, min((block + 1) * BLOCK, self._count))
         number = place.stop - place.start
         self._images[place], self._labels[place] = images[:number], labels[:number]
         self._missing.discard(block)
@@ -87,11 +89,16 @@ class FolderStore:
     def _per_shard(self) -> int:
         return self._parts.size // BLOCK
 
+    @property
+    def num_shards(self) -> int:
+        return self._parts.number
+
     def blocks_of(self, shard: int) -> range:
         first = shard * self._per_shard
         return range(first, first + -(-len(self._parts.range(shard)) // BLOCK))
 
-    def missing(self) -> set[int]:
+    def begin(self) -> set[int]:
+        self._parts.begin()
         return {
             block
             for shard in range(self._parts.number)

@@ -135,7 +135,7 @@ def test_a_larger_pool_begins_with_the_smaller_one(source: SourceModels, tmp_pat
     made(recipe, COUNT, tmp_path / "at once")
     assert files(tmp_path / "grows") == files(tmp_path / "at once")
     with pytest.raises(UserError, match="count: 300 there, 200 asked for"):
-        folder_pool(recipe, 200, tmp_path / "grows")
+        folder_pool(recipe, 200, tmp_path / "grows").begin()
 
 
 def test_numpy_alone_reads_a_pool(source: SourceModels, tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_what_was_made_for_something_else_is_refused_with_both_values(
         check_pool(pool, recipe, 301, "the pool")
     # Whoever adds to a folder must make the same images.
     with pytest.raises(UserError, match="seed: 7 there, 8 asked for"):
-        folder_pool(Recipe(source, seed=8), COUNT, tmp_path / "p")
+        folder_pool(Recipe(source, seed=8), COUNT, tmp_path / "p").begin()
     a = made(conditioned(source, targets()), COUNT, tmp_path / "c")
     with pytest.raises(UserError, match=r"labels.temperature: 1.0 there, 2.0 asked"):
         check_pool(a, conditioned(source, targets(), 2.0), COUNT, "the pool")

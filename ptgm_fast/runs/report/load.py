@@ -44,6 +44,11 @@ class StageSummary(BaseModel):
     seconds: float
     images_per_second: float
     images_synthesised: int
+    # Of a pool; runs of versions before there were pools do not say.
+    images_served: int | None = None
+    reuse: float = 1.0
+    pool_bytes: int = 0
+    seconds_saved: float | None = None
 
 
 class Summary(BaseModel):
