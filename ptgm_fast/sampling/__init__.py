@@ -12,7 +12,7 @@ from ptgm_fast.sampling.pool import (
 from ptgm_fast.sampling.randomness import AddressedOrder, derive_seed, seeded
 from ptgm_fast.sampling.recipe import BLOCK, Recipe, to_uint8
 from ptgm_fast.sampling.source import FrozenGenerator, SourceModels
-from ptgm_fast.sampling.synthesize import Synthesis
+from ptgm_fast.sampling.synthesize import Synthesis, addressed_views
 
 __all__ = [
     "BLOCK",
@@ -24,6 +24,7 @@ __all__ = [
     "Recipe",
     "SourceModels",
     "Synthesis",
+    "addressed_views",
     "check_pool",
     "conditioning_table",
     "derive_seed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class Pool:
         self.spans: Spans = no_spans
         self.made = 0
         self._clock = _Clock(store.device)
+        self._lock = threading.Lock()
         # Not known before the store is begun; nothing is missing of a pool that is only read.
         self._missing: set[int] | None = None if recipe else set()
 
@@ -92,11 +94,19 @@ class Pool:
         """
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < self.count:
             raise IndexError(f"numbers must lie in [0, {self.count}), the images of the pool")
-        if self.begin():
-            for block in dict.fromkeys((numbers // BLOCK).tolist()):
-                self.make(block)
-        with self.spans("pool"):
-            return self.store.read(numbers)
+        # Two iterations of one sampler may run at once, each with a thread of its own.
+        with self._lock:
+            if self.begin():
+                for block in dict.fromkeys((numbers // BLOCK).tolist()):
+                    self.make(block)
+            with self.spans("pool"):
+                return self.store.read(numbers)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def begin(self, *, again: bool = False) -> set[int]:
         """Find, or make room for, what the store holds; the blocks that are missing.
