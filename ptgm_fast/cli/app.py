@@ -166,13 +166,23 @@ def compare(
             help="Rows, e.g. scratch,pp,pp+p-ssl,pp+uda (default: all main ones).",
         ),
     ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            "--networks", metavar="A,B,...", help="Target networks, all on the same pool of images."
+        ),
+    ] = None,
+    share_pool: Annotated[
+        bool,
+        typer.Option("--share-pool", help="Make PP's pool once for all seeds, not once a seed."),
+    ] = False,
     settings: SetOption = None,
     no_optimize: OriginalOption = False,
 ) -> None:
     """Run every method on the same data, network, budget and seeds; say whether the pseudo data helped."""
     from ptgm_fast.cli.compare import run
 
-    run(config, out, seeds, methods, _settings(settings, no_optimize))
+    run(config, out, seeds, methods, _settings(settings, no_optimize), networks, share_pool)
 
 
 @app.command()
