@@ -22,7 +22,7 @@ def main() -> None:
         where = f" {error.filename!r}" if error.filename else ""
         _fail(
             f"cannot write{where}: {error.strerror}. What was written before is whole; "
-            "make room (or choose another --out) and continue a train run with --resume"
+            "make room (or choose another --out) and continue: train with --resume, synthesize with the same command"
         )
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)

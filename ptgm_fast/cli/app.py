@@ -166,13 +166,23 @@ def compare(
             help="Rows, e.g. scratch,pp,pp+p-ssl,pp+uda (default: all main ones).",
         ),
     ] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            "--networks", metavar="A,B,...", help="Target networks, all on the same pool of images."
+        ),
+    ] = None,
+    share_pool: Annotated[
+        bool,
+        typer.Option("--share-pool", help="Make PP's pool once for all seeds, not once a seed."),
+    ] = False,
     settings: SetOption = None,
     no_optimize: OriginalOption = False,
 ) -> None:
     """Run every method on the same data, network, budget and seeds; say whether the pseudo data helped."""
     from ptgm_fast.cli.compare import run
 
-    run(config, out, seeds, methods, _settings(settings, no_optimize))
+    run(config, out, seeds, methods, _settings(settings, no_optimize), networks, share_pool)
 
 
 @app.command()
@@ -209,10 +219,30 @@ def report(
 @app.command()
 def synthesize(
     count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Number of images.")],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Output folder; must be new or empty.")
-    ],
     config: ConfigArgument = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help="Output folder: new, or what this command began."
+        ),
+    ] = None,
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="folder (of PNGs), pool (training reads it) or webdataset (tar shards).",
+        ),
+    ] = "folder",
+    shard: Annotated[
+        str,
+        typer.Option("--shard", metavar="I/N", help="Make the I-th of N shares of the images."),
+    ] = "1/1",
+    estimate: Annotated[
+        bool,
+        typer.Option(
+            "--estimate", help="Measure a few batches, print time, disk and memory; write nothing."
+        ),
+    ] = False,
     conditioned: Annotated[
         bool,
         typer.Option(
@@ -223,10 +253,20 @@ def synthesize(
     settings: SetOption = None,
     no_optimize: OriginalOption = False,
 ) -> None:
-    """Write labelled pseudo images as an image folder with a manifest."""
+    """Write labelled pseudo images: a folder, tar shards, or a pool. Stopped, the same command makes the rest."""
     from ptgm_fast.cli.synthesize import run
 
-    run(config, count, out, conditioned, seed, _settings(settings, no_optimize))
+    run(
+        config,
+        count,
+        out,
+        conditioned,
+        seed,
+        _settings(settings, no_optimize),
+        format,
+        shard,
+        estimate,
+    )
 
 
 @app.command()

@@ -18,13 +18,27 @@ from ptgm_fast.training.context import Context
 
 
 def run(
-    config_path: Path | None, out: Path | None, seeds: str, methods: str | None, settings: list[str]
+    config_path: Path | None,
+    out: Path | None,
+    seeds: str,
+    methods: str | None,
+    settings: list[str],
+    networks: str | None = None,
+    share_pool: bool = False,
 ) -> None:
     config = load_config(config_path, settings)
     chosen = _methods(methods) if methods else list(DEFAULT_METHODS)
     numbers = _seeds(seeds)
+    architectures = _names(networks, "--networks") if networks else ()
+    if share_pool and config.synthesis.images == "fresh":
+        raise UserError(
+            "--share-pool has no effect while PP's images are fresh: set a pool's size, for example --set synthesis.images=9600"
+        )
     out = out or next_free(Path("runs"), f"{config.task}-compare")
-    console.print(f"{config.task}: {len(chosen)} methods x {len(numbers)} seeds; folder {out}")
+    several = f" x {len(architectures)} networks" if len(architectures) > 1 else ""
+    console.print(
+        f"{config.task}: {len(chosen)} methods x {len(numbers)} seeds{several}; folder {out}"
+    )
     with StageProgress(interval=30.0) as progress:
 
         def on_row(row: Row) -> None:
@@ -35,7 +49,14 @@ def run(
             )
 
         report = compare(
-            config, chosen, numbers, out, context=Context(on_step=progress.update), on_row=on_row
+            config,
+            chosen,
+            numbers,
+            out,
+            networks=architectures,
+            share_pool=share_pool,
+            context=Context(on_step=progress.update),
+            on_row=on_row,
         )
     console.print(table(report))
     console.print(report["verdict"])
@@ -83,13 +104,18 @@ def _seeds(text: str) -> list[int]:
 def _methods(text: str) -> list[str]:
     from ptgm_fast.models.build import nearest
 
-    names = [part.strip() for part in text.split(",") if part.strip()]
+    names = _names(text, "--methods")
     for name in names:
         if name not in accepted_methods():
             hint = nearest(name, accepted_methods())
             raise UserError(
                 f"unknown method {name!r}{hint}; accepted: {', '.join(accepted_methods())}"
             )
+    return names
+
+
+def _names(text: str, option: str) -> list[str]:
+    names = [part.strip() for part in text.split(",") if part.strip()]
     if not names or len(set(names)) < len(names):
-        raise UserError(f"--methods {text!r} is empty or names a method twice")
+        raise UserError(f"{option} {text!r} is empty or names one twice")
     return names

@@ -14,6 +14,7 @@ from ptgm_fast.training.options import (
     PPOptions,
     PSSLOptions,
     SupervisedOptions,
+    SynthesisOptions,
     TargetOptions,
 )
 
@@ -143,6 +144,7 @@ class RunConfig(Options):
     engine: EngineOptions = EngineOptions()
     data: DataConfig = DataConfig()
     source: SourceConfig = SourceConfig()
+    synthesis: SynthesisOptions = SynthesisOptions()
     target: NetworkConfig = NetworkConfig()
     pp: PPOptions = PPOptions()
     training: TargetOptions = TargetOptions()

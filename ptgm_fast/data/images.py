@@ -44,8 +44,8 @@ class ImageSet:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [-1, 1] to uint8 of the same shape on the CPU, rounded."""
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    """Images in [-1, 1] to uint8, rounded: x -> round((x + 1) * 127.5)."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def encode_png(image: Tensor) -> bytes:

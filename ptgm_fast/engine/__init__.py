@@ -3,6 +3,7 @@
 from ptgm_fast.engine.batch import Batch, Counts
 from ptgm_fast.engine.capture import CapturedStep
 from ptgm_fast.engine.overlap import Overlap, OverlapPlan, plan_overlap
+from ptgm_fast.engine.pooled import PoolDataset
 from ptgm_fast.engine.ring import Ring, Slot
 from ptgm_fast.engine.runtime import InlineRuntime, Lane, Runtime, StreamRuntime, ThreadRuntime
 from ptgm_fast.engine.sampler import ConditionedSampler, FastSampler
@@ -19,6 +20,7 @@ __all__ = [
     "Lane",
     "Overlap",
     "OverlapPlan",
+    "PoolDataset",
     "Ring",
     "Runtime",
     "Slot",

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ptgm_fast.engine.batch import Counts
+from ptgm_fast.sampling import BLOCK
 
-# A convolution's rounding depends on the size of its batch: every image is made among as many, at its own place.
-BLOCK = 64
 # With reuse, as many blocks are gone through again and again before the next: an image does not meet itself in a batch.
 GROUP_BLOCKS = 4
 Make = Callable[[int], Tensor]

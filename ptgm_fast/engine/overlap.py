@@ -11,7 +11,7 @@ import torch
 from ptgm_fast.engine.ring import Ring
 from ptgm_fast.engine.runtime import InlineRuntime, Runtime, StreamRuntime, ThreadRuntime
 from ptgm_fast.errors import UserError
-from ptgm_fast.sampling import FrozenGenerator
+from ptgm_fast.sampling import FrozenGenerator, Pool
 from ptgm_fast.spans import Counter, Spans, no_counter, no_spans
 
 Batch = TypeVar("Batch")
@@ -69,7 +69,7 @@ class OverlapPlan:
         )
 
 
-def plan_overlap(choice: Overlap, source: FrozenGenerator) -> OverlapPlan:
+def plan_overlap(choice: Overlap, source: FrozenGenerator | Pool) -> OverlapPlan:
     """auto: GPUs overlap, since streams run beside each other; CPUs do not, since both sides share the cores.
 
     A source that draws from torch's own random numbers would draw others beside the training, so it is never made to

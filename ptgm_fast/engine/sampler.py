@@ -6,6 +6,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,18 +14,24 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 
 from ptgm_fast.engine.batch import Batch, Counts
-from ptgm_fast.engine.blocks import BLOCK, GROUP_BLOCKS, Blocks, generated
+from ptgm_fast.engine.blocks import GROUP_BLOCKS, Blocks, generated
 from ptgm_fast.engine.capture import CapturedStep
 from ptgm_fast.engine.overlap import Overlap, plan_overlap
+from ptgm_fast.engine.pooled import PoolDataset, ViewsOf, pooled_batch
 from ptgm_fast.engine.stream import BatchStream
 from ptgm_fast.generators import ConditionKind, Generator
 from ptgm_fast.kernels.views import ViewSpec, view_preset
 from ptgm_fast.sampling import (
+    BLOCK,
     ConditioningTable,
     FrozenGenerator,
+    Pool,
+    PoolOrder,
     SourceModels,
     Synthesis,
+    addressed_views,
     conditioning_table,
+    open_pool,
 )
 from ptgm_fast.spans import Spans, no_spans
 
@@ -48,8 +55,9 @@ class FastSampler(IterableDataset[Batch]):
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | None = None,
         *,
+        pool: Pool | Path | str | None = None,
         batch_size: int,
         seed: int = 0,
         truncation: float | None = None,
@@ -66,12 +74,16 @@ class FastSampler(IterableDataset[Batch]):
     ) -> None:
         """generator: frozen, as `generators.load` or `generators.optimize` give it. truncation: see `Card`.
 
+        pool: the images come from a pool instead, or from the folder of one, in the order of `PoolOrder`, under fresh views; no
+        batch shows one twice. It has its generator, truncation and label law itself.
+
         views: None serves images in [-1, 1] as they are; a `ViewSpec` or a preset's name serves a random view of each, a
         pair a weak and a strong one, normalized by mean and std (of [0, 1] images). device: "auto" is the generator's,
         another one moves it there. dtype: of the images served (float32). overlap, depth: see `plan_overlap` and
         `Ring`. reuse: every image is served so often, under fresh views (see `blocks.generated`). capture: synthesis
         is captured as a CUDA graph (`CapturedStep`; not verified on a GPU). spans: a context manager for each named
-        phase. Raises ValueError for numbers below 1, reuse without views and capture on another device than CUDA's.
+        phase. Raises ValueError for numbers below 1, reuse without views, capture on another device than CUDA's, and what a
+        pool has no use for.
         """
         super().__init__()
         for name, value in (("batch_size", batch_size), ("depth", depth), ("reuse", reuse)):
@@ -79,16 +91,27 @@ class FastSampler(IterableDataset[Batch]):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if reuse > 1 and views is None:
             raise ValueError("reuse serves an image again under a fresh view: give views")
-        if device != "auto":
-            generator.to(device)
-        self._frozen = FrozenGenerator(generator, truncation=truncation)
+        if (generator is None) == (pool is None):
+            raise ValueError("give a generator or a pool, one of them")
+        self._source: FrozenGenerator | Pool
+        if generator is not None:
+            if device != "auto":
+                generator.to(device)
+            self._source = FrozenGenerator(generator, truncation=truncation)
+        else:
+            if truncation is not None or reuse > 1 or capture:
+                raise ValueError(
+                    "truncation, reuse and capture are a generator's; a pool has its own"
+                )
+            self._source = _opened(pool, device, batch_size)
+            self._source.spans = spans
         if capture and self.device.type != "cuda":
             raise ValueError(f"capture makes a CUDA graph; the generator is on {self.device}")
         self._batch_size, self._seed, self._reuse = batch_size, seed, reuse
         self._capture = capture
         self._weak, self._strong = _specs(views)
         self._dtype = dtype or torch.float32
-        self._plan, self._depth, self._spans = plan_overlap(overlap, self._frozen), depth, spans
+        self._plan, self._depth, self._spans = plan_overlap(overlap, self._source), depth, spans
         self._mean, self._std = (
             tuple(v) if isinstance(v, Sequence) else float(v) for v in (mean, std)
         )
@@ -97,7 +120,15 @@ class FastSampler(IterableDataset[Batch]):
 
     @property
     def device(self) -> torch.device:
-        return self._frozen.device
+        return self._source.device
+
+    @property
+    def _frozen(self) -> FrozenGenerator:
+        if isinstance(self._source, Pool):
+            raise ValueError(
+                "this sampler serves a pool, as it is; give a generator to ask for images"
+            )
+        return self._source
 
     def __enter__(self) -> FastSampler:
         return self
@@ -116,8 +147,20 @@ class FastSampler(IterableDataset[Batch]):
     def uniform(self, num_batches: int | None = None, *, start: int = 0) -> BatchStream:
         """Batches with uniform source labels (pseudo pre-training), without end if num_batches is None.
 
-        start: number of the first sample; batch i holds the samples start + i * batch_size and on.
+        start: number of the first sample; batch i holds the samples start + i * batch_size and on. Of a pool: its images in
+        their order, whatever their label law.
         """
+        if isinstance(pool := self._source, Pool):
+            order = PoolOrder(len(pool), seed=self._seed, purpose="sampler/pool order")
+
+            def served(index: int) -> Batch:
+                first = start + index * self._batch_size
+                samples = range(first, first + self._batch_size)
+                return pooled_batch(
+                    pool, order, self._views_of(), samples, self.counts, self._dtype
+                )
+
+            return self._stream(lambda: served, num_batches, start)
         synthesis = self._synthesis("uniform")
 
         def labels_of(numbers: range) -> Tensor:
@@ -188,6 +231,27 @@ class FastSampler(IterableDataset[Batch]):
         hard = labels if soft is None else labels.argmax(1)
         blocks = self._blocks(synthesis, conditions)
         return self._serve(synthesis, blocks, samples, [samples], hard, soft)
+
+    def dataset(self) -> PoolDataset:
+        """The pool as a map-style dataset, with the sampler's views. Raises ValueError without a pool."""
+        if not isinstance(self._source, Pool):
+            raise ValueError(
+                "a generator's images have no end: give a pool for a map-style dataset"
+            )
+        return PoolDataset(self._source, self._views_of(), self._dtype)
+
+    def _views_of(self) -> ViewsOf | None:
+        if self._weak is None:
+            return None
+        return addressed_views(
+            self._seed,
+            "sampler",
+            self._weak,
+            self._strong,
+            mean=self._mean,
+            std=self._std,
+            dtype=self._dtype,
+        )
 
     def summary(self) -> dict[str, Any]:
         """Images synthesised and samples served so far."""
@@ -304,6 +368,20 @@ class ConditionedSampler:
             max(0, -(-(total - start) // size)),
             start,
         )
+
+
+def _opened(pool: Pool | Path | str | None, device: torch.device | str, batch_size: int) -> Pool:
+    assert pool is not None
+    if not isinstance(pool, Pool):
+        pool = open_pool(pool, device="cpu" if device == "auto" else device)
+    elif device != "auto" and torch.device(device) != pool.device:
+        raise ValueError(f"the pool is on {pool.device}, not on {device}; leave the device out")
+    if len(pool) < 2 * batch_size:
+        raise ValueError(
+            f"a pool of {len(pool)} images is too small for batch_size = {batch_size}: no batch shows an image twice from "
+            f"{2 * batch_size} images on"
+        )
+    return pool
 
 
 def _specs(views: Views) -> tuple[ViewSpec | None, ViewSpec | None]:

@@ -51,14 +51,19 @@ def read_metadata(path: Path | str) -> dict[str, str]:
 
 
 def write_atomically(
-    path: Path, data: bytes | memoryview, *, before_rename: Callable[[], None] | None = None
+    path: Path,
+    data: bytes | memoryview,
+    *,
+    before_rename: Callable[[], None] | None = None,
+    temporary: Path | None = None,
 ) -> None:
     """Write bytes so that `path` holds either what it held or all of `data`, even after a kill or a full disk.
 
     The data is flushed under a temporary name, renamed, and the folder flushed: what is there survives a power cut.
-    before_rename is called when the data is on the disk and `path` is still as it was.
+    before_rename is called when the data is on the disk and `path` is still as it was. temporary: that name, on the
+    same file system, where several may write the same file at once.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
             file.write(data)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ptgm_fast.data.images import encode_png, to_uint8
 from ptgm_fast.models.weights import write_atomically
 from ptgm_fast.records import Part, read_record
-from ptgm_fast.runs.synthesize import top_classes
+from ptgm_fast.runs.formats import top_classes
 from ptgm_fast.sampling import Synthesis, conditioning_table
 from ptgm_fast.training.evaluation import Evaluation, reliability_bins
 
@@ -48,6 +48,11 @@ class StageSummary(Noted):
     seconds: float
     images_per_second: float
     images_synthesised: int
+    # Of a pool; runs of versions before there were pools do not say.
+    images_served: int | None = None
+    reuse: float = 1.0
+    pool_bytes: int = 0
+    seconds_saved: float | None = None
 
 
 class Summary(Noted):

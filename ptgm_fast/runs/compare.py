@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ptgm_fast.config import RunConfig, config_to_toml, with_method
+from ptgm_fast.config.run import NetworkConfig
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs import figures
 from ptgm_fast.runs.artifacts import COMPARISON, Method, read_comparison, read_summary
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.plots import save
+from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.runs.train import make_stage, make_stages, run_stages, summarize
 from ptgm_fast.training.context import Context
@@ -46,6 +50,8 @@ class Row:
     ece: float
     seconds: float
     images_synthesised: int
+    images_served: int = 0
+    seconds_saved: float = 0.0
 
 
 def compare(
@@ -54,45 +60,70 @@ def compare(
     seeds: Sequence[int],
     out: Path,
     *,
+    networks: Sequence[str] = (),
+    share_pool: bool = False,
     context: Context | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Run every method on every seed in the folder `out`; returns what compare.json holds.
 
     Pseudo pre-training runs once a seed and is shared by the methods that use it; its seconds and images
-    count for each of them. Raises ValueError for an unknown method and UserError as `train` does; rows that
+    count for each of them. Pools (`config.synthesis`) are made once a seed, for all methods and networks; share_pool: the one
+    of uniform labels once, of the first seed, for all. networks: target networks instead of the config's; with several, a row is
+    METHOD @ NETWORK. Raises ValueError for an unknown method and UserError as `train` does; rows that
     are finished are in metrics.jsonl whatever happens later.
     """
-    configs = {method: with_method(config, method) for method in methods}
+    networks = networks or (config.target.network,)
+    targets = [
+        config.model_copy(update={"target": NetworkConfig(network=n), "seed": seeds[0]})
+        for n in networks
+    ]
+    for method in methods:
+        with_method(config, method)
     context = context or Context()
-    # What does not fit is found before the folder exists.
-    task = build_task(config.model_copy(update={"seed": seeds[0]}))
+    # What does not fit is found before the folder exists: a wrong network, a pool of something else or too small.
+    task = build_task(targets[0])
+    for target in targets:
+        task = task if target == task.config else build_task(target, task.source)
+        for method in methods:
+            chosen = replace(task, config=with_method(target, method))
+            make_stages(chosen, chosen.new_network(), None, Pools(out / POOL))
     folder = RunFolder.create(out)
     folder.write_text(folder.config, config_to_toml(config))
     rows: list[Row] = []
+    uniform = Pools(out / POOL) if share_pool else None
     for seed in seeds:
         if seed != task.config.seed:
-            task = build_task(config.model_copy(update={"seed": seed}), task.source)
-        pre_trained: tuple[TargetNetwork, list[StageResult]] | None = None
-        for method in methods:
-            chosen = replace(task, config=configs[method].model_copy(update={"seed": seed}))
-            network, done = task.new_network(), []
+            task = build_task(targets[0].model_copy(update={"seed": seed}), task.source)
+        pools = Pools(out / POOL / f"seed-{seed}", uniform=uniform)
+        pre_trained: dict[str, tuple[TargetNetwork, list[StageResult]]] = {}
+        for target, method in itertools.product(targets, methods):
+            name = target.target.network
+            settings = with_method(target.model_copy(update={"seed": seed}), method)
+            chosen = replace(task, config=settings)
+            network, done = chosen.new_network(), []
             if chosen.config.stages[0] == "pp":
-                if pre_trained is None:
-                    pre_trained = network, run_stages([make_stage("pp", chosen, network)], context)
-                network, done = copy.deepcopy(pre_trained[0]), pre_trained[1]
-            row = row_of(method, _run(chosen, network, context, done))
+                if name not in pre_trained:
+                    stage = make_stage("pp", chosen, network, pools=pools)
+                    pre_trained[name] = network, run_stages([stage], context)
+                network, done = copy.deepcopy(pre_trained[name][0]), pre_trained[name][1]
+            label = f"{method} @ {name}" if len(networks) > 1 else method
+            row = row_of(label, _run(chosen, network, context, done, pools))
             rows.append(row)
             folder.append_metrics(vars(row))
             on_row(row)
-    return _write_report(task, rows, verdict, folder)
+    return _write_report(task, rows, partial(_verdicts, networks=networks), folder)
 
 
 def _run(
-    task: Task, network: TargetNetwork, context: Context, done: Sequence[StageResult] = ()
+    task: Task,
+    network: TargetNetwork,
+    context: Context,
+    done: Sequence[StageResult] = (),
+    pools: Pools | None = None,
 ) -> dict[str, Any]:
     """The summary of the network after the stages of the task that are not `done`."""
-    results = run_stages(make_stages(task, network), context, results=done)
+    results = run_stages(make_stages(task, network, pools=pools), context, results=done)
     return summarize(task, network, results)
 
 
@@ -139,6 +170,8 @@ def row_of(method: str, summary: Mapping[str, Any]) -> Row:
         ece=target["ece"],
         seconds=sum(stage["seconds"] for stage in stages),
         images_synthesised=sum(stage["images_synthesised"] for stage in stages),
+        images_served=sum(stage["images_served"] for stage in stages),
+        seconds_saved=sum(stage["seconds_saved"] or 0.0 for stage in stages),
     )
 
 
@@ -181,6 +214,8 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
         "ece": statistics.fmean(r.ece for r in rows),
         "seconds": statistics.median(r.seconds for r in rows),
         "images_synthesised": rows[0].images_synthesised,
+        "images_served": rows[0].images_served,
+        "seconds_saved": statistics.median(r.seconds_saved for r in rows),
     }
 
 
@@ -203,6 +238,18 @@ def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
     if not parts:
         return "Did the pseudo data help? Add scratch and pp or p-ssl to --methods to find out."
     return "Did the pseudo data help? " + "; ".join(parts) + "."
+
+
+def _verdicts(methods: Mapping[str, Mapping[str, Any]], networks: Sequence[str]) -> str:
+    """`verdict`, one line for each network where there are several."""
+    if len(networks) == 1:
+        return verdict(methods)
+    lines = []
+    for network in networks:
+        end = f" @ {network}"
+        own = {key.removesuffix(end): row for key, row in methods.items() if key.endswith(end)}
+        lines.append(f"{network}: {verdict(own)}")
+    return "\n".join(lines)
 
 
 def _gains(methods: Mapping[str, Mapping[str, Any]]) -> str:

@@ -16,6 +16,7 @@ from ptgm_fast.runs import figures
 from ptgm_fast.runs.artifacts import make_pairs, read_summary, write_evaluation, write_pairs
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.plots import save
+from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.profiled import profiled
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.sampling import SourceModels
@@ -31,10 +32,15 @@ from ptgm_fast.training.target import PseudoSemiSupervised, SupervisedStage
 
 
 def make_stage(
-    name: str, task: Task, network: models.TargetNetwork, group: ProcessGroup | None = None
+    name: str,
+    task: Task,
+    network: models.TargetNetwork,
+    group: ProcessGroup | None = None,
+    pools: Pools | None = None,
 ) -> Stage:
-    """The stage `name` of the task's config over `network`; raises UserError for what does not fit, see `Stage`."""
+    """The stage `name` of the task's config over `network`; raises UserError for what does not fit, see `Stage` and `Pools`."""
     config, data = task.config, task.data
+    pool = (pools or Pools()).of(name, task)
     execution = Execution(
         config.compile,
         config.precision,
@@ -51,6 +57,7 @@ def make_stage(
             std=data.std,
             seed=config.seed,
             execution=execution,
+            pool=pool,
         )
     if name == "supervised":
         return SupervisedStage(
@@ -72,14 +79,19 @@ def make_stage(
         distillation_options=config.distillation,
         seed=config.seed,
         execution=execution,
+        pool=pool,
     )
 
 
 def make_stages(
-    task: Task, network: models.TargetNetwork, group: ProcessGroup | None = None
+    task: Task,
+    network: models.TargetNetwork,
+    group: ProcessGroup | None = None,
+    pools: Pools | None = None,
 ) -> list[Stage]:
     """The stages of the task's config, in their order, over one network."""
-    return [make_stage(name, task, network, group) for name in task.config.stages]
+    pools = pools or Pools()
+    return [make_stage(name, task, network, group, pools) for name in task.config.stages]
 
 
 def run_stages(
@@ -140,7 +152,7 @@ def train(
     with context.spans("setup"):
         task = build_task(config)
         network = task.new_network()
-        stages = make_stages(task, network, group)
+        stages = make_stages(task, network, group, Pools(out / POOL))
     group.barrier()
     checkpoint = None
     if group.is_first:

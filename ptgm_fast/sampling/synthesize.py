@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,6 +15,28 @@ from ptgm_fast.models.precision import in_precision
 from ptgm_fast.sampling.randomness import derive_seed
 from ptgm_fast.sampling.source import FrozenGenerator
 from ptgm_fast.spans import Spans, no_spans
+
+
+def addressed_views(
+    seed: int,
+    purpose: str,
+    weak: ViewSpec,
+    strong: ViewSpec | None = None,
+    *,
+    mean: float | tuple[float, ...] = 0.5,
+    std: float | tuple[float, ...] = 0.5,
+    dtype: torch.dtype = torch.float32,
+) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """`kernels.views` of images, by their numbers (start or index), as everything of this seed and purpose has them."""
+    return partial(
+        kernels.views,
+        weak=weak,
+        strong=strong,
+        seed=derive_seed(seed, f"{purpose}/views"),
+        mean=mean,
+        std=std,
+        dtype=dtype,
+    )
 
 
 class Synthesis:
@@ -42,12 +67,15 @@ class Synthesis:
         precision: of the generator's own computation, see `in_precision`.
         """
         self.source = source
-        self._labels, self._latents, self._views = (
+        self._labels, self._latents = (
             derive_seed(seed, "/".join(filter(None, parts)))
-            for parts in ((purpose, "labels"), (purpose, series, "latents"), (purpose, "views"))
+            for parts in ((purpose, "labels"), (purpose, series, "latents"))
         )
-        self.weak, self.strong = weak, strong
-        self._mean, self._std, self._dtype = mean, std, dtype
+        self._views = (
+            addressed_views(seed, purpose, weak, strong, mean=mean, std=std, dtype=dtype)
+            if weak is not None
+            else None
+        )
         self._precision = precision
 
     def labels(self, count: int, start: int | Tensor) -> Tensor:
@@ -81,15 +109,6 @@ class Synthesis:
         self, images: Tensor, start: int | Tensor, spans: Spans = no_spans
     ) -> tuple[Tensor, Tensor | None]:
         """The weak and the strong view of the samples start, start + 1, ...; the second None without a strong spec."""
-        assert self.weak is not None, "this synthesis has no views"
+        assert self._views is not None, "this synthesis has no views"
         with spans("views"):
-            return kernels.views(
-                images,
-                self.weak,
-                self.strong,
-                seed=self._views,
-                start=start,
-                mean=self._mean,
-                std=self._std,
-                dtype=self._dtype,
-            )
+            return self._views(images, start=start)

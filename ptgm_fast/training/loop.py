@@ -25,7 +25,9 @@ class StageResult:
     """What a stage did. images_trained counts images through the target network's training forward;
     images_per_second is that count over `seconds`. best_step is the step of the weights that were kept. compiled,
     compile_reason: whether the forward was compiled and why; compile_seconds: what that took since the last resume.
-    overlap, overlap_reason: whether the batches were made ahead and why."""
+    overlap, overlap_reason: whether the batches were made ahead and why. images_served: pseudo samples of all steps;
+    reuse: how often each of their images was shown; pool_bytes: of the pool they came from; seconds_saved: what as many
+    fresh images would have cost more, at the rate at which images were made here (None where none were)."""
 
     stage: str
     steps: int
@@ -39,6 +41,10 @@ class StageResult:
     compile_seconds: float = 0.0
     overlap: bool = False
     overlap_reason: str = ""
+    images_served: int = 0
+    reuse: float = 1.0
+    pool_bytes: int = 0
+    seconds_saved: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {k: v for k, v in vars(self).items() if k != "stage"}
@@ -58,6 +64,7 @@ def fit(
     """
     context = context or Context()
     options, group, spans = stage.options, stage.group, context.spans
+    made_before = stage.pool.made if stage.pool else 0
     stage.prepare(spans)
     state = TrainingState(stage.network, options)
     first = state.load(resume) if resume else 0
@@ -76,6 +83,7 @@ def fit(
             torch.manual_seed(stage.dropout_seed(step))
             set_learning_rate(state.optimizer, learning_rate(options, step, options.steps))
             batch = next(batches)
+            _count(stage, made_before, done=step + 1 - first, context=context)
             with clock.step():
                 terms = stage.losses(step, batch, state.average_network, spans)
                 descend(stage, state, terms["loss"], context)
@@ -113,7 +121,7 @@ def fit(
         steps=options.steps,
         seconds=seconds,
         images_per_second=options.steps * stage.images_per_step / max(seconds, 1e-9),
-        images_synthesised=options.steps * stage.images_synthesised_per_step,
+        images_synthesised=stage.images_synthesised,
         best_step=best_step,
         validation_accuracy=accuracy,
         compiled=stage.compilation.compiled,
@@ -121,7 +129,30 @@ def fit(
         compile_seconds=clock.seconds,
         overlap=stage.overlap.ahead,
         overlap_reason=stage.overlap.reason,
+        **_reuse(stage),
     )
+
+
+def _reuse(stage: Stage) -> dict[str, Any]:
+    """What became of pseudo images, as `StageResult` has it."""
+    served, pool = stage.images_served, stage.pool
+    if pool is None:
+        return {"images_served": served}
+    each = pool.seconds_per_image
+    return {
+        "images_served": served,
+        "reuse": served / min(served, len(pool)),
+        "pool_bytes": pool.num_bytes,
+        "seconds_saved": None if each is None else (served - stage.images_synthesised) * each,
+    }
+
+
+def _count(stage: Stage, made_before: int, *, done: int, context: Context) -> None:
+    """Tell the profile how many images were made and served; without a pool it knows."""
+    if stage.pool is not None:
+        context.counter("images synthesised", stage.pool.made - made_before)
+        served = stage.group.share(stage.pseudo_images_per_step)[1]
+        context.counter("images served", done * served)
 
 
 def descend(stage: Stage, state: TrainingState, loss: Tensor, context: Context) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
     BaseModel,
@@ -12,6 +12,7 @@ from pydantic import (
     Field,
     PlainSerializer,
     field_validator,
+    model_validator,
 )
 
 from ptgm_fast.engine.overlap import Overlap
@@ -78,6 +79,39 @@ class EngineOptions(Options):
     capture: bool = Field(
         False, description="replay synthesis as a CUDA graph (CUDA only; not verified on a GPU)"
     )
+
+
+class SynthesisOptions(Options):
+    """Where pseudo images come from: the generator at every step, or a pool, made once and served under fresh views."""
+
+    images: int | Literal["fresh"] = Field(
+        "fresh", description="images of PP's pool; fresh makes new ones at every step"
+    )
+    images_per_target: int | Literal["fresh"] = Field(
+        "fresh", description="images of P-SSL's pool for each labelled target image; fresh as above"
+    )
+    pool: str = Field(
+        "memory",
+        description="memory (beyond the limit: as run), run (in the run's folder), or a folder made by synthesize --format pool",
+    )
+    memory_limit: float = Field(
+        4.0, ge=0, description="GiB that pools may take of the memory of the generator's device"
+    )
+
+    @field_validator("images", "images_per_target")
+    @classmethod
+    def _positive(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 2:
+            raise ValueError(f"must be at least 2, got {value}")
+        return value
+
+    @model_validator(mode="after")
+    def _pool_has_effect(self) -> Self:
+        if self.pool != "memory" and self.images == self.images_per_target == "fresh":
+            raise ValueError(
+                f"pool = {self.pool!r} has no effect while every image is fresh: set images or images_per_target to a number"
+            )
+        return self
 
 
 class OptimizerOptions(Options):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.sampling import SourceModels, Synthesis
+from ptgm_fast.sampling import Pool, SourceModels, Synthesis
 from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.execution import Execution
 from ptgm_fast.training.options import PPOptions
@@ -42,6 +42,7 @@ class PseudoPreTraining(Stage):
         std: tuple[float, ...],
         seed: int,
         execution: Execution,
+        pool: Pool | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -50,6 +51,7 @@ class PseudoPreTraining(Stage):
             batches={"pp.batch_size": options.batch_size},
             seed=seed,
             execution=execution,
+            pool=pool,
         )
         self.synthesis = Synthesis(
             source,
@@ -61,16 +63,24 @@ class PseudoPreTraining(Stage):
             precision=self.precision,
         )
         self.images_per_step = options.batch_size
-        self.images_synthesised_per_step = options.batch_size
+        self.pseudo_images_per_step = options.batch_size
 
-    def batch_inputs(self, step: int) -> tuple[int]:
-        return (self.samples(step, self.options.batch_size)[0],)
+    def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
+        start, count = self.samples(step, self.options.batch_size)
+        return (start,) if self.pool is None else (start, *self.pool_images(start, count))
 
-    def make(self, spans: Spans, start: int | Tensor) -> PseudoBatch:
-        count = self.group.share(self.options.batch_size)[1]
-        with spans("latents"):
-            labels = self.synthesis.labels(count, start)
-        images = self.synthesis.images(count, start, labels, "class", spans)
+    def make(
+        self,
+        spans: Spans,
+        start: int | Tensor,
+        images: Tensor | None = None,
+        labels: Tensor | None = None,
+    ) -> PseudoBatch:
+        if images is None or labels is None:
+            count = self.group.share(self.options.batch_size)[1]
+            with spans("latents"):
+                labels = self.synthesis.labels(count, start)
+            images = self.synthesis.images(count, start, labels, "class", spans)
         inputs, _ = self.synthesis.views(images, start, spans)
         return PseudoBatch(inputs, labels)
 

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from ptgm_fast.engine import plan_overlap
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.sampling import SourceModels, derive_seed
+from ptgm_fast.sampling import BLOCK, Pool, PoolOrder, SourceModels, derive_seed
 from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.distributed import check_share
 from ptgm_fast.training.execution import Execution, decide, wrap
 from ptgm_fast.training.options import StageOptions
+from ptgm_fast.training.pools import fill_together
 
 
 class Stage(ABC):
@@ -29,7 +30,7 @@ class Stage(ABC):
 
     name: str
     images_per_step: int
-    images_synthesised_per_step: int
+    pseudo_images_per_step: int
     validate_every: int = 0
 
     def __init__(
@@ -41,8 +42,9 @@ class Stage(ABC):
         batches: dict[str, int],
         seed: int,
         execution: Execution,
+        pool: Pool | None = None,
     ) -> None:
-        """batches: the sizes of a step's batches by their settings. Changes no weight.
+        """pool: where pseudo images come from, instead of from the generator at every step. batches: the sizes of a step's batches by their settings. Changes no weight.
 
         Raises UserError for what would fail later: a batch with fewer images than processes, a graph without CUDA,
         and as `execution.decide` and `plan_overlap`.
@@ -71,8 +73,40 @@ class Stage(ABC):
             group=self.group,
         )
 
-    def prepare(self, spans: Spans = no_spans) -> None:  # noqa: B027
+        self.pool = pool
+        if pool is not None:
+            setting = f"{self.name.replace('-', '_')}.batch_size"
+            if len(pool) < 2 * batches[setting]:
+                raise UserError(
+                    f"a pool of {len(pool)} images is too small for {setting} = {batches[setting]}: no batch shows an image "
+                    f"twice from {2 * batches[setting]} images on. Raise synthesis.images (for P-SSL images_per_target)"
+                )
+            self.pool_order = PoolOrder(len(pool), seed=seed, purpose=f"{self.name}/pool order")
+
+    @property
+    def images_served(self) -> int:
+        """Pseudo samples of all steps."""
+        return self.options.steps * self.pseudo_images_per_step
+
+    @property
+    def images_synthesised(self) -> int:
+        """Images that all steps need made; none of a pool that is only read."""
+        if self.pool is None:
+            return self.images_served
+        needed = -(-self.images_served // BLOCK) * BLOCK
+        return min(len(self.pool), needed) if self.pool.recipe else 0
+
+    def prepare(self, spans: Spans = no_spans) -> None:
         """Compute what all steps need, once, before the first."""
+        if self.pool is not None:
+            self.pool.spans = spans
+            fill_together(self.pool, self.group)
+
+    def pool_images(self, start: int, count: int) -> tuple[Tensor, Tensor]:
+        """The pool's images behind the samples from `start` on, uint8 [count, C, H, W], and their labels, int64 [count]."""
+        assert self.pool is not None
+        images, labels = self.pool.take(self.pool_order.indices(start, count))
+        return images.to(self.device), labels.to(self.device)
 
     @abstractmethod
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:

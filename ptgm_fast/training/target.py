@@ -15,6 +15,7 @@ from ptgm_fast.data import ImageSet
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import (
     AddressedOrder,
+    Pool,
     SourceModels,
     Synthesis,
     conditioning_table,
@@ -75,7 +76,7 @@ class SupervisedStage(Stage):
     """minimise CE(f(x_t), y_t) + distillation of C_s on x_t (none, logit-matching, soft-target)."""
 
     name = "supervised"
-    images_synthesised_per_step = 0
+    pseudo_images_per_step = 0
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class SupervisedStage(Stage):
         seed: int,
         execution: Execution,
         batches: dict[str, int] | None = None,
+        pool: Pool | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -97,6 +99,7 @@ class SupervisedStage(Stage):
             batches={"training.batch_size": options.batch_size, **(batches or {})},
             seed=seed,
             execution=execution,
+            pool=pool,
         )
         self.data = data
         self.target_options = options
@@ -196,6 +199,7 @@ class PseudoSemiSupervised(SupervisedStage):
         distillation_options: DistillationOptions,
         seed: int,
         execution: Execution,
+        pool: Pool | None = None,
     ) -> None:
         super().__init__(
             network,
@@ -207,10 +211,11 @@ class PseudoSemiSupervised(SupervisedStage):
             seed=seed,
             execution=execution,
             batches={"p_ssl.batch_size": pssl.batch_size},
+            pool=pool,
         )
         self.pssl = pssl
         self.images_per_step = options.batch_size + pssl.batch_size
-        self.images_synthesised_per_step = pssl.batch_size
+        self.pseudo_images_per_step = pssl.batch_size
         self.synthesis = Synthesis(
             source,
             seed=seed,
@@ -227,14 +232,16 @@ class PseudoSemiSupervised(SupervisedStage):
 
     def prepare(self, spans: Spans = no_spans) -> None:
         """The soft labels of all target images."""
-        pssl = self.pssl
+        pssl, recipe = self.pssl, self.pool.recipe if self.pool else None
         with spans("conditioning"):
-            self.table = conditioning_table(
+            # A pool that is made here has asked for them already.
+            self.table = (recipe.table if recipe else None) or conditioning_table(
                 self.source,
                 self.images,
                 temperature=pssl.pcs_temperature,
                 top_k=pssl.pcs_top_k or None,
             )
+        super().prepare(spans)
 
     def losses(
         self,
@@ -271,16 +278,22 @@ class PseudoSemiSupervised(SupervisedStage):
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.pssl.batch_size)
+        if self.pool is not None:
+            images, provenance = self.pool_images(start, count)
+            return *super().batch_inputs(step), start, provenance, images
         provenance = self.pseudo_order.indices(start, count)
         return *super().batch_inputs(step), start, provenance
 
     def make(self, spans: Spans, *inputs: Any) -> TargetBatch:
-        labelled_start, index, start, provenance = inputs
+        labelled_start, index, start, provenance, *served = inputs
         labelled = self.make_labelled(spans, labelled_start, index)
         pssl = self.pssl
-        with spans("conditioning"):
-            condition, kind = self.table.conditions(provenance)
-        images = self.synthesis.images(len(provenance), start, condition, kind, spans)
+        if served:
+            (images,) = served
+        else:
+            with spans("conditioning"):
+                condition, kind = self.table.conditions(provenance)
+            images = self.synthesis.images(len(provenance), start, condition, kind, spans)
         weak, strong = self.synthesis.views(images, start, spans)
         if pssl.method == "source-head" and pssl.source_label == "classifier":
             soft_labels = self.source_logits(spans, weak).softmax(1)

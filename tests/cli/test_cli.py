@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -109,6 +110,36 @@ def test_synthesize(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
     assert code == 0
     assert "7 images of 3 classes" in out
     assert len(list((tmp_path / "s").rglob("*.png"))) == 7
+
+
+def test_synthesize_a_pool_in_shares_and_train_from_it(
+    cli: Run, tiny_toml: Path, tmp_path: Path
+) -> None:
+    command = ("synthesize", tiny_toml, "--format", "pool", "--count", 5000)
+    code, out, err = cli(*command, "--estimate")
+    assert (code, err, list(tmp_path.glob("pool*"))) == (0, "", [])
+    assert "5,000 images of 8x8 as pool" in out
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("│")] == list("1248")
+    # Made apart, put together: the records of what is done travel with the files.
+    for share in (1, 2):
+        code, out, _ = cli(*command, "--out", f"pool-{share}", "--shard", f"{share}/2")
+        assert (code, "1 of 2 parts are missing" in out) == (0, True)
+    shutil.copytree("pool-2", "pool-1", dirs_exist_ok=True)
+    assert "5,000 images of 6 classes" in cli(*command, "--out", "pool-1")[1]
+    settings = ("--set", "synthesis.images=5000", "--set", "synthesis.pool=pool-1")
+    code, out, err = cli("train", tiny_toml, "--out", "run", *settings)
+    assert (code, err) == (0, "")
+    served = "0 synthesised, 192 served from a pool of 312 KiB (1.0 times each)"
+    assert served in " ".join(out.split())
+    for wrong, message in (
+        ((*command, "--shard", "2"), "--out DIR is needed"),
+        ((*command, "--out", "x", "--shard", "2"), "--shard is I/N"),
+        ((*command, "--out", "x", "--shard", "3/2"), "I from 1 to N"),
+        (("compare", tiny_toml, "--share-pool"), "--share-pool has no effect"),
+        (("compare", tiny_toml, "--networks", "a,a"), "names one twice"),
+    ):
+        code, _, err = cli(*wrong)
+        assert (code, message in err, "Traceback" in err) == (2, True, False), err
 
 
 def test_optimize_reports_passes_difference_and_rates(cli: Run) -> None:

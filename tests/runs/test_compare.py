@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.runs.compare import DEFAULT_METHODS, Row, against_baselines, compare, verdict
 from ptgm_fast.runs.report import write_report
 from ptgm_fast.runs.train import train
+from ptgm_fast.sampling import Recipe, open_pool
 from ptgm_fast.training.context import Context, Interrupted
 
 Tiny = Callable[..., RunConfig]
@@ -118,3 +120,64 @@ def test_wrong_input_leaves_no_folder(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         compare(tiny("data.images=npz:none.npz"), list(DEFAULT_METHODS), [0], tmp_path / "c")
     assert not (tmp_path / "c").exists()
+
+
+POOLS = ("synthesis.images=100", "synthesis.images_per_target=3")
+
+
+def test_methods_of_a_seed_share_their_pools(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row is what `train` gives; the blocks are made once a seed, with --share-pool PP's once."""
+    blocks: list[tuple[int, bool, int]] = []
+    block = Recipe.block
+
+    def counted(self: Recipe, number: int, *args: Any) -> Any:
+        blocks.append((self.seed, self.table is not None, number))
+        return block(self, number, *args)
+
+    monkeypatch.setattr(Recipe, "block", counted)
+    methods = ["pp", "p-ssl", "pp+p-ssl", "pp+uda"]
+    report = compare(tiny(*POOLS), methods, [3, 4], tmp_path / "c")
+    uniform = [(seed, False, b) for seed in (3, 4) for b in (0, 1)]
+    conditioned = [(seed, True, 0) for seed in (3, 4)]
+    assert sorted(blocks) == sorted(uniform + conditioned)
+    for method in ("pp", "pp+p-ssl"):
+        summary = train(with_method(tiny(*POOLS, seed=3), method), tmp_path / method)
+        row = report["methods"][method]
+        assert row["test_accuracy"][0] == summary["target"]["test_accuracy"]
+        assert row["images_served"] == 192 + (160 if "+" in method else 0)
+        assert row["seconds_saved"] > 0
+    blocks.clear()
+    compare(tiny(*POOLS), methods, [3, 4], tmp_path / "shared", share_pool=True)
+    assert sorted(blocks) == sorted(uniform[:2] + conditioned)
+    # On disk they are found in the comparison's folder.
+    blocks.clear()
+    disk = compare(
+        tiny(*POOLS, "synthesis.pool=run"), methods, [3, 4], tmp_path / "disk", share_pool=True
+    )
+    assert len(open_pool(tmp_path / "disk" / "pool" / "pp")) == 100
+    assert len(open_pool(tmp_path / "disk" / "pool" / "seed-4" / "p-ssl")) == 45
+    assert len(blocks) == 4
+    assert disk["methods"]["pp"]["images_synthesised"] == 100
+
+
+def test_networks_are_compared_on_one_pool(tiny: Tiny, tmp_path: Path) -> None:
+    networks = ["ptgm:cnn-small", "ptgm:resnet-small"]
+    report = compare(
+        tiny(*POOLS), ["scratch", "pp"], [3], tmp_path / "c", networks=networks, share_pool=True
+    )
+    assert list(report["methods"]) == [f"{m} @ {n}" for n in networks for m in ("scratch", "pp")]
+    lines = report["verdict"].splitlines()
+    assert [line.split(": ")[0] for line in lines] == networks
+    assert all("PP on one seed" in line for line in lines)
+    for name in networks:
+        config = with_method(tiny(*POOLS, f"target.network={name}", seed=3), "pp")
+        summary = train(config, tmp_path / name)
+        found = report["methods"][f"pp @ {name}"]["test_accuracy"]
+        assert found == [summary["target"]["test_accuracy"]]
+    with pytest.raises(UserError, match="nonet"):
+        compare(tiny(), ["pp"], [3], tmp_path / "d", networks=["ptgm:nonet"])
+    with pytest.raises(UserError, match=r"too small for pp\.batch_size"):
+        compare(tiny("synthesis.images=20"), ["pp"], [3], tmp_path / "d")
+    assert not (tmp_path / "d").exists()

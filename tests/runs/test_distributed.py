@@ -139,6 +139,24 @@ def test_images_of_two_processes_are_those_of_one(
     assert len(files[0]) == 600 + 3
 
 
+def test_a_pool_of_two_processes_is_that_of_one(tiny_toml: Path, tmp_path: Path) -> None:
+    settings = ["synthesis.images=150", "synthesis.images_per_target=3", "synthesis.pool=run"]
+    train(load_config(tiny_toml, settings), tmp_path / "one")
+    arguments = [part for setting in settings for part in ("--set", setting)]
+    result = command("train", tiny_toml, "--out", tmp_path / "two", *arguments)
+    assert result.returncode == 0, result.stderr
+    pools = [
+        {
+            str(p.relative_to(tmp_path / name)): p.read_bytes()
+            for p in (tmp_path / name / "pool").rglob("*")
+            if p.is_file()
+        }
+        for name in ("one", "two")
+    ]
+    assert pools[0] == pools[1]
+    assert len(pools[0]) == 7
+
+
 def test_a_mistake_of_all_is_told_once(tiny_toml: Path, tmp_path: Path) -> None:
     result = command("train", tiny_toml, "--set", "pp.stesp=3", "--out", tmp_path / "run")
     assert len(own_lines(result.stderr)) == 1

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: the folder left behind resumes to bitwise the weights of an uninterrupted run."""
+"""SIGKILL at any moment: what is left behind goes on to bitwise the weights, or the images, of an uninterrupted run."""
 
 import json
 import subprocess
@@ -26,3 +26,20 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(
     for kill in report["kills"]:
         assert kill["weights"] == report["weights"], kill
         assert kill["target"] == report["target"], kill
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+@pytest.mark.parametrize("format", ["folder", "pool", "webdataset"])
+def test_a_synthesis_killed_at_random_moments_ends_in_the_same_bytes(
+    tiny_toml: Path, tmp_path: Path, format: str
+) -> None:
+    worker = WORKER.with_name("kill_synthesis_worker.py")
+    line = [sys.executable, str(worker), str(tiny_toml), str(tmp_path), str(KILLS), format]
+    result = subprocess.run(line, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["different"] == []
+    assert report["files"] > 10
+    # Work was kept from one kill to the next.
+    assert len(set(report["left"])) > 2

@@ -24,7 +24,7 @@ def save_sheet(samples: Tensor, path: Path) -> None:
     columns = min(COLUMNS, num_classes)
     bands = -(-num_classes // columns)
     cells = torch.zeros((bands * columns, rows, channels, height, width), dtype=torch.uint8)
-    cells[:num_classes] = to_uint8(samples[:, :rows].float())
+    cells[:num_classes] = to_uint8(samples[:, :rows]).cpu()
     # [bands * columns, rows, C, H, W] -> [C, bands * rows * H, columns * W]
     grid = cells.unflatten(0, (bands, columns)).permute(3, 0, 2, 4, 1, 5)
     picture = grid.reshape(channels, bands * rows * height, columns * width)

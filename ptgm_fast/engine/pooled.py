@@ -1,0 +1,90 @@
+"""A pool's images for anyone's training: as batches in an addressed order, and as a map-style dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ptgm_fast.engine.batch import Batch, Counts
+from ptgm_fast.sampling import Pool, PoolOrder
+
+ViewsOf = Callable[..., tuple[Tensor, Tensor | None]]
+
+
+def shown(images: Tensor, views_of: ViewsOf | None, **numbers: Any) -> tuple[Tensor, Tensor | None]:
+    """The views of uint8 images by their samples' numbers; without views the images themselves, in [-1, 1]."""
+    if views_of is None:
+        return images.float() / 127.5 - 1, None
+    return views_of(images, **numbers)
+
+
+def pooled_batch(
+    pool: Pool,
+    order: PoolOrder,
+    views_of: ViewsOf | None,
+    samples: range,
+    counts: Counts,
+    dtype: torch.dtype,
+) -> Batch:
+    """The batch of those samples. ``generated`` are its images' numbers in the pool; ``soft_labels`` of a conditioned one."""
+    numbers = order.indices(samples.start, len(samples))
+    made = pool.made
+    stored, labels = pool.take(numbers)
+    counts.synthesised += pool.made - made
+    counts.served += len(samples)
+    with pool.spans("views"):
+        images, strong = shown(stored, views_of, start=samples.start)
+    soft = pool.soft_labels
+    return Batch(
+        images.to(dtype),
+        strong,
+        labels,
+        None if soft is None else soft[labels],
+        torch.arange(samples.start, samples.stop, device=pool.device),
+        numbers.to(pool.device),
+    )
+
+
+class PoolDataset(Dataset[tuple[Tensor, ...]]):
+    """A pool as a map-style dataset, for any DataLoader, sampler and collate function.
+
+    Item n is (image n, its label) or, with a pair of views, (weak view, strong view, label): tensors [C, H, W] and int64 [].
+    In epoch e its views are those of the sample e * len + n: call `set_epoch` before each epoch, as with torch's
+    DistributedSampler (a DataLoader with persistent workers does not see it).
+    """
+
+    def __init__(self, pool: Pool, views_of: ViewsOf | None, dtype: torch.dtype) -> None:
+        self.pool, self._views_of, self._dtype = pool, views_of, dtype
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Which views are shown from now on."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.pool)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+        return self.__getitems__([number])[0]
+
+    def __getitems__(self, numbers: list[int]) -> list[tuple[Tensor, ...]]:
+        """The items of a batch at once, which torch's DataLoader asks for."""
+        chosen = torch.tensor(numbers, dtype=torch.int64)
+        stored, labels = self.pool.take(chosen)
+        samples = (chosen + self._epoch * len(self)).to(stored.device)
+        # Views are made in channels-last memory, items are images of their own.
+        columns = [
+            views.to(self._dtype)
+            for views in shown(
+                stored, self._views_of, **({"index": samples} if self._views_of else {})
+            )
+            if views is not None
+        ]
+        return [
+            (*(column[i].contiguous() for column in columns), labels[i])
+            for i in range(len(numbers))
+        ]

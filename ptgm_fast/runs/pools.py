@@ -1,0 +1,105 @@
+"""From a run's config to the pools of its images."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from ptgm_fast.config import RunConfig
+from ptgm_fast.runs.task import Task
+from ptgm_fast.sampling import (
+    FrozenGenerator,
+    Pool,
+    Recipe,
+    check_pool,
+    conditioning_table,
+    folder_pool,
+    memory_pool,
+    open_pool,
+)
+from ptgm_fast.sampling.recipe import digest_of, weights_digest
+from ptgm_fast.sampling.stores import MemoryStore
+
+# In a run's folder: the pools that it kept on disk, one a stage.
+POOL = "pool"
+
+
+def uniform_recipe(config: RunConfig, source: FrozenGenerator) -> Recipe:
+    """Images of uniform source labels, as PP trains on."""
+    return Recipe(source, seed=config.seed, precision=config.precision)
+
+
+def conditioned_recipe(task: Task) -> Recipe:
+    """Images for the labelled target images, as P-SSL trains on."""
+    config, source, images = task.config, task.source, task.data.train.images
+    temperature, top_k = config.p_ssl.pcs_temperature, config.p_ssl.pcs_top_k or None
+    return Recipe(
+        source,
+        seed=config.seed,
+        precision=config.precision,
+        table=partial(
+            conditioning_table,
+            source,
+            images.to(task.device),
+            temperature=temperature,
+            top_k=top_k,
+        ),
+        targets={
+            "num_target_images": len(images),
+            "target_images_sha256": digest_of(images),
+            "classifier_sha256": weights_digest(source.classifier),
+            "classifier_normalization": [
+                source.mean.flatten().tolist(),
+                source.std.flatten().tolist(),
+            ],
+            "temperature": temperature,
+            "top_k": top_k,
+        },
+    )
+
+
+class Pools:
+    """The pools of a run's stages, or of all the runs of a comparison: each is made once."""
+
+    def __init__(self, folder: Path | None = None, *, uniform: Pools | None = None) -> None:
+        """folder: where pools go that are not kept in memory. uniform: whose pool of uniform labels is used, whatever the seed."""
+        self._folder, self._uniform = folder, uniform
+        self._pools: dict[str, Pool] = {}
+
+    def of(self, stage: str, task: Task) -> Pool | None:
+        """The pool of a stage of the task's config; None if it has none.
+
+        Raises UserError for a pool that was made for something else or is too small, see `check_pool`.
+        """
+        options = task.config.synthesis
+        count: int | str = 0
+        if stage == "pp":
+            count = options.images
+        elif stage == "p-ssl" and options.images_per_target != "fresh":
+            count = int(options.images_per_target) * len(task.data.train)
+        if not isinstance(count, int) or not count:
+            return None
+        if stage == "pp" and self._uniform is not None:
+            return self._uniform.of(stage, task)
+        if stage not in self._pools:
+            self._pools[stage] = self._new(stage, task, count)
+        return self._pools[stage]
+
+    def _new(self, stage: str, task: Task, count: int) -> Pool:
+        options = task.config.synthesis
+        recipe = (
+            uniform_recipe(task.config, task.source) if stage == "pp" else conditioned_recipe(task)
+        )
+        if options.pool not in ("memory", "run"):
+            path = Path(options.pool)
+            path = path / stage if (path / stage).is_dir() else path
+            pool = open_pool(path, device=task.device)
+            check_pool(pool, recipe, count, f"synthesis.pool = {str(path)!r}")
+            return pool.first(count)
+        kept = sum(p.num_bytes for p in self._pools.values() if isinstance(p.store, MemoryStore))
+        pool = memory_pool(recipe, count)
+        if options.pool == "memory" and kept + pool.num_bytes <= options.memory_limit * 2**30:
+            return pool
+        if self._folder is None:
+            raise ValueError("a pool on disk needs a folder")
+        return folder_pool(recipe, count, self._folder / stage)

@@ -1,0 +1,102 @@
+"""How small a pool loses nothing: validation accuracy and seconds of fresh images and of pools, over seeds.
+
+python scripts/pool_table.py [CONFIG.toml] [--seeds 0,1,2,3,4] [--method pp+soft-target] [--parts 4,8,16,32] [--set KEY=VALUE ...]
+
+A part of 8 is a pool of an eighth as many images as the stage serves: PP's, and P-SSL's where the method has it. Only validation
+images are looked at: the choice of a default must not see the test images. Ask for many: --set data.validation_per_class=400.
+Seconds are those of the stages, with the making of pools; sizes take turns within a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ptgm_fast.config import RunConfig, load_config, with_method
+from ptgm_fast.runs.task import Task, build_task
+from ptgm_fast.runs.train import make_stages, run_stages
+from ptgm_fast.training.context import Context
+
+FRESH = 1
+
+
+def with_pool(config: RunConfig, part: int, num_targets: int) -> RunConfig:
+    """The config with pools of 1/part of the images that its stages serve; FRESH leaves it as it is, all fresh."""
+    if part == FRESH:
+        sizes: dict[str, int | str] = {"images": "fresh", "images_per_target": "fresh"}
+    else:
+        served = config.training.steps * config.p_ssl.batch_size
+        sizes = {
+            "images": config.pp.steps * config.pp.batch_size // part,
+            "images_per_target": max(2, round(served / part / num_targets)),
+        }
+    synthesis = config.synthesis.model_copy(update=sizes)
+    return config.model_copy(update={"synthesis": synthesis})
+
+
+def measure(task: Task, part: int) -> tuple[float, float, list[float]]:
+    """Validation accuracy, seconds of all stages, seconds of each."""
+    chosen = replace(task, config=with_pool(task.config, part, len(task.data.train)))
+    network = chosen.new_network()
+    began = time.perf_counter()
+    results = run_stages(make_stages(chosen, network), Context())
+    seconds = time.perf_counter() - began
+    accuracy = results[-1].validation_accuracy
+    assert accuracy is not None, "there are no validation images: set data.validation_per_class"
+    return accuracy, seconds, [result.seconds for result in results]
+
+
+def error(values: Sequence[float]) -> float:
+    """The standard error of a mean."""
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("config", nargs="?", type=Path)
+    parser.add_argument("--seeds", default="0,1,2,3,4")
+    parser.add_argument("--method", default="pp+soft-target")
+    parser.add_argument("--parts", default="4,8,16,32")
+    parser.add_argument("--set", dest="settings", action="append", default=[])
+    given = parser.parse_args(arguments)
+    parts = [FRESH, *map(int, given.parts.split(","))]
+    rows: dict[int, list[tuple[float, float, list[float]]]] = {part: [] for part in parts}
+    source = None
+    for seed in map(int, given.seeds.split(",")):
+        config = with_method(load_config(given.config, given.settings, seed), given.method)
+        task = build_task(config, source)
+        source = task.source
+        for part in parts:
+            rows[part].append(measure(task, part))
+            accuracy, seconds, _ = rows[part][-1]
+            print(f"seed {seed} {name(part)}: {accuracy:.4f}, {seconds:.1f} s", file=sys.stderr)
+    stages = task.config.stages
+    print(f"{task.config.target.network}, {given.method}, seeds {given.seeds}, {task.device}\n")
+    print(f"| pool | validation, % | against fresh | seconds | {' | '.join(stages)} | faster |")
+    print("|---|" + "---:|" * (len(stages) + 4))
+    fresh = rows[FRESH]
+    for part, measured in rows.items():
+        accuracies = [100 * row[0] for row in measured]
+        gains = [100 * (a[0] - b[0]) for a, b in zip(measured, fresh, strict=True)]
+        ratios = [b[1] / a[1] for a, b in zip(measured, fresh, strict=True)]
+        each = " | ".join(
+            f"{statistics.median(row[2][i] for row in measured):.1f}" for i in range(len(stages))
+        )
+        print(
+            f"| {name(part)} | {statistics.fmean(accuracies):.2f} ± {error(accuracies):.2f} | "
+            f"{statistics.fmean(gains):+.2f} ± {error(gains):.2f} | "
+            f"{statistics.median(row[1] for row in measured):.1f} | {each} | {statistics.median(ratios):.2f}x |"
+        )
+
+
+def name(part: int) -> str:
+    return "fresh" if part == FRESH else f"1/{part}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

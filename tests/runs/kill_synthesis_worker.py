@@ -1,0 +1,83 @@
+"""Runs a synthesis in processes of its own and kills each at a random moment; prints whether the folders are the same.
+
+python kill_synthesis_worker.py CONFIG.toml FOLDER KILLS FORMAT. Forked, as in kill_worker.py: the moments fall into the work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from ptgm_fast.config import load_config
+from ptgm_fast.runs.synthesize import synthesize
+from ptgm_fast.sampling import pool
+
+COUNT = 6000
+
+
+def forked(
+    toml: Path, out: Path, format: str, kill_after: float | None, count: int = COUNT
+) -> float:
+    """The seconds of a synthesis in a process of its own, killed after some of them."""
+    started = time.perf_counter()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            synthesize(load_config(toml), count, out, format=format)
+            code = 0
+        finally:
+            os._exit(code)
+    if kill_after is not None:
+        while time.perf_counter() - started < kill_after:
+            time.sleep(0.001)
+        os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    if kill_after is None and status != 0:
+        raise SystemExit(f"the synthesis in {out} ended with status {status}")
+    return time.perf_counter() - started
+
+
+def digest(out: Path) -> dict[str, str]:
+    return {
+        str(p.relative_to(out)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in out.rglob("*")
+        if p.is_file()
+    }
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    pool.SHARD_IMAGES = 128
+    toml, folder, kills, format = (
+        Path(sys.argv[1]),
+        Path(sys.argv[2]),
+        int(sys.argv[3]),
+        sys.argv[4],
+    )
+    forked(toml, folder / "first", format, None)
+    seconds = forked(toml, folder / "whole", format, None)
+    idle = forked(toml, folder / "few", format, None, count=1)
+    random.seed(0)
+    left: list[int] = []
+    for _ in range(kills):
+        # Some in what comes before the work, most in an eighth of it: it goes on and on.
+        moment = random.random() * (idle + max(seconds - idle, 0) / 8)
+        forked(toml, folder / "killed", format, moment)
+        left.append(len(list((folder / "killed").rglob("*"))))
+    forked(toml, folder / "killed", format, None)
+    whole, killed = digest(folder / "whole"), digest(folder / "killed")
+    different = sorted(k for k in whole.keys() | killed.keys() if whole.get(k) != killed.get(k))
+    print(json.dumps({"files": len(whole), "different": different, "left": left}))
+
+
+if __name__ == "__main__":
+    main()
