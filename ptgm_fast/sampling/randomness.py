@@ -32,8 +32,8 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
         yield
 
 
-# Orders go to their device in blocks of at least so many positions: one copy for many steps.
-BLOCK_POSITIONS = 4096
+# Orders go to their device in blocks of so many positions, but no more epochs than these: one copy for many steps.
+BLOCK_POSITIONS, BLOCK_EPOCHS = 4096, 64
 
 
 def uploaded(values: np.ndarray, device: torch.device) -> Tensor:
@@ -59,7 +59,7 @@ class AddressedOrder:
             raise ValueError(f"num_items must be at least 1, got {num_items}")
         self.num_items = num_items
         self._seed, self._purpose, self._device = seed, purpose, torch.device(device)
-        self._epochs_a_block = -(-BLOCK_POSITIONS // num_items)
+        self._epochs_a_block = min(BLOCK_EPOCHS, -(-BLOCK_POSITIONS // num_items))
         self._blocks: dict[int, Tensor] = {}
 
     def _epoch(self, epoch: int) -> np.ndarray:
