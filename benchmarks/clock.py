@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ptgm_fast.profiling.device import DeviceTimer
+from ptgm_fast.profiling.device import CudaTimer
 
 
 @dataclass(frozen=True)
 class Mark:
     """A point on the device's stream. `later - earlier`: seconds between them, once the device has passed both."""
 
-    timer: DeviceTimer
+    timer: CudaTimer
     point: Any
 
     def __sub__(self, earlier: Mark) -> float:
-        self.timer.synchronise()
+        self.timer.synchronize()
         seconds = self.timer.seconds(earlier.point, self.point)
         for mark in (self, earlier):
             self.timer.recycle(mark.point)
@@ -33,9 +33,9 @@ class DeviceClock:
 
     CALLS = 10
 
-    def __init__(self, timer: DeviceTimer) -> None:
+    def __init__(self, timer: CudaTimer) -> None:
         self._timer = timer
 
     def __call__(self) -> Mark:
-        self._timer.synchronise()
+        self._timer.synchronize()
         return Mark(self._timer, self._timer.mark())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ptgm_fast.profiling.schema import MAIN_LANE, WAIT, StageProfile
+from ptgm_fast.profiling.schema import MAIN, WAIT, StageProfile
 
 # The config's table of a stage's budget.
 SECTION = {"pp": "pp", "supervised": "training", "p-ssl": "training"}
@@ -68,6 +68,6 @@ def _has_steady(stage: StageProfile) -> bool:
 def _producers_longest(stage: StageProfile) -> str:
     seconds: dict[str, float] = {}
     for span in stage.spans:
-        if span.lane != MAIN_LANE and len(span.path) == 1 and span.path[0] != WAIT:
+        if span.lane != MAIN and len(span.path) == 1 and span.path[0] != WAIT:
             seconds[span.path[0]] = seconds.get(span.path[0], 0.0) + span.seconds
     return max(seconds, key=lambda name: seconds[name]) if seconds else "other"

@@ -3,32 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
 
-class DeviceTimer(Protocol):
-    """What `SpanRecorder` asks of a device. A mark is a point on the current stream's timeline."""
-
-    def mark(self) -> Any | None:
-        """Record a mark, without waiting; None while a graph is being captured, where times do not exist."""
-
-    def ready(self, mark: Any) -> bool: ...
-
-    def seconds(self, first: Any, second: Any) -> float:
-        """From one mark to another, both ready."""
-
-    def recycle(self, mark: Any) -> None: ...
-
-    def stream(self) -> Hashable:
-        """The stream that work issued now would go to."""
-
-    def synchronise(self) -> None: ...
-
-
 class CudaTimer:
-    """CUDA events (HIP's on ROCm), reused. No GPU has run this; the tests drive it with a stand-in for `torch.cuda`."""
+    """CUDA events (HIP's on ROCm), reused. A mark is a point on the current stream's timeline.
+
+    No GPU has run this; the tests drive it with a stand-in for `torch.cuda`.
+    """
 
     def __init__(self, device: torch.device, cuda: Any = None) -> None:
         self._cuda = cuda or torch.cuda
@@ -37,6 +21,7 @@ class CudaTimer:
         self._new: Callable[[], Any] = lambda: self._cuda.Event(enable_timing=True)
 
     def mark(self) -> Any | None:
+        """Record a mark, without waiting; None while a graph is being captured, where times do not exist."""
         if self._cuda.is_current_stream_capturing():
             return None
         try:
@@ -51,19 +36,21 @@ class CudaTimer:
         return bool(mark.query())
 
     def seconds(self, first: Any, second: Any) -> float:
+        """From one mark to another, both ready."""
         return float(first.elapsed_time(second)) / 1e3
 
     def recycle(self, mark: Any) -> None:
         self._free.append(mark)
 
     def stream(self) -> Hashable:
+        """The stream that work issued now would go to."""
         return self._cuda.current_stream(self._device).cuda_stream
 
-    def synchronise(self) -> None:
+    def synchronize(self) -> None:
         self._cuda.synchronize(self._device)
 
 
-def device_timer(device: torch.device | str) -> DeviceTimer | None:
+def device_timer(device: torch.device | str) -> CudaTimer | None:
     """The timer of a device, None for the CPU: there the host's clock is the only one."""
     device = torch.device(device)
     return CudaTimer(device) if device.type == "cuda" else None

@@ -42,24 +42,24 @@ class Sample(NamedTuple):
 class GPU:
     """One GPU's counters. Raises whatever NVML raises, ImportError and OSError included."""
 
-    def __init__(self, device: torch.device, uuid: str | None) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._nvml = importlib.import_module("pynvml")
         self._nvml.nvmlInit()
+        uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
         # torch's numbers follow CUDA_VISIBLE_DEVICES, NVML's do not: the UUID is the same in both.
         self._handle = (
             self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
             if uuid
             else self._nvml.nvmlDeviceGetHandleByIndex(device.index or 0)
         )
+        nvml, gpu = self._nvml, self._handle
         self._readers: dict[str, Callable[[], float]] = {
-            "gpu utilisation": lambda: self._nvml.nvmlDeviceGetUtilizationRates(self._handle).gpu,
-            "gpu memory": lambda: self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used,
-            "gpu power": lambda: self._nvml.nvmlDeviceGetPowerUsage(self._handle) / 1000,
-            "gpu clock": lambda: self._nvml.nvmlDeviceGetClockInfo(
-                self._handle, self._nvml.NVML_CLOCK_SM
-            ),
-            "gpu temperature": lambda: self._nvml.nvmlDeviceGetTemperature(
-                self._handle, self._nvml.NVML_TEMPERATURE_GPU
+            "gpu utilisation": lambda: nvml.nvmlDeviceGetUtilizationRates(gpu).gpu,
+            "gpu memory": lambda: nvml.nvmlDeviceGetMemoryInfo(gpu).used,
+            "gpu power": lambda: nvml.nvmlDeviceGetPowerUsage(gpu) / 1000,
+            "gpu clock": lambda: nvml.nvmlDeviceGetClockInfo(gpu, nvml.NVML_CLOCK_SM),
+            "gpu temperature": lambda: nvml.nvmlDeviceGetTemperature(
+                gpu, nvml.NVML_TEMPERATURE_GPU
             ),
         }
 
@@ -69,9 +69,8 @@ class GPU:
         for name, reader in list(self._readers.items()):
             try:
                 values[name] = float(reader())
-            except (
-                Exception
-            ) as error:  # NVML raises its own types, and others when the driver goes away
+            # NVML raises its own types, and others when the driver goes away.
+            except Exception as error:
                 del self._readers[name]
                 notes.append(f"{name}: not available ({error})")
         return values, notes
@@ -88,24 +87,13 @@ class GPU:
             self._nvml.nvmlShutdown()
 
 
-def open_gpu(device: torch.device) -> GPU:
-    uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-    return GPU(device, str(uuid) if uuid else None)
-
-
 class HardwareSampler:
     """Samples every `interval` seconds between `start` and `stop` in a daemon thread.
 
     A GPU's counters are read when `device` is one; where NVML is absent or fails, one note says so and the rest goes on.
     """
 
-    def __init__(
-        self,
-        device: torch.device | str = "cpu",
-        *,
-        interval: float = INTERVAL,
-        gpu: Callable[[torch.device], GPU] = open_gpu,
-    ) -> None:
+    def __init__(self, device: torch.device | str = "cpu", *, interval: float = INTERVAL) -> None:
         self.samples: list[Sample] = []
         self.notes: list[str] = []
         self._device = torch.device(device)
@@ -116,10 +104,9 @@ class HardwareSampler:
         self._gpu: GPU | None = None
         if self._device.type == "cuda":
             try:
-                self._gpu = gpu(self._device)
-            except (
-                Exception
-            ) as error:  # a missing package, library or driver, each with its own type
+                self._gpu = GPU(self._device)
+            # A missing package, library or driver, each with its own type.
+            except Exception as error:
                 self.notes.append(f"GPU counters: not available ({error})")
         self._joules = self._gpu.joules() if self._gpu else None
 

@@ -20,7 +20,6 @@ class OpsProfiler:
     """
 
     def __init__(self, folder: Path, steps: int, device: torch.device | str) -> None:
-        self.written: list[Path] = []
         self._folder = folder
         self._steps = steps
         self._on_gpu = torch.device(device).type == "cuda"
@@ -72,4 +71,3 @@ class OpsProfiler:
             temporary.unlink(missing_ok=True)
         text = self._folder / f"ops-{self._stage}.txt"
         write_atomically(text, (table + "\n").encode())
-        self.written += [text, trace]

@@ -15,7 +15,7 @@ VERSION: Literal[1] = 1
 FILE = "profile.json"
 AGAIN = "Run it again with --profile (a new --out folder), or remove the file"
 
-MAIN_LANE = "main"
+MAIN = "main"
 WAIT = "ring wait"
 DEPTH = "ring depth"
 SYNTHESISED = "images synthesised"
@@ -23,7 +23,7 @@ SERVED = "images served"
 
 
 class SpanTotals(Part):
-    """All spans of one path in one lane. seconds: the device's where `on_device`, else the host's."""
+    """All spans of one path in one track. seconds: the device's where `on_device`, else the host's."""
 
     lane: str = Field(
         description='"main" for the trainer; a thread\'s name for what runs beside it'
@@ -95,7 +95,7 @@ class StageProfile(Part):
         found = {
             span.path[0]: span.steady_seconds if steady else span.seconds
             for span in self.spans
-            if span.lane == MAIN_LANE and len(span.path) == 1
+            if span.lane == MAIN and len(span.path) == 1
         }
         found["other"] = max(0.0, whole - sum(found.values()))
         return dict(sorted(found.items(), key=lambda item: -item[1]))

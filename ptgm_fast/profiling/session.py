@@ -24,7 +24,20 @@ from ptgm_fast.training.context import Context
 
 
 class Profiler:
-    """What `profile` gives: call it with a name for a span, tell it when a step ends.
+    """Profile a block; ``profile.json`` and ``trace.json`` are in `folder` when it ends, also after an exception::
+
+        with profile("runs/mine") as p:
+            for batch in loader:
+                with p("forward"):
+                    loss = network(batch)
+                with p("backward"):
+                    loss.backward()
+                p.step()
+
+    device: whose clock and counters are read beside the host's. stage: the name that the block's spans stand under; None
+    where the block opens its stages itself. ops_steps: steps of each stage under torch.profiler. max_events: spans
+    kept for the trace, the newest of each thread; totals always count all. sample_seconds: between hardware samples.
+    after_a_step: make no folder and write nothing unless a step has ended. Raises UserError for a value out of range.
 
     result: the `Profile`, from the end of the block on. Spans may be opened in any thread; `step` belongs to the one
     that entered the block.
@@ -34,21 +47,30 @@ class Profiler:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | str,
         *,
-        device: torch.device | str,
-        stage: str | None,
-        ops_steps: int,
-        max_events: int,
-        interval: float,
-        versions: Mapping[str, str] | None,
-        after_a_step: bool,
+        device: torch.device | str = "cpu",
+        stage: str | None = "loop",
+        ops_steps: int = 0,
+        max_events: int = MAX_EVENTS,
+        sample_seconds: float = INTERVAL,
+        versions: Mapping[str, str] | None = None,
+        after_a_step: bool = False,
     ) -> None:
-        self.folder = folder
-        self.ops = OpsProfiler(folder, ops_steps, device) if ops_steps else None
+        for name, value, least in (
+            ("ops_steps", ops_steps, 0),
+            ("max_events", max_events, 1),
+            ("sample_seconds", sample_seconds, 0.01),
+        ):
+            if value < least:
+                raise UserError(f"{name} must be at least {least}, got {value}")
+        self.folder = Path(folder)
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{str(self.folder)!r} is a file; a profile needs a folder")
+        self.ops = OpsProfiler(self.folder, ops_steps, device) if ops_steps else None
         self._device = torch.device(device)
         self._max_events = max_events
-        self._interval = interval
+        self._interval = sample_seconds
         self._versions = dict(versions or {"ptgm_fast": __version__, "torch": torch.__version__})
         self._after_a_step = after_a_step
         self._facts: dict[str, Facts] = {}
@@ -142,50 +164,5 @@ class Profiler:
         write_atomically(self.folder / schema.FILE, text.encode())
 
 
-def profile(
-    folder: Path | str,
-    *,
-    device: torch.device | str = "cpu",
-    stage: str | None = "loop",
-    ops_steps: int = 0,
-    max_events: int = MAX_EVENTS,
-    sample_seconds: float = INTERVAL,
-    versions: Mapping[str, str] | None = None,
-    after_a_step: bool = False,
-) -> Profiler:
-    """Profile a block; ``profile.json`` and ``trace.json`` are in `folder` when it ends, also after an exception::
-
-        with profile("runs/mine") as p:
-            for batch in loader:
-                with p("forward"):
-                    loss = network(batch)
-                with p("backward"):
-                    loss.backward()
-                p.step()
-
-    device: whose clock and counters are read beside the host's. stage: the name that the block's spans stand under; None
-    where the block opens its stages itself. ops_steps: steps of each stage under torch.profiler. max_events: spans
-    kept for the trace, the newest of each thread; totals always count all. sample_seconds: between hardware samples.
-    after_a_step: make no folder and write nothing unless a
-    step has ended. Raises UserError for a value out of range.
-    """
-    for name, value, least in (
-        ("ops_steps", ops_steps, 0),
-        ("max_events", max_events, 1),
-        ("sample_seconds", sample_seconds, 0.01),
-    ):
-        if value < least:
-            raise UserError(f"{name} must be at least {least}, got {value}")
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"{str(path)!r} is a file; a profile needs a folder")
-    return Profiler(
-        path,
-        device=device,
-        stage=stage,
-        ops_steps=ops_steps,
-        max_events=max_events,
-        interval=sample_seconds,
-        versions=versions,
-        after_a_step=after_a_step,
-    )
+# What a user writes: ``with profile(folder) as p``.
+profile = Profiler

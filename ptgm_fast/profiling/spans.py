@@ -11,27 +11,27 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ptgm_fast.profiling.device import DeviceTimer, device_timer
+from ptgm_fast.profiling.device import CudaTimer, device_timer
+from ptgm_fast.profiling.schema import MAIN
 from ptgm_fast.profiling.steady import StepTimes
 
 MAX_EVENTS = 100_000
-MAIN = "main"
-# A lane looks for finished device marks once it has this many, so that they stay few in a long run.
+# A track looks for finished device marks once it has this many, so that they stay few in a long run.
 DRAIN_AT = 256
 REBASE_NS = 10 * 10**9
 
-Path = tuple[str, ...]
+SpanPath = tuple[str, ...]
 
 
 class Event(NamedTuple):
     """A span that ended: its path, begin and end in nanoseconds since the recorder began."""
 
-    path: Path
+    path: SpanPath
     start: int
     end: int
 
 
-class Counter(NamedTuple):
+class CounterValue(NamedTuple):
     """A value at a time, in nanoseconds since the recorder began."""
 
     name: str
@@ -41,7 +41,7 @@ class Counter(NamedTuple):
 
 @dataclass(slots=True)
 class Total:
-    """What all spans of one path in one lane add up to."""
+    """What all spans of one path in one track add up to."""
 
     count: int = 0
     host_ns: int = 0
@@ -54,30 +54,30 @@ class Total:
         return self.device_seconds if self.on_device else self.host_ns / 1e9
 
 
-class Lane:
+class Track:
     """The spans of one thread (and, on a GPU, one stream). Only its thread writes here, so nothing is locked."""
 
     def __init__(self, name: str, max_events: int) -> None:
         self.name = name
-        self.path: Path = ()
+        self.path: SpanPath = ()
         # Keyed by (path, whether the stage was in its steady state).
-        self.totals: dict[tuple[Path, bool], Total] = {}
+        self.totals: dict[tuple[SpanPath, bool], Total] = {}
         self.events: deque[Event] = deque(maxlen=max_events)
         self.device_events: deque[Event] = deque(maxlen=max_events)
         self.recorded = 0
-        self.pending: deque[tuple[Path, bool, Any, Any]] = deque()
+        self.pending: deque[tuple[SpanPath, bool, Any, Any]] = deque()
 
 
 class SpanRecorder:
-    """Adds up the seconds of named spans by their path (`("pp", "generator")`), in one lane a thread.
+    """Adds up the seconds of named spans by their path (`("pp", "generator")`), in one track a thread.
 
     A span opened at top level by the thread that made the recorder is a stage. Spans of other threads, and on a GPU of
-    other streams, lie in lanes of their own under the stage that is open then: a producer's under its trainer's.
+    other streams, lie in tracks of their own under the stage that is open then: a producer's under its trainer's.
 
     On a GPU each span also marks its stream at both ends. The host never waits for a mark: finished ones are read in
     passing, the rest by `resolve`, after which a path's `seconds` are the device's, from the first mark to the second.
 
-    Totals are whole whatever happens; of the events, for a trace, the newest `max_events` of each lane are kept.
+    Totals are whole whatever happens; of the events, for a trace, the newest `max_events` of each track are kept.
     """
 
     def __init__(
@@ -86,12 +86,12 @@ class SpanRecorder:
         *,
         max_events: int = MAX_EVENTS,
         clock: Callable[[], int] = time.perf_counter_ns,
-        timer: DeviceTimer | None = None,
+        timer: CudaTimer | None = None,
     ) -> None:
         self.max_events = max_events
         self.steps: dict[str, StepTimes] = {}
-        self.marks: deque[Counter] = deque(maxlen=max_events)
-        self.counters: deque[Counter] = deque(maxlen=max_events)
+        self.marks: deque[CounterValue] = deque(maxlen=max_events)
+        self.counters: deque[CounterValue] = deque(maxlen=max_events)
         self.counter_totals: dict[tuple[str, str], tuple[int, float, float, float]] = {}
         self.stage = ""
         self._clock = clock
@@ -100,16 +100,16 @@ class SpanRecorder:
         self._owner = threading.get_ident()
         self._main_stream: Hashable = self._timer.stream() if self._timer else None
         self._lock = threading.Lock()
-        self._lanes: dict[Hashable, Lane] = {}
+        self._tracks: dict[Hashable, Track] = {}
         self._steady = False
         self._step_began = 0
         self._base: Any = self._timer.mark() if self._timer else None
         self._base_ns = 0
         if self._timer:
             # Once, before the first step: host and device agree on when the recorder began.
-            self._timer.synchronise()
+            self._timer.synchronize()
             self._base_ns = self.now()
-        self.main = self._lane()
+        self.main = self._track()
 
     def now(self) -> int:
         """Nanoseconds since the recorder began."""
@@ -125,12 +125,12 @@ class SpanRecorder:
         times.add(now - self._step_began, measured=measured)
         self._step_began = now
         self._steady = times.steady and not last
-        self.marks.append(Counter(stage, now, times.count))
+        self.marks.append(CounterValue(stage, now, times.count))
 
     def counter(self, name: str, value: float) -> None:
         """A quantity that changes over time, such as a ring's depth; from any thread."""
         with self._lock:
-            self.counters.append(Counter(name, self.now(), value))
+            self.counters.append(CounterValue(name, self.now(), value))
             key = (self.stage, name)
             count, total, greatest, _ = self.counter_totals.get(key, (0, 0.0, value, value))
             self.counter_totals[key] = (count + 1, total + value, max(greatest, value), value)
@@ -145,44 +145,44 @@ class SpanRecorder:
         self._step_began = self.now()
         self._steady = steady
 
-    def lanes(self) -> list[Lane]:
+    def tracks(self) -> list[Track]:
         with self._lock:
-            return list(self._lanes.values())
+            return list(self._tracks.values())
 
     @property
     def dropped(self) -> int:
-        """How many events the lanes no longer hold."""
-        return sum(lane.recorded - len(lane.events) for lane in self.lanes())
+        """How many events the tracks no longer hold."""
+        return sum(track.recorded - len(track.events) for track in self.tracks())
 
-    def _lane(self) -> Lane:
+    def _track(self) -> Track:
         thread = threading.get_ident()
         stream = self._timer.stream() if self._timer else None
         key = (thread, stream)
-        lane = self._lanes.get(key)
-        if lane is None:
+        track = self._tracks.get(key)
+        if track is None:
             if thread == self._owner:
                 name = MAIN if stream == self._main_stream else f"{MAIN}, stream {stream}"
             else:
                 name = threading.current_thread().name
             with self._lock:
-                taken = {other.name for other in self._lanes.values()}
+                taken = {other.name for other in self._tracks.values()}
                 if name in taken:
                     name = f"{name} ({len(taken)})"
-                lane = self._lanes[key] = Lane(name, self.max_events)
-        return lane
+                track = self._tracks[key] = Track(name, self.max_events)
+        return track
 
     def _open_stage(self, name: str) -> None:
         self.stage = name
         self._step_began = self.now()
         self._steady = False
 
-    def _drain(self, lane: Lane, *, everything: bool = False) -> None:
+    def _drain(self, track: Track, *, everything: bool = False) -> None:
         timer = self._timer
         assert timer is not None
-        while lane.pending and (everything or timer.ready(lane.pending[0][3])):
-            path, steady, first, second = lane.pending.popleft()
+        while track.pending and (everything or timer.ready(track.pending[0][3])):
+            path, steady, first, second = track.pending.popleft()
             seconds = timer.seconds(first, second)
-            total = lane.totals[path, steady]
+            total = track.totals[path, steady]
             total.device_seconds += seconds
             total.on_device = True
             duration = int(seconds * 1e9)
@@ -194,19 +194,19 @@ class SpanRecorder:
                     spare, self._base, self._base_ns = self._base, second, start + duration
             timer.recycle(first)
             timer.recycle(spare)
-            lane.device_events.append(Event(path, start, start + duration))
+            track.device_events.append(Event(path, start, start + duration))
 
     def resolve(self) -> None:
         """Wait for the device once and read every mark that is left. Call it when no span is open any more."""
         if self._timer:
-            self._timer.synchronise()
-            for lane in self.lanes():
-                self._drain(lane, everything=True)
+            self._timer.synchronize()
+            for track in self.tracks():
+                self._drain(track, everything=True)
 
-    def totals(self, lane: Lane | None = None) -> dict[Path, tuple[Total, Total]]:
-        """Of each path of a lane (the main one), in order of first use: its total, and the steady state's part of it."""
-        merged: dict[Path, tuple[Total, Total]] = {}
-        for (path, steady), part in list((lane or self.main).totals.items()):
+    def totals(self, track: Track | None = None) -> dict[SpanPath, tuple[Total, Total]]:
+        """Of each path of a track (the main one), in order of first use: its total, and the steady state's part of it."""
+        merged: dict[SpanPath, tuple[Total, Total]] = {}
+        for (path, steady), part in list((track or self.main).totals.items()):
             whole, steadily = merged.setdefault(path, (Total(), Total()))
             for total in (whole, steadily) if steady else (whole,):
                 total.count += part.count
@@ -216,22 +216,15 @@ class SpanRecorder:
         return merged
 
     @property
-    def seconds(self) -> dict[Path, float]:
-        """Seconds of each path of the main lane."""
+    def seconds(self) -> dict[SpanPath, float]:
+        """Seconds of each path of the main track."""
         return {path: whole.seconds for path, (whole, _) in self.totals().items()}
-
-    def phases(self, stage: str) -> dict[str, float]:
-        """Seconds of each direct child of a stage in the main lane; ``other`` is what none covers."""
-        seconds = self.seconds
-        phases = {p[1]: s for p, s in seconds.items() if len(p) == 2 and p[0] == stage}
-        phases["other"] = max(0.0, seconds.get((stage,), 0.0) - sum(phases.values()))
-        return phases
 
 
 class Span:
     """One use of a span; `SpanRecorder` makes it."""
 
-    __slots__ = ("_first", "_lane", "_name", "_parent", "_path", "_recorder", "_started")
+    __slots__ = ("_first", "_name", "_parent", "_path", "_recorder", "_started", "_track")
 
     def __init__(self, recorder: SpanRecorder, name: str) -> None:
         self._recorder = recorder
@@ -239,36 +232,39 @@ class Span:
 
     def __enter__(self) -> None:
         recorder = self._recorder
-        lane = self._lane = recorder._lane()
-        self._parent = lane.path
-        if lane is recorder.main:
-            if not lane.path:
+        track = self._track = recorder._track()
+        self._parent = track.path
+        if track is recorder.main:
+            if not track.path:
                 recorder._open_stage(self._name)
-            self._path = (*lane.path, self._name)
+            self._path = (*track.path, self._name)
         else:
             # Another thread's outermost span lies under the stage that is open now.
-            self._path = (*(lane.path or ((recorder.stage,) if recorder.stage else ())), self._name)
-        lane.path = self._path
+            self._path = (
+                *(track.path or ((recorder.stage,) if recorder.stage else ())),
+                self._name,
+            )
+        track.path = self._path
         self._first = recorder._timer.mark() if recorder._timer else None
         self._started = recorder.now()
 
     def __exit__(self, *exception: object) -> None:
-        recorder, lane, path = self._recorder, self._lane, self._path
+        recorder, track, path = self._recorder, self._track, self._path
         ended = recorder.now()
-        lane.path = self._parent
+        track.path = self._parent
         key = (path, recorder._steady)
-        total = lane.totals.get(key)
+        total = track.totals.get(key)
         if total is None:
-            total = lane.totals[key] = Total()
+            total = track.totals[key] = Total()
         total.count += 1
         total.host_ns += ended - self._started
-        lane.recorded += 1
-        lane.events.append(Event(path, self._started, ended))
+        track.recorded += 1
+        track.events.append(Event(path, self._started, ended))
         if self._first is not None:
             second = recorder._timer.mark() if recorder._timer else None
             if second is not None:
-                lane.pending.append((path, key[1], self._first, second))
-                if len(lane.pending) >= DRAIN_AT:
-                    recorder._drain(lane)
-        if not self._parent and lane is recorder.main:
+                track.pending.append((path, key[1], self._first, second))
+                if len(track.pending) >= DRAIN_AT:
+                    recorder._drain(track)
+        if not self._parent and track is recorder.main:
             recorder.stage = ""

@@ -9,7 +9,7 @@ import torch
 
 from ptgm_fast.profiling.bottleneck import bottleneck
 from ptgm_fast.profiling.schema import (
-    MAIN_LANE,
+    MAIN,
     SERVED,
     SYNTHESISED,
     WAIT,
@@ -49,30 +49,28 @@ def build_profile(
         seconds=recorder.now() / 1e9,
         stages=stages,
         hardware=hardware,
-        trace_events=sum(len(lane.events) for lane in recorder.lanes()),
+        trace_events=sum(len(track.events) for track in recorder.tracks()),
         trace_events_dropped=recorder.dropped,
         bottleneck=bottleneck(stages),
     )
 
 
 def _stage(recorder: SpanRecorder, name: str, facts: Facts) -> StageProfile:
-    spans: list[SpanTotals] = []
-    for lane in recorder.lanes():
-        for path, (whole, steadily) in recorder.totals(lane).items():
-            if path[0] != name or len(path) == 1:
-                continue
-            spans.append(
-                SpanTotals(
-                    lane=lane.name,
-                    path=path[1:],
-                    count=whole.count,
-                    seconds=whole.seconds,
-                    host_seconds=whole.host_ns / 1e9,
-                    on_device=whole.on_device,
-                    steady_count=steadily.count,
-                    steady_seconds=steadily.seconds,
-                )
-            )
+    spans = [
+        SpanTotals(
+            lane=track.name,
+            path=path[1:],
+            count=whole.count,
+            seconds=whole.seconds,
+            host_seconds=whole.host_ns / 1e9,
+            on_device=whole.on_device,
+            steady_count=steadily.count,
+            steady_seconds=steadily.seconds,
+        )
+        for track in recorder.tracks()
+        for path, (whole, steadily) in recorder.totals(track).items()
+        if path[0] == name and len(path) > 1
+    ]
     seconds = recorder.totals()[(name,)][0].seconds
     steps = recorder.steps.get(name, StepTimes())
     steady = _steady(steps)
@@ -82,11 +80,8 @@ def _stage(recorder: SpanRecorder, name: str, facts: Facts) -> StageProfile:
         if stage == name
     )
     known: dict[str, Any] = dict(facts)
-    for counter in counters:
-        if counter.name == SYNTHESISED:
-            known["images_synthesised"] = int(counter.last)
-        if counter.name == SERVED:
-            known["images_served"] = int(counter.last)
+    counted = {SYNTHESISED: "images_synthesised", SERVED: "images_served"}
+    known |= {counted[c.name]: int(c.last) for c in counters if c.name in counted}
     if "images_served" not in known and "images_synthesised" in known:
         # Without a ring every image that is made is trained on at once.
         known["images_served"] = known["images_synthesised"]
@@ -123,28 +118,23 @@ def overlap(
     With P the producers' work, W the trainer's wait for them and C the rest of its time, one after the other would take
     P + C and takes C + W. So P - W is hidden, of min(P, C) that could be.
     """
-    if all(span.lane == MAIN_LANE for span in spans):
+    if all(span.lane == MAIN for span in spans):
         return None
-    steady = steady_seconds is not None
 
-    def add(main: bool, wait: bool) -> float:
+    def add(*, main: bool, wait: bool, nested: bool | None = None) -> float:
+        """Seconds of a side's waits, or of its outermost work; nested: only waits inside a span, or only others."""
         return sum(
-            span.steady_seconds if steady else span.seconds
+            span.seconds if steady_seconds is None else span.steady_seconds
             for span in spans
-            if (span.lane == MAIN_LANE) == main
-            and (span.path[-1] == WAIT if wait else len(span.path) == 1 and span.path[0] != WAIT)
+            if (span.lane == MAIN) == main and (span.path[-1] == WAIT) == wait
+            if nested is None or (len(span.path) > 1) == nested
         )
 
-    whole = steady_seconds if steady_seconds is not None else seconds
     wait = add(main=True, wait=True)
     # A wait inside a producer's span is no work of its.
-    nested = sum(
-        span.steady_seconds if steady else span.seconds
-        for span in spans
-        if span.lane != MAIN_LANE and span.path[-1] == WAIT and len(span.path) > 1
-    )
-    produced = max(0.0, add(main=False, wait=False) - nested)
-    consumed = max(0.0, whole - wait)
+    work = add(main=False, wait=False, nested=False) - add(main=False, wait=True, nested=True)
+    produced = max(0.0, work)
+    consumed = max(0.0, (seconds if steady_seconds is None else steady_seconds) - wait)
     hideable = min(produced, consumed)
     hidden = min(max(produced - wait, 0.0), hideable)
     return Overlap(

@@ -12,73 +12,45 @@ from typing import Any
 
 from ptgm_fast.models.weights import write_atomically
 from ptgm_fast.profiling.hardware import Sample
-from ptgm_fast.profiling.spans import Lane, SpanRecorder
+from ptgm_fast.profiling.spans import CounterValue, SpanRecorder, Track
 
 FILE = "trace.json"
 HOST, DEVICE = 1, 2
 
 
-def lane_name(lane: Lane, recorder: SpanRecorder) -> str:
-    """The trainer's lane is the consumer of whatever else records spans."""
-    return "consumer (main thread)" if lane is recorder.main else f"producer ({lane.name})"
+def track_name(track: Track, recorder: SpanRecorder) -> str:
+    """The trainer's track is the consumer of whatever else records spans."""
+    return "consumer (main thread)" if track is recorder.main else f"producer ({track.name})"
 
 
 def trace_events(recorder: SpanRecorder, samples: Iterable[Sample] = ()) -> list[dict[str, Any]]:
     """All that is kept, as trace events; times in microseconds since the recorder began."""
-    events: list[dict[str, Any]] = [_named("process_name", HOST, 0, "host")]
-    if any(lane.device_events for lane in recorder.lanes()):
-        events.append(_named("process_name", DEVICE, 0, "device"))
-    for number, lane in enumerate(recorder.lanes(), start=1):
-        for process, spans in ((HOST, lane.events), (DEVICE, lane.device_events)):
-            if not spans:
-                continue
-            events.append(_named("thread_name", process, number, lane_name(lane, recorder)))
-            events += [
-                {
-                    "ph": "X",
-                    "pid": process,
-                    "tid": number,
-                    "name": span.path[-1],
-                    "cat": span.path[0],
-                    "ts": span.start / 1e3,
-                    "dur": (span.end - span.start) / 1e3,
-                }
-                for span in spans
-            ]
-    for mark in recorder.marks:
-        name = f"{mark.name} step {int(mark.value)}"
-        events.append(
-            {
-                "ph": "i",
-                "pid": HOST,
-                "tid": 1,
-                "s": "t",
-                "name": name,
-                "cat": "step",
-                "ts": mark.time / 1e3,
-            }
-        )
-    for counter in recorder.counters:
-        events.append(_counter(counter.name, counter.time, counter.value))
+    tracks = recorder.tracks()
+    events = [_event("M", HOST, 0, "process_name", args={"name": "host"})]
+    if any(track.device_events for track in tracks):
+        events.append(_event("M", DEVICE, 0, "process_name", args={"name": "device"}))
+    for number, track in enumerate(tracks, start=1):
+        name = {"name": track_name(track, recorder)}
+        for process, spans in ((HOST, track.events), (DEVICE, track.device_events)):
+            if spans:
+                events.append(_event("M", process, number, "thread_name", args=name))
+            for path, start, end in spans:
+                times = {"ts": start / 1e3, "dur": (end - start) / 1e3}
+                events.append(_event("X", process, number, path[-1], cat=path[0], **times))
+    for stage, time, step in recorder.marks:
+        name_of_step = f"{stage} step {int(step)}"
+        events.append(_event("i", HOST, 1, name_of_step, s="t", cat="step", ts=time / 1e3))
+    counters = [*recorder.counters]
     for sample in samples:
-        for name, value in sample.values.items():
-            events.append(_counter(name, sample.time - recorder.began, value))
+        time = sample.time - recorder.began
+        counters += [CounterValue(what, time, value) for what, value in sample.values.items()]
+    for counter, time, value in counters:
+        events.append(_event("C", HOST, 0, counter, ts=time / 1e3, args={counter: value}))
     return events
 
 
-def _named(what: str, process: int, thread: int, name: str) -> dict[str, Any]:
-    return {"ph": "M", "pid": process, "tid": thread, "name": what, "args": {"name": name}}
-
-
-def _counter(name: str, time_ns: int, value: float) -> dict[str, Any]:
-    return {
-        "ph": "C",
-        "pid": HOST,
-        "tid": 0,
-        "name": name,
-        "ts": time_ns / 1e3,
-        "args": {name: value},
-    }
+def _event(phase: str, process: int, thread: int, name: str, **more: Any) -> dict[str, Any]:
+    return {"ph": phase, "pid": process, "tid": thread, "name": name, **more}
 
 
 def write_trace(events: list[dict[str, Any]], path: Path, dropped: int) -> None:

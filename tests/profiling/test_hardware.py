@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from ptgm_fast.profiling.hardware import HardwareSampler, open_gpu
+from ptgm_fast.profiling.hardware import HardwareSampler
 
 
 class FakeNVML:
@@ -56,7 +56,7 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def sampled(images: int | None = None) -> Any:
-    sampler = HardwareSampler("cuda", interval=0.01, gpu=open_gpu)
+    sampler = HardwareSampler("cuda", interval=0.01)
     sampler.start()
     time.sleep(0.08)
     return sampler.stop(images)

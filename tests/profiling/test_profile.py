@@ -109,7 +109,7 @@ def test_a_producer_thread_overlaps_and_is_seen_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_the_engines_producer_is_a_lane_beside_the_trainer(tmp_path: Path) -> None:
+def test_the_engines_producer_is_a_track_beside_the_trainer(tmp_path: Path) -> None:
     sampler = FastSampler(
         generators.load("letters"),
         batch_size=64,
@@ -124,7 +124,7 @@ def test_the_engines_producer_is_a_lane_beside_the_trainer(tmp_path: Path) -> No
             p.step()
     (loop,) = read_profile(tmp_path).stages
     found = {(span.lane, *span.path) for span in loop.spans}
-    # Both sides wait, each in its own lane.
+    # Both sides wait, each in its own track.
     assert found >= {
         ("main", "forward"),
         ("main", "ring wait"),

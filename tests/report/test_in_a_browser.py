@@ -106,7 +106,7 @@ def perfetto() -> Iterator[str]:
 
 
 def test_perfetto_reads_the_trace(tmp_path: Path, browser: Any, perfetto: str) -> None:
-    """Lanes, slices with their nesting and the counter, as Perfetto's SQL has them."""
+    """Tracks, slices with their nesting and the counter, as Perfetto's SQL has them."""
     with profile(tmp_path) as p:
 
         def produce() -> None:

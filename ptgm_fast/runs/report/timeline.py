@@ -50,8 +50,8 @@ def find_window(profile: Profile, events: Events) -> Window | None:
     return Window(stage.name, number, marks[first][0], marks[last][0])
 
 
-def lanes(events: Events) -> dict[tuple[int, int], str]:
-    """Names of the trace's lanes by (process, thread), the consumer's first."""
+def tracks(events: Events) -> dict[tuple[int, int], str]:
+    """Names of the trace's tracks by (process, thread), the consumer's first."""
     processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     named = {
         (event["pid"], event["tid"]): event["args"]["name"]
@@ -66,23 +66,23 @@ def lanes(events: Events) -> dict[tuple[int, int], str]:
 
 
 def timeline(profile: Profile, events: Events) -> Figure | None:
-    """The window's spans, a row a lane; None when the trace holds no two steps of a stage."""
+    """The window's spans, a row a track; None when the trace holds no two steps of a stage."""
     window = find_window(profile, events)
     if window is None:
         return None
-    rows = lanes(events)
-    # By name and lane: where each span begins and how long it is, both in milliseconds of the window.
+    rows = tracks(events)
+    # By name and track: where each span begins and how long it is, both in milliseconds of the window.
     bars: dict[str, dict[tuple[int, int], list[tuple[float, float]]]] = {}
     for event in events:
         if event["ph"] == "X" and event["name"] != event["cat"]:
             start = max(event["ts"], window.start)
             length = min(event["ts"] + event["dur"], window.end) - start
             if length > 0:
-                of_lane = bars.setdefault(event["name"], {}).setdefault(
+                of_track = bars.setdefault(event["name"], {}).setdefault(
                     (event["pid"], event["tid"]), []
                 )
-                of_lane.append(((start - window.start) / 1e3, length / 1e3))
-    seconds = {name: sum(b[1] for lane in of.values() for b in lane) for name, of in bars.items()}
+                of_track.append(((start - window.start) / 1e3, length / 1e3))
+    seconds = {name: sum(b[1] for track in of.values() for b in track) for name, of in bars.items()}
     names = sorted((n for n in seconds if n != WAIT), key=lambda n: -seconds[n])[: len(SERIES)]
     colors = dict(zip(names, SERIES, strict=False)) | ({WAIT: FAINT} if WAIT in seconds else {})
     depth = [
