@@ -20,7 +20,7 @@ FLOORS = [
     {"generators"},
     {"models", "data"},
     {"kernels", "records"},
-    {"errors", "spans"},
+    {"errors", "query", "spans"},
 ]
 LEVEL = {name: level for level, floor in enumerate(FLOORS) for name in floor}
 

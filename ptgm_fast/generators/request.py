@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast, get_args
-from urllib.parse import parse_qsl
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.card import AdapterCard, Soft
 from ptgm_fast.generators.files import validated
+from ptgm_fast.query import split_query
 
 Default = TypeVar("Default")
 
@@ -78,7 +78,7 @@ def parse(text: str, *, soft: Soft | None, soft_seed: int, sha256: str | None) -
     place, _, query = text.partition("?")
     scheme, _, target = place.partition(":")
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        pairs = split_query(query)
     except ValueError as error:
         raise UserError(
             f"generator {text!r}: options are written ?name=value&name=value ({error})"

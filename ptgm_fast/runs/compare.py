@@ -82,7 +82,7 @@ def compare(
         with_method(config, method)
     context = context or Context()
     # What does not fit is found before the folder exists: a wrong network, a pool of something else or too small.
-    task = build_task(targets[0])
+    task = build_task(targets[0], on_notice=context.on_notice)
     for target in targets:
         task = task if target == task.config else build_task(target, task.source)
         for method in methods:
@@ -143,7 +143,7 @@ def against_baselines(
     folder = RunFolder(out / "baselines")
     if (folder.path / COMPARISON).is_file():
         return read_comparison(folder.path)
-    task = build_task(config)
+    task = build_task(config, on_notice=context.on_notice)
     if not folder.config.exists():
         RunFolder.create(folder.path)
     folder.write_text(folder.config, config_to_toml(config))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -49,17 +51,20 @@ class Task:
         return target.to(self.device).to(memory_format=torch.channels_last)
 
 
-def build_task(config: RunConfig, source: SourceModels | None = None) -> Task:
-    """Load what the config names; `source` is its source pair, if that is there already.
+def build_task(
+    config: RunConfig,
+    source: SourceModels | None = None,
+    on_notice: Callable[[str], None] = lambda message: None,
+) -> Task:
+    """Load what the config names; `source` is its source pair, if that is there already. on_notice: see `data.load`.
 
     Raises UserError where something is missing or does not fit together.
     """
     source = source or build_source(config)
     card = source.generator.card
     _check_shapes(config, card)
-    task = Task(
-        config, source.device, source, _load_target_data(config, card.channels, card.image_size)
-    )
+    target = _load_target_data(config, card.channels, card.image_size, on_notice)
+    task = Task(config, source.device, source, target)
     _check_networks(task)
     return task
 
@@ -134,18 +139,17 @@ def _load_classifier(config: RunConfig, card: generators.Card) -> torch.nn.Modul
     return classifier
 
 
-def _load_target_data(config: RunConfig, channels: int, size: int) -> TargetData:
+def _load_target_data(
+    config: RunConfig, channels: int, size: int, on_notice: Callable[[str], None]
+) -> TargetData:
     choice = config.data
-    images = data.load(choice.images, channels=channels, image_size=size)
+    load = partial(data.load, channels=channels, image_size=size, on_notice=on_notice)
+    images = load(choice.images)
     if images.num_classes < 2:
         raise UserError(
             f"{choice.images!r} has {images.num_classes} class; a classifier needs at least two"
         )
-    separate = (
-        data.load(choice.test_images, channels=channels, image_size=size)
-        if choice.test_images
-        else None
-    )
+    separate = load(choice.test_images) if choice.test_images else None
     if separate and separate.class_names != images.class_names:
         raise UserError(
             f"data.test_images has the classes {list(separate.class_names)}, but data.images has {list(images.class_names)}"

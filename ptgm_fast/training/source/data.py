@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,9 +15,16 @@ from ptgm_fast.training.source.deform import deform, num_draws
 from ptgm_fast.training.source.options import DeformationOptions, SourceOptions
 
 
-def load_split(options: SourceOptions) -> tuple[ImageSet, ImageSet]:
+def load_split(
+    options: SourceOptions, on_notice: Callable[[str], None]
+) -> tuple[ImageSet, ImageSet]:
     """Training and held-out images. Raises UserError for fewer than two classes and for a class with too few images."""
-    data = load(options.data, channels=options.channels, image_size=options.image_size)
+    data = load(
+        options.data,
+        channels=options.channels,
+        image_size=options.image_size,
+        on_notice=on_notice,
+    )
     side = (options.image_size, options.image_size)
     if data.image_size != side or data.channels != options.channels:
         raise UserError(

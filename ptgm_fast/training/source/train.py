@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ def train_source(
     out_dir: Path | str,
     *,
     report: Report = _silent,
+    on_notice: Callable[[str], None] = lambda message: None,
     device: torch.device | str = "cpu",
 ) -> GeneratorCard:
     """Train a source pair and write it to `out_dir`; `ptgm_fast.generators.load(out_dir)` reads it.
@@ -41,7 +42,7 @@ def train_source(
     Writes classifier.safetensors, generator.safetensors, samples.png and, last, card.json: a folder with a card
     is complete. Every random number is a function of (seed, purpose, index), so the same options on the
     same machine, number of threads and versions give the same weights, bit for bit.
-    report(stage, step, steps, metrics): stage is "classifier", "generator" or "judge".
+    report(stage, step, steps, metrics): stage is "classifier", "generator" or "judge". on_notice: see `data.load`.
 
     Raises UserError when `out_dir` already holds a pair, for data that cannot be used, and for a loss that is
     not finite; what earlier stages wrote stays. OSError on a failed write.
@@ -55,7 +56,7 @@ def train_source(
             f"{str(out)!r} already holds {', '.join(existing)}; choose another folder or remove them"
         )
     target = torch.device(device)
-    training, holdout = load_split(options)
+    training, holdout = load_split(options, on_notice)
     # A wrong `equivalent` must not surface after minutes of training.
     class_groups(training.class_names, options.equivalent)
     card = _blank_card(options, training.class_names)

@@ -1,0 +1,159 @@
+"""A folder of class folders (an ImageFolder tree): which files are images, and of which class."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ptgm_fast.data.images import ImageSet, prepare
+from ptgm_fast.data.pixels import read_image
+from ptgm_fast.errors import UserError
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+# What operating systems and archivers leave beside files, hidden names aside.
+_JUNK = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}
+_TRAIN = ("train", "training")
+_TEST = ("test", "testing", "val", "valid", "validation", "dev")
+
+
+def load_folder(
+    path: str,
+    channels: int | None,
+    image_size: int | None,
+    on_notice: Callable[[str], None],
+) -> ImageSet:
+    """The images under root/CLASS, at any depth, classes in the order of their names.
+
+    Links are followed, each folder once a class. Hidden files and folders and what systems leave behind (`__MACOSX`,
+    `Thumbs.db`) are passed over, and counted in one notice with files of other kinds and animations, of which the
+    first frame is read. Raises UserError as `load` does, and for a train/test tree, naming the options that take it.
+    """
+    root = Path(path)
+    if not _is_folder(root):
+        raise UserError(f"data folder {path!r} does not exist or is not a folder")
+    skipped: Counter[str] = Counter()
+    places = sorted(_entries(root, skipped), key=lambda p: class_name(p.name))
+    classes = [p for p in places if _is_folder(p)]
+    _refuse_a_split(path, classes)
+    skipped["images beside the class folders"] = sum(
+        p.suffix.lower() in IMAGE_SUFFIXES for p in places if p not in classes
+    )
+    if not classes:
+        raise UserError(
+            f"data folder {path!r} has no class folders; expected {path}/CLASS/IMAGE files, one folder a class"
+        )
+    names = tuple(class_name(p.name) for p in classes)
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise UserError(
+            f"data folder {path!r} has two class folders whose names look the same, {twice[0]!r}; rename or join them"
+        )
+    images: list[Tensor] = []
+    labels: list[int] = []
+    for label, folder in enumerate(classes):
+        files = _images(folder, skipped)
+        if not files:
+            raise UserError(
+                f"class folder {str(folder)!r} holds no images; add some or remove the folder"
+            )
+        for file in files:
+            image = prepare(
+                read_image(file, lambda: skipped.update(["animations after their first frame"])),
+                channels,
+                image_size,
+            )
+            if images and image.shape != images[0].shape:
+                raise UserError(
+                    f"image {str(file)!r} is {_describe(image)} but earlier ones are {_describe(images[0])}; "
+                    "set data.image_size (and data.channels) to bring them to one shape"
+                )
+            images.append(image)
+            labels.append(label)
+    if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
+        on_notice(f"{path}: passed over {counted}")
+    return ImageSet(torch.cat(images), torch.tensor(labels), names)
+
+
+def class_name(name: object) -> str:
+    """A class's name as text: composed (NFC), so that names that look the same are the same; bytes that are no UTF-8 as `\\xff`."""
+    if isinstance(name, bytes):
+        name = os.fsdecode(name)
+    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return unicodedata.normalize("NFC", text)
+
+
+def _entries(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
+    """What a folder holds, without what is hidden or junk."""
+    try:
+        found = list(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"folder {str(folder)!r} cannot be read ({error.strerror})") from error
+    for path in found:
+        if path.name.startswith(".") or path.name.lower() in _JUNK:
+            skipped["hidden or system files and folders"] += 1
+        else:
+            yield path
+
+
+def _images(folder: Path, skipped: Counter[str]) -> list[Path]:
+    """The image files under a class folder, sorted."""
+    files, waiting, seen = [], [folder], set()
+    while waiting:
+        place = waiting.pop()
+        status = place.stat()
+        # A link may lead back to a folder above, or twice to the same one.
+        if (identity := (status.st_dev, status.st_ino)) in seen:
+            continue
+        seen.add(identity)
+        for path in _entries(place, skipped):
+            if _is_folder(path):
+                waiting.append(path)
+            elif path.suffix.lower() not in IMAGE_SUFFIXES:
+                skipped["files of another kind"] += 1
+            elif not path.is_file():
+                raise UserError(
+                    f"image {str(path)!r} is no file, or a link to nothing; replace or remove it"
+                )
+            else:
+                files.append(path)
+    return sorted(files)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise UserError(f"{str(path)[:200]!r} cannot be read ({error.strerror})") from error
+
+
+def _refuse_a_split(path: str, folders: list[Path]) -> None:
+    """Raise UserError for root/train/CLASS/IMAGE trees, which would load as the classes train and test."""
+    by_name = {p.name.lower(): p for p in folders}
+    parts = [by_name[name] for name in (*_TRAIN, *_TEST) if name in by_name]
+    if len(parts) < 2 and parts != folders:
+        return
+    if not (trees := [p for p in parts if _is_tree(p)]) or trees[0] != parts[0]:
+        return
+    separate = f" and data.test_images=folder:{path}/{trees[1].name}" if len(trees) > 1 else ""
+    raise UserError(
+        f"data folder {path!r} is a split tree ({', '.join(p.name for p in parts)}), whose parts are no classes; "
+        f"set data.images=folder:{path}/{trees[0].name}{separate}"
+    )
+
+
+def _is_tree(folder: Path) -> bool:
+    """Whether a folder holds folders, and no images beside them."""
+    entries = list(_entries(folder, Counter()))
+    return any(_is_folder(p) for p in entries) and not any(
+        p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() for p in entries
+    )
+
+
+def _describe(image: Tensor) -> str:
+    _, channels, height, width = image.shape
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"

@@ -1,0 +1,99 @@
+"""torchvision's data sets by name: those on disk, and FakeData."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ptgm_fast.data.folder import class_name
+from ptgm_fast.data.images import ImageSet, prepare, without_empty_classes
+from ptgm_fast.data.pixels import to_bytes
+from ptgm_fast.errors import MissingExtraError, UserError
+from ptgm_fast.query import split_query
+
+
+def load_torchvision(
+    rest: str,
+    channels: int | None,
+    image_size: int | None,
+    on_notice: Callable[[str], None],
+) -> ImageSet:
+    """NAME?option=value&...: the options are the data set's own arguments, values written as they are."""
+    try:
+        import torchvision.datasets as datasets
+    except ImportError as error:
+        raise MissingExtraError(
+            f"the data set torchvision:{rest}", "torchvision", "torchvision"
+        ) from error
+    name, _, query = rest.partition("?")
+    factory = getattr(datasets, name, None)
+    if not inspect.isclass(factory):
+        raise UserError(
+            f"torchvision has no data set {name!r}; see torchvision.datasets for the names"
+        )
+    try:
+        options = dict(split_query(query))
+    except ValueError as error:
+        raise UserError(
+            f"torchvision:{rest}: options are written ?name=value&name=value ({error})"
+        ) from error
+    try:
+        dataset = factory(**_arguments(factory, options))
+    except Exception as error:  # each data set checks its files in its own way
+        raise UserError(
+            f"torchvision:{name} cannot be opened with {options or 'no options'} ({error}). Nothing is downloaded: place the "
+            "data set there first, and pass its options as torchvision:NAME?root=DIR&split=train (or &train=true)"
+        ) from error
+    images, labels = [], []
+    try:
+        for i in range(len(dataset)):
+            image, label = dataset[i]
+            images.append(prepare(to_bytes(image)[None], channels, image_size))
+            labels.append(int(label))
+            if images[-1].shape != images[0].shape:
+                raise UserError(
+                    f"images of torchvision:{name} differ in size; set data.image_size and data.channels"
+                )
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"torchvision:{name}: item {len(labels)} is not an image that can be read with one class ({error})"
+        ) from error
+    if not labels:
+        raise UserError(f"torchvision:{name} holds no images")
+    found = tuple(class_name(n) for n in getattr(dataset, "classes", None) or ())
+    if min(labels) < 0:
+        raise UserError(f"torchvision:{name} has labels below 0: this part of it has no labels")
+    names = found if max(labels) < len(found) else tuple(map(str, range(max(labels) + 1)))
+    return without_empty_classes(torch.cat(images), torch.tensor(labels), names)
+
+
+def _arguments(factory: type, options: dict[str, str]) -> dict[str, Any]:
+    """The options as the types of the data set's arguments."""
+    parameters = inspect.signature(factory).parameters
+    arguments = {
+        name: _value(text, parameters[name].default if name in parameters else None)
+        for name, text in options.items()
+    }
+    if "root" in parameters:
+        arguments["root"] = options.get("root", "data")
+    if "loader" in parameters:
+        # torchvision's own makes 8 bits of any image.
+        from PIL import Image
+
+        arguments["loader"] = Image.open
+    return arguments
+
+
+def _value(text: str, default: Any) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    if isinstance(default, int) and not isinstance(default, bool):
+        return int(text)
+    if isinstance(default, tuple):
+        return tuple(int(part) for part in text.split(","))
+    return text
