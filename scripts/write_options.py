@@ -25,12 +25,12 @@ Views (`views`, `weak_views`, `strong_views`) take a preset's name or a table of
 """
 
 
-def rows(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """A table row for each setting, tables within tables after the plain ones."""
+def rows(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = None) -> list[str]:
+    """A table row for each setting, tables within tables after the plain ones; defaults: of the field that holds it."""
     plain, nested = [], []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            nested += rows(field.annotation, f"{prefix}{name}.")
+            nested += rows(field.annotation, f"{prefix}{name}.", field.default)
             continue
         accepted = describe(field.annotation)
         for limit, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
@@ -39,7 +39,9 @@ def rows(model: type[BaseModel], prefix: str = "") -> list[str]:
                 for m in field.metadata
                 if getattr(m, limit, None) is not None
             )
-        default = "required" if field.is_required() else show(field.default)
+        own = defaults is not None and name in defaults.model_fields_set
+        value = getattr(defaults, name) if own else field.default
+        default = "required" if field.is_required() and not own else show(value)
         plain.append(f"| `{prefix}{name}` | {accepted} | {default} | {field.description or ''} |")
     return plain + nested
 

@@ -53,11 +53,16 @@ def _load(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        # Windows' editors write a byte order mark.
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"config file {str(path)!r} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"config file {str(path)!r} cannot be read ({error})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"config file {str(path)!r} is not UTF-8 ({error}); save it in that encoding"
+        ) from None
+    except OSError as error:
+        raise UserError(f"config file {str(path)!r} cannot be read ({error.strerror})") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"config file {str(path)!r} is not valid TOML: {error}") from None
 

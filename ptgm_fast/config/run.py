@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptgm_fast.training.options import (
     PSSL_METHODS,
@@ -19,6 +19,32 @@ from ptgm_fast.training.options import (
 )
 
 STAGES = ("pp", "supervised", "p-ssl")
+
+
+def _per_channel(value: tuple[float, ...]) -> tuple[float, ...]:
+    if len(value) not in (1, 3):
+        raise ValueError(f"takes one value, or three for colour images, got {len(value)}")
+    return value
+
+
+def _unit(value: tuple[float, ...]) -> tuple[float, ...]:
+    if not all(0 <= v <= 1 for v in value):
+        raise ValueError(
+            f"is of images in [0, 1], got {list(value)}; divide values of 0..255 by 255"
+        )
+    return value
+
+
+def _divisor(value: tuple[float, ...]) -> tuple[float, ...]:
+    # What float32 can divide by.
+    if not all(1e-6 <= v <= 1e6 for v in value):
+        raise ValueError(f"must be positive (1e-6 to 1e6), got {list(value)}")
+    return value
+
+
+PerChannel = Annotated[tuple[float, ...], AfterValidator(_per_channel)]
+Mean = Annotated[PerChannel, AfterValidator(_unit)]
+Std = Annotated[PerChannel, AfterValidator(_divisor)]
 
 
 class DataConfig(Options):
@@ -37,32 +63,14 @@ class DataConfig(Options):
         "generator", description="side in pixels; must be the generator's"
     )
     channels: Literal[1, 3, "generator"] = Field("generator", description="must be the generator's")
-    mean: tuple[float, ...] = Field(
-        (0.5,), description="of images in [0, 1]: one value, or one a channel"
-    )
-    std: tuple[float, ...] = Field(
-        (0.5,), description="of images in [0, 1]: one value, or one a channel"
-    )
+    mean: Mean = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
+    std: Std = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
 
     @field_validator("labels_per_class", "test_per_class", "image_size")
     @classmethod
     def _positive(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
             raise ValueError(f"must be at least 1, got {value}")
-        return value
-
-    @field_validator("mean", "std")
-    @classmethod
-    def _per_channel(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if len(value) not in (1, 3):
-            raise ValueError(f"takes one value, or three for colour images, got {len(value)}")
-        return value
-
-    @field_validator("std")
-    @classmethod
-    def _nonzero(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if min(value) <= 0:
-            raise ValueError(f"must be positive, got {list(value)}")
         return value
 
     @model_validator(mode="after")
@@ -81,8 +89,8 @@ class ClassifierConfig(Options):
     weights: str = Field(
         "", description="its weights: .safetensors, or a weights-only PyTorch file"
     )
-    mean: tuple[float, ...] = Field((0.5,), description="its normalisation of images in [0, 1]")
-    std: tuple[float, ...] = (0.5,)
+    mean: Mean = Field((0.5,), description="its normalization of images in [0, 1]")
+    std: Std = Field((0.5,), description="its normalization of images in [0, 1]")
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
@@ -127,7 +135,10 @@ class RunConfig(Options):
     device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", ...')
     stages: tuple[Literal["pp", "supervised", "p-ssl"], ...] = ("pp", "p-ssl")
     checkpoint_keep: int = Field(
-        2, ge=1, description="checkpoints kept; a damaged newest one falls back to the one before"
+        2,
+        ge=1,
+        le=1000,
+        description="checkpoints kept; a damaged newest one falls back to the one before",
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",

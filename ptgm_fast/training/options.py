@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import (
@@ -27,9 +28,30 @@ _log = logging.getLogger("ptgm_fast")
 
 
 class Options(BaseModel):
-    """Frozen; unknown keys are errors; values are checked against their ranges."""
+    """Frozen; unknown keys are errors; values are checked against their ranges, numbers are finite.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    A table that gives some keys only changes those of its field's own default, which may differ from its class's.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merge(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        defaults = {name: field.default for name, field in cls.model_fields.items()}
+        return {name: _merged(defaults.get(name), value) for name, value in values.items()}
+
+
+def _merged(default: Any, given: Any) -> Any:
+    """A table over the default model that it changes; anything else as it is given."""
+    if not (isinstance(default, BaseModel) and isinstance(given, Mapping)):
+        return given
+    kept = {name: getattr(default, name) for name in type(default).model_fields}
+    return kept | {name: _merged(kept.get(name), value) for name, value in given.items()}
 
 
 def _to_view_spec(value: Any) -> Any:

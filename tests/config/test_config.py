@@ -7,9 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptgm_fast.config import METHODS, RunConfig, config_to_toml, load_config, with_method
+from ptgm_fast.config.files import load_source_config
 from ptgm_fast.config.run import accepted_methods
 from ptgm_fast.errors import UserError
 from ptgm_fast.kernels.views import ViewSpec
+from ptgm_fast.training.options import Options
+from ptgm_fast.training.source import SourceOptions
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -80,6 +83,17 @@ def test_overrides_change_one_setting(tmp_path: Path) -> None:
         ("[data]\nlabels_per_class = 'some'", ["data.labels_per_class", "'all'"]),
         ("[data]\nlabels_per_class = 'all'\ntest_per_class = 'all'", ["test_images"]),
         ("[data]\nstd = [0.0]", ["data.std", "positive"]),
+        ("[data]\nstd = [0.5, 1e-50, 0.5]", ["data.std", "positive"]),
+        ("[data]\nmean = [123.7, 116.3, 103.5]", ["data.mean", "divide values of 0..255 by 255"]),
+        ("[source.classifier]\nstd = [0.0]", ["source.classifier.std", "positive"]),
+        (
+            "[source.classifier]\nmean = [0.1, 0.2]",
+            ["source.classifier.mean", "one value, or three"],
+        ),
+        ("[data]\nstd = [inf]", ["data.std", "finite"]),
+        ("[p_ssl]\nweight = nan", ["p_ssl.weight", "finite"]),
+        ("[training]\nlr = inf", ["training.lr", "finite"]),
+        ("checkpoint_keep = 1000000000", ["checkpoint_keep", "1000"]),
         ("stages = ['p-ssl', 'pp']", ["stages", "accepted"]),
         ("stages = ['pp']", ["stages", "accepted"]),
         ("[pp]\nviews = 'weakk'", ["pp.views", "weak"]),
@@ -112,6 +126,46 @@ def test_wrong_settings_name_the_place_and_the_fix(
 def test_malformed_overrides(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, "seed = 1"), [override])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_byte_order_mark_is_no_setting(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text('task = "Käse"\n', encoding=encoding)
+    assert load_config(path).task == "Käse"
+
+
+def test_another_encoding_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    for encoding in ("utf-16", "latin-1"):
+        path.write_text('task = "Käse"\n', encoding=encoding)
+        with pytest.raises(UserError, match="not UTF-8"):
+            load_config(path)
+
+
+def test_a_table_changes_what_it_names_of_its_fields_own_default(tmp_path: Path) -> None:
+    class Inner(Options):
+        a: int = 1
+        b: int = 2
+
+    class Middle(Options):
+        inner: Inner = Inner(a=5)
+        c: int = 3
+
+    class Outer(Options):
+        middle: Middle = Middle(inner=Inner(b=7), c=8)
+
+    assert Outer.model_validate({"middle": {"inner": {"a": 9}}}).middle == Middle(
+        inner=Inner(a=9, b=7), c=8
+    )
+    assert Outer.model_validate({"middle": Middle()}).middle.c == 3
+    with pytest.raises(ValueError, match="Extra"):
+        Outer.model_validate({"middle": {"inner": {"d": 1}}})
+    path = write(tmp_path, 'data = "folder:x"\n[judge]\nbatch_size = 16\n')
+    judge = load_source_config(path).judge
+    assert judge == SourceOptions.model_fields["judge"].default.model_copy(
+        update={"batch_size": 16}
+    )
 
 
 def test_missing_file() -> None:

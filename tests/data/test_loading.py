@@ -85,13 +85,6 @@ def test_npz_labels_and_names_are_text(tmp_path: Path, dtype: str) -> None:
     assert (loaded.class_names, loaded.labels.tolist()) == (("owl", "elk"), [0, 1, 0])
 
 
-def test_classes_without_images_are_dropped_and_labels_renumbered(tmp_path: Path) -> None:
-    names = np.array(["none", "a", "also none", "b"])
-    np.savez(tmp_path / "d.npz", x=np.zeros((3, 4, 4), np.uint8), y=[3, 1, 3], class_names=names)
-    loaded = data.load(f"npz:{tmp_path / 'd.npz'}")
-    assert (loaded.class_names, loaded.labels.tolist()) == (("a", "b"), [1, 0, 1])
-
-
 def write_idx(folder: Path, prefix: str, x: np.ndarray, y: np.ndarray) -> None:
     """The format of MNIST and its kin."""
     folder.mkdir(parents=True)

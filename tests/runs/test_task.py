@@ -46,6 +46,8 @@ def test_what_does_not_fit(tiny: Tiny, settings: list[str], message: str) -> Non
 def test_a_device_that_is_not_there(tiny: Tiny) -> None:
     with pytest.raises(UserError, match="'cuda' cannot be used here"):
         build_task(tiny("device=cuda"))
+    with pytest.raises(UserError, match='"cpu" always works'):
+        build_task(tiny("device=meta"))
 
 
 def test_a_classifier_of_ones_own(tiny: Tiny, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ class SourceOptions(Options):
     samples_per_class: int = Field(
         64, ge=2, description="generated and real images of each class in the figures"
     )
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     deformation: DeformationOptions = DeformationOptions()
     classifier: ClassifierOptions = ClassifierOptions()
     generator: GeneratorOptions = GeneratorOptions()
