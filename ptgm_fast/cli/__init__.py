@@ -5,28 +5,41 @@ from __future__ import annotations
 import errno
 import sys
 
+from ptgm_fast.cli.streams import lenient_streams
 from ptgm_fast.errors import UserError
 
 
 def main() -> None:
     """The entry point `ptgm-fast`: user's mistakes end with one message and exit code 2, a clean stop with 130."""
-    from ptgm_fast.cli.app import app
+    with lenient_streams():
+        try:
+            from ptgm_fast.cli.app import app
 
-    try:
-        app()
-    except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        where = f" {error.filename!r}" if error.filename else ""
-        _fail(
+            app()
+        except UserError as error:
+            _fail(str(error))
+        except OSError as error:
+            if error.errno is None:
+                raise
+            _fail(_of_the_system(error))
+        except (MemoryError, RuntimeError) as error:
+            # torch says it in a RuntimeError on CPUs.
+            if not (isinstance(error, MemoryError) or "not enough memory" in str(error)):
+                raise
+            _fail("there is not enough memory; lower the batch sizes or the number of images")
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            sys.exit(130)
+
+
+def _of_the_system(error: OSError) -> str:
+    where = f" {error.filename!r}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return (
             f"cannot write{where}: {error.strerror}. What was written before is whole; "
             "make room (or choose another --out) and continue: train with --resume, synthesize with the same command"
         )
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        sys.exit(130)
+    return f"cannot use{where}: {error.strerror}"
 
 
 def _fail(message: str) -> None:

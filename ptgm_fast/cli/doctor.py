@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from rich.table import Table
+from rich.text import Text
 
 from ptgm_fast.cli.ui import console
 from ptgm_fast.runs.doctor import examine
 
-MARKS = {
-    "ok": "[green]ok[/green]",
-    "missing": "[yellow]missing[/yellow]",
-    "broken": "[red]broken[/red]",
-}
+COLOURS = {"ok": "green", "missing": "yellow", "broken": "red"}
 
 
 def run() -> None:
@@ -19,5 +16,5 @@ def run() -> None:
     for name in ("", "what", "found"):
         table.add_column(name)
     for finding in examine():
-        table.add_row(MARKS[finding.state], finding.what, finding.detail)
+        table.add_row(Text(finding.state, COLOURS[finding.state]), finding.what, finding.detail)
     console.print(table)

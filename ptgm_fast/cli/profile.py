@@ -20,7 +20,7 @@ def run(folders: list[Path]) -> None:
     profiles = [(folder, read_profile(folder)) for folder in folders]
     for folder, profile in profiles:
         if len(profiles) > 1:
-            console.print(f"[bold]{folder}[/bold]")
+            console.print(str(folder), style="bold")
         show(profile)
 
 

@@ -19,7 +19,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console(highlight=False)
+# Names and paths are printed as they are: no markup, no emoji.
+console = Console(highlight=False, markup=False, emoji=False)
 
 
 class StageProgress:
@@ -33,7 +34,7 @@ class StageProgress:
         self.interval = interval
         self._bars = (
             Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]:.0f} " + unit + "s/s"),
