@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: train test lint types unit sanitize bench bench-gpu clean
+.PHONY: train test test-fast lint types unit sanitize bench bench-gpu clean
 
 train: $(VENV)/.demo
 	$(BIN)/ptgm-fast train --profile --baselines
@@ -28,6 +28,10 @@ types: $(VENV)/.test
 WORKERS ?= 2
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# What is not slow: for the loop of writing and trying.
+test-fast: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
 # The C++ implementations under the address and undefined-behaviour sanitizers, in a build of its own. That the
 # sanitizers see a tensor's memory at all is shown first, by a row more than there is.

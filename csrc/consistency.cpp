@@ -5,7 +5,7 @@
 namespace ptgm::consistency {
 namespace {
 
-// As kernels/consistency/library.py numbers them; `kSoft` is `uda` too.
+// As kernels/consistency/cpu_impl.py numbers them; `kSoft` is `uda` too.
 enum class Method : int { kSoft, kFixmatch, kSquared };
 
 struct Problem {

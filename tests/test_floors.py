@@ -1,6 +1,7 @@
 """The house's floors: imports only go down."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,43 @@ def test_the_rule_catches_an_upward_import() -> None:
     assert imported_rooms(
         "from . import reference", "ptgm_fast.kernels.views", is_package=True
     ) == {"kernels"}
+
+
+def imports_of(file: Path, modules: set[str]) -> set[str]:
+    """The modules of ours that a file imports, anywhere in it but for typing alone."""
+    is_package, module = file.name == "__init__.py", module_name(file)
+    found: set[str] = set()
+    waiting: list[ast.AST] = [ast.parse(file.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        waiting += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = module.split(".")
+                parents = parents[: len(parents) - node.level + is_package]
+                base = ".".join([*parents, base] if base else parents)
+            names = {f"{base}.{alias.name}" for alias in node.names}
+            found |= names & modules or {base}
+    return (found & modules) - {module}
+
+
+def import_graph() -> dict[str, set[str]]:
+    files = {module_name(file): file for file in python_files()}
+    return {name: imports_of(file, set(files)) for name, file in files.items()}
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = import_graph()
+    assert "ptgm_fast.training.stage" in graph["ptgm_fast.training.loop"]
+    graphlib.TopologicalSorter(graph).prepare()
+    graph["ptgm_fast.training.stage"].add("ptgm_fast.training.loop")
+    with pytest.raises(graphlib.CycleError):
+        graphlib.TopologicalSorter(graph).prepare()
 
 
 def test_importing_is_cold() -> None:
