@@ -33,7 +33,7 @@ unit: $(VENV)/.test
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
 
-# The C++ implementations under the address and undefined-behaviour sanitizers, in a build of its own. That the
+# The C++ implementations under the address and undefined-behavior sanitizers, in a build of its own. That the
 # sanitizers see a tensor's memory at all is shown first, by a row more than there is.
 SANITIZED := build/sanitize/ptgm_fast
 UNDER_SANITIZERS = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \

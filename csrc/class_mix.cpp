@@ -86,7 +86,7 @@ INLINE int64_t count_from(const int32_t* keys, int64_t num, int32_t least) {
   return count;
 }
 
-// The k-th largest of a row, by bisection on the keys: every step is one pass that the compiler vectorises.
+// The k-th largest of a row, by bisection on the keys: every step is one pass that the compiler vectorizes.
 template <class T>
 INLINE float kth_largest(const T* logits, int64_t num, int64_t k, int32_t* keys) {
   int32_t lowest = std::numeric_limits<int32_t>::max(), highest = std::numeric_limits<int32_t>::min();

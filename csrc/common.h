@@ -46,7 +46,7 @@ Isa isa();
 inline bool has_avx2() { return isa() >= Isa::kAvx2; }
 inline bool has_avx512() { return isa() >= Isa::kAvx512; }
 
-// The bits of a bfloat16 or a float16. Conversions are branch-free integer arithmetic: loops over them vectorise.
+// The bits of a bfloat16 or a float16. Conversions are branch-free integer arithmetic: loops over them vectorize.
 struct bf16 {
   uint16_t bits;
 };
@@ -116,7 +116,7 @@ INLINE void convert_row(T* __restrict out, const float* __restrict in, int64_t n
 }
 
 // e^x to 1.2 ulp (the polynomial of Cephes' expf); 0 below -87.33, where float32's smallest normal number ends;
-// infinity above 88.72; NaN stays NaN. Without a branch, so that a loop vectorises.
+// infinity above 88.72; NaN stays NaN. Without a branch, so that a loop vectorizes.
 INLINE float fast_exp(float x) {
   constexpr float kLowest = -87.33654f, kHighest = 88.72283f;
   float t = x < kLowest ? kLowest : x;

@@ -28,10 +28,10 @@ struct Size {
 };
 
 // (u - mean) / std as a product and a sum, repeated along a row of channels-last values.
-struct Normalise {
+struct Normalize {
   std::unique_ptr<float[]> factor, offset;
 
-  Normalise(Size s, const float* mean, const float* std_)
+  Normalize(Size s, const float* mean, const float* std_)
       : factor(new float[s.width * s.channels]), offset(new float[s.width * s.channels]) {
     for (int k = 0; k < s.width * s.channels; ++k) {
       const int c = k % s.channels;
@@ -42,7 +42,7 @@ struct Normalise {
 };
 
 // One thread's buffers. A colour pixel of the tile has four floats, the last unused, so that two horizontal
-// neighbours are one 32-byte load.
+// neighbors are one 32-byte load.
 struct Scratch {
   int row;
   std::unique_ptr<float[]> tile, line, weight_x, weight_y;
@@ -162,7 +162,7 @@ INLINE void colour_row(const float* m, int width, const Scratch& s, float* out) 
   }
 }
 
-// Clip, posterize, solarize and normalise a row of values; `factor` and `offset` repeat the channels' along the row.
+// Clip, posterize, solarize and normalize a row of values; `factor` and `offset` repeat the channels' along the row.
 template <bool kSteps>
 INLINE void finish_row(const Pointwise& p, const float* factor, const float* offset, int values, float* row) {
   const Pointwise steps = p;
@@ -183,7 +183,7 @@ INLINE bool is_identity(const float* m) {
 }
 
 template <class O>
-INLINE void render(const float* row, const Normalise& norm, Size size, Scratch& s, O* out) {
+INLINE void render(const float* row, const Normalize& norm, Size size, Scratch& s, O* out) {
   const Geometry g = geometry(row);
   const Pointwise p = pointwise(row);
   const float* matrix = row + 6;
@@ -224,7 +224,7 @@ struct Batch {
 };
 
 template <class T, class O>
-INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scratch& s) {
+INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalize& norm, Scratch& s) {
   const int64_t values = static_cast<int64_t>(b.size.channels) * b.size.height * b.size.width;
   unpack<T>({b.images + n * b.stride_n, b.stride_c, b.stride_h, b.stride_w}, b.size, s);
   render(b.weak + n * kNumParameters, norm, b.size, s, b.weak_out + n * values);
@@ -232,19 +232,19 @@ INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scrat
 }
 
 template <class T, class O>
-void sample_portable(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scratch& s) {
+void sample_portable(const Batch<T, O>& b, int64_t n, const Normalize& norm, Scratch& s) {
   sample(b, n, norm, s);
 }
 
 template <class T, class O>
-TARGET_AVX2 void sample_avx2(const Batch<T, O>& b, int64_t n, const Normalise& norm, Scratch& s) {
+TARGET_AVX2 void sample_avx2(const Batch<T, O>& b, int64_t n, const Normalize& norm, Scratch& s) {
   sample(b, n, norm, s);
 }
 
 template <class T, class O>
 void run(const Batch<T, O>& b, const float* mean, const float* std_, int threads) {
   const auto one = has_avx2() ? sample_avx2<T, O> : sample_portable<T, O>;
-  const Normalise norm(b.size, mean, std_);
+  const Normalize norm(b.size, mean, std_);
   // Two to four nanoseconds a pixel of a view.
   const int64_t cost = int64_t{3} * b.size.height * b.size.width * (b.strong ? 2 : 1);
   const int parts = threads_for(threads, b.num, cost);

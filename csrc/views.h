@@ -62,7 +62,7 @@ INLINE float clip(float u) {
   return 1.0f < u ? 1.0f : u;
 }
 
-// `levels` is 2^bits, or 0 for off. Without a branch, so that a loop over pixels vectorises; NaN passes through.
+// `levels` is 2^bits, or 0 for off. Without a branch, so that a loop over pixels vectorizes; NaN passes through.
 INLINE float posterize(float u, float levels) {
   const float lowered = floorf(u * levels), highest = levels - 1.0f;
   const float kept = (highest < lowered ? highest : lowered) * (1.0f / levels);

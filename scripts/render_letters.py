@@ -17,7 +17,7 @@ A font is dropped when it
   - is so pale or so full of ink that a letter's form is lost at this size;
   - repeats a font that was already taken (the same pixels, nearly);
   - is illegible: fewer than `--legible` of its letters look most like the same letter, upper or lower case,
-    of *other* families (nearest neighbours in blurred pixels). Symbol, maze and many effect fonts go here.
+    of *other* families (nearest neighbors in blurred pixels). Symbol, maze and many effect fonts go here.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def drop_duplicates(fonts: list[Font], distance: float) -> None:
 
 
 def drop_illegible(fonts: list[Font], share: float) -> None:
-    """Drop a font when less than `share` of its letters are recognised from other families' letters, ignoring case."""
+    """Drop a font when less than `share` of its letters are recognized from other families' letters, ignoring case."""
     usable = [f for f in fonts if f.verdict == "used"]
     stack = np.stack([f.letters for f in usable]).astype(np.float32) / 255
     count, letters, size, _ = stack.shape
@@ -177,7 +177,7 @@ def drop_illegible(fonts: list[Font], share: float) -> None:
         votes = (caseless[nearest] == np.arange(letters)[:, None] % 26).sum(1)
         legible = float((votes > NEIGHBOURS // 2).mean())
         if legible < share:
-            font.verdict = f"illegible ({legible:.2f} of its letters recognised)"
+            font.verdict = f"illegible ({legible:.2f} of its letters recognized)"
 
 
 def write_manifest(fonts: list[Font], path: Path) -> None:
@@ -209,7 +209,7 @@ def main() -> int:
         help="RMS grey levels below which a font repeats another",
     )
     parser.add_argument(
-        "--legible", type=float, default=0.4, help="share of letters that must be recognised"
+        "--legible", type=float, default=0.4, help="share of letters that must be recognized"
     )
     arguments = parser.parse_args()
 

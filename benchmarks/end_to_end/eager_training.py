@@ -104,5 +104,5 @@ def accuracy(network: nn.Module, task: Task, *, of: str) -> float:
     """Accuracy on the task's images `of`: validation or test."""
     images = getattr(task.data, of)
     return evaluate(
-        network, task.data.normaliser(task.device), images.images, images.labels
+        network, task.data.normalizer(task.device), images.images, images.labels
     ).accuracy

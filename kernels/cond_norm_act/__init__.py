@@ -1,4 +1,4 @@
-"""Conditional normalisation folded to scale and shift, activation, upsampling, phases and residual in one pass."""
+"""Conditional normalization folded to scale and shift, activation, upsampling, phases and residual in one pass."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def cond_norm_act(
 ) -> Tensor:
     """y = act(U(x * scale + shift) + residual), channels-last, of x's dtype.
 
-    x [N, C, H, W], channels-last for speed; scale and shift [N, C], or [C] for all samples. A normalisation with
+    x [N, C, H, W], channels-last for speed; scale and shift [N, C], or [C] for all samples. A normalization with
     known statistics is such a scale and shift: gain / sqrt(var + eps) and bias - mean * gain / sqrt(var + eps).
 
     activation: one of ``none``, ``relu``, ``leaky_relu`` (slope 0.2), ``silu``, ``tanh``.

@@ -1,4 +1,4 @@
-"""Weak and strong views of a batch: per-sample warp, colour matrix, pointwise steps and normalisation in one read."""
+"""Weak and strong views of a batch: per-sample warp, colour matrix, pointwise steps and normalization in one read."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def views(
     dtype: torch.dtype = torch.float32,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """One or two random views of each image, normalised for a classifier.
+    """One or two random views of each image, normalized for a classifier.
 
     With u the image on [0, 1] (``images / 255`` for uint8, ``(images + 1) / 2`` for floats in [-1, 1]):
     view = (cutout(solarize(posterize(clip(colour(warp(u)))))) - mean) / std, the steps as in `ViewSpec`, each with the

@@ -1,4 +1,4 @@
-"""The definition of a view in plain PyTorch: resample once, one colour matrix, pointwise steps, normalise."""
+"""The definition of a view in plain PyTorch: resample once, one colour matrix, pointwise steps, normalize."""
 
 from __future__ import annotations
 

@@ -64,14 +64,14 @@ def run(
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """One row a method: accuracy over seeds, calibration error, seconds, images synthesised."""
+    """One row a method: accuracy over seeds, calibration error, seconds, images synthesized."""
     several = len(report["seeds"]) > 1
     result = Table(
         title=f"{report['task']}, seed{'s' * several} {', '.join(map(str, report['seeds']))}",
         title_justify="left",
     )
     result.add_column("method")
-    for name in ("test accuracy, %", "ECE", "seconds", "images synthesised"):
+    for name in ("test accuracy, %", "ECE", "seconds", "images synthesized"):
         result.add_column(name, justify="right")
     for name, row in report["methods"].items():
         result.add_row(
@@ -79,7 +79,7 @@ def table(report: Mapping[str, Any]) -> Table:
             f"{100 * row['mean']:.2f}" + (f" ± {100 * row['std']:.2f}" if several else ""),
             f"{row['ece']:.3f}",
             f"{row['seconds']:.1f}",
-            f"{row['images_synthesised']:,}",
+            f"{row['images_synthesized']:,}",
         )
     return result
 

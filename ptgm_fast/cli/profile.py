@@ -12,7 +12,7 @@ from ptgm_fast.profiling import Profile, read_profile
 from ptgm_fast.profiling.schema import FILE, StageProfile
 
 # Phases whose time is spent on images; for the others a rate would mean nothing.
-ON_SYNTHESISED = {"latents", "generator"}
+ON_SYNTHESIZED = {"latents", "generator"}
 ON_TRAINED = {"views", "forward", "loss", "backward", "classifier"}
 
 
@@ -66,7 +66,7 @@ def profile_table(profile: Profile) -> Table:
         steadily = stage.phases(steady=True) if steady else {}
         for phase, seconds in stage.phases().items():
             images = stage.images_trained if phase in ON_TRAINED else None
-            images = stage.images_synthesised if phase in ON_SYNTHESISED else images
+            images = stage.images_synthesized if phase in ON_SYNTHESIZED else images
             a_step = f"{1e3 * steadily.get(phase, 0.0) / steady.steps:.2f}" if steady else ""
             table.add_row(
                 "",
@@ -109,9 +109,9 @@ def lines(profile: Profile) -> Iterator[str]:
 
 def _about(stage: StageProfile) -> str:
     parts = []
-    if stage.images_synthesised is not None:
+    if stage.images_synthesized is not None:
         parts.append(
-            f"{stage.images_synthesised:,} images synthesised, {stage.images_served:,} served"
+            f"{stage.images_synthesized:,} images synthesized, {stage.images_served:,} served"
         )
     if stage.steady:
         settled = "" if stage.steady.settled else " (still varying)"

@@ -160,7 +160,7 @@ def _report(summary: Mapping[str, Any], out: Path) -> None:
     for name, stage in summary["stages"].items():
         console.print(
             f"{name}: {stage['steps']} steps in {stage['seconds']:.1f} s, {stage['images_per_second']:,.0f} images/s, "
-            f"{stage['images_synthesised']:,} synthesised{_served(stage)}"
+            f"{stage['images_synthesized']:,} synthesized{_served(stage)}"
         )
     console.print(
         f"test accuracy {percent(target['test_accuracy'])} on {target['test_images']:,} images "

@@ -183,12 +183,12 @@ class RunConfig(Options):
 
 
 METHODS = {
-    "scratch": "cross-entropy on the target data from a random initialisation",
+    "scratch": "cross-entropy on the target data from a random initialization",
     "logit-matching": "scratch + matching the source classifier's logits",
     "soft-target": "scratch + the source classifier's soft targets",
     "pp": "pseudo pre-training, then cross-entropy on the target data",
     "pp+soft-target": "pseudo pre-training, then cross-entropy + soft targets",
-    "p-ssl": "the configured P-SSL stage from a random initialisation",
+    "p-ssl": "the configured P-SSL stage from a random initialization",
     "pp+p-ssl": "pseudo pre-training, then the configured P-SSL stage",
 }
 

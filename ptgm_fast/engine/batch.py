@@ -30,5 +30,5 @@ class Batch(NamedTuple):
 class Counts:
     """Images that the generator made, and samples that were served of them."""
 
-    synthesised: int = 0
+    synthesized: int = 0
     served: int = 0

@@ -38,7 +38,7 @@ class Blocks:
     def _block(self, block: int) -> Tensor:
         if block not in self._blocks:
             self._blocks[block] = self._make(block * BLOCK)
-            self._counts.synthesised += BLOCK
+            self._counts.synthesized += BLOCK
             while len(self._blocks) > self._kept:
                 self._blocks.popitem(last=False)
         return self._blocks[block]

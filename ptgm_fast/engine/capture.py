@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 Made = TypeVar("Made")
-# As torch's notes on CUDA graphs ask: what is initialised lazily is so before the capture.
+# As torch's notes on CUDA graphs ask: what is initialized lazily is so before the capture.
 WARM_UPS = 3
 
 

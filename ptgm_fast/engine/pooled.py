@@ -34,7 +34,7 @@ def pooled_batch(
     numbers = order.indices(samples.start, len(samples))
     made = pool.made
     stored, labels = pool.take(numbers)
-    counts.synthesised += pool.made - made
+    counts.synthesized += pool.made - made
     counts.served += len(samples)
     with pool.spans("views"):
         images, strong = shown(stored, views_of, start=samples.start)

@@ -194,7 +194,7 @@ class FastSampler(IterableDataset[Batch]):
         """Samples conditioned on target images (P-SSL): the source classifier's soft labels are computed here, once.
 
         images uint8 [M, C, H, W] or floats in [-1, 1], of the generator's size; mean, std: the classifier's
-        normalisation of [0, 1] images. See `conditioning_table`, whose errors are raised.
+        normalization of [0, 1] images. See `conditioning_table`, whose errors are raised.
         """
         source = SourceModels(
             self._frozen.generator,
@@ -254,7 +254,7 @@ class FastSampler(IterableDataset[Batch]):
         )
 
     def summary(self) -> dict[str, Any]:
-        """Images synthesised and samples served so far."""
+        """Images synthesized and samples served so far."""
         return asdict(self.counts)
 
     def _synthesis(self, series: str) -> Synthesis:

@@ -48,7 +48,7 @@ def bottleneck(stages: Sequence[StageProfile]) -> str:
     share = f"{longest.seconds / total:.0%} of {total:.1f} s" if total else "all"
     if not longest.steps:
         return f"Bottleneck: {longest.name} ({share}), which does not grow with the steps; only a longer run makes it matter less."
-    phases = longest.phases(steady=_has_steady(longest))
+    phases = longest.phases(steady=True)
     phase = next(iter(phases))
     within = f"{phases[phase] / max(sum(phases.values()), 1e-12):.0%} of {longest.name}"
     if phase == WAIT:
@@ -59,10 +59,6 @@ def bottleneck(stages: Sequence[StageProfile]) -> str:
     setting = moving_setting(longest.name, phase)
     advice = f"; --set {setting[0]}=... moves it ({setting[1]})" if setting else ""
     return f"Bottleneck: {what} ({longest.name} is {share}){advice}."
-
-
-def _has_steady(stage: StageProfile) -> bool:
-    return stage.steady is not None and stage.steady.steps > 0
 
 
 def _producers_longest(stage: StageProfile) -> str:

@@ -11,14 +11,14 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.records import Part, read_record
 
 FORMAT: Literal["ptgm-fast profile"] = "ptgm-fast profile"
-VERSION: Literal[1] = 1
+VERSION: Literal[2] = 2
 FILE = "profile.json"
 AGAIN = "Run it again with --profile (a new --out folder), or remove the file"
 
 MAIN = "main"
 WAIT = "ring wait"
 DEPTH = "ring depth"
-SYNTHESISED = "images synthesised"
+SYNTHESIZED = "images synthesized"
 SERVED = "images served"
 
 
@@ -80,7 +80,7 @@ class StageProfile(Part):
     steps: int = Field(ge=0)
     steady: Steady | None = Field(description="null: too few steps to tell it from warm-up")
     images_trained: int | None = None
-    images_synthesised: int | None = None
+    images_synthesized: int | None = None
     images_served: int | None = None
     spans: tuple[SpanTotals, ...]
     counters: tuple[CounterTotals, ...] = ()
@@ -90,7 +90,11 @@ class StageProfile(Part):
     compile_seconds: float | None = Field(None, ge=0, description="0: not compiled")
 
     def phases(self, *, steady: bool = False) -> dict[str, float]:
-        """Seconds of the trainer's direct children, the longest first; ``other`` is what none of them covers."""
+        """Seconds of the trainer's direct children, the longest first; ``other`` is what none of them covers.
+
+        steady: of the steady state alone, where the stage has one.
+        """
+        steady = steady and self.steady is not None
         whole = self.steady.seconds if steady and self.steady else self.seconds
         found = {
             span.path[0]: span.steady_seconds if steady else span.seconds
@@ -131,7 +135,7 @@ class Profile(Part):
     """Where a run's time went. Times are seconds."""
 
     format: Literal["ptgm-fast profile"] = FORMAT
-    version: Literal[1] = VERSION
+    version: Literal[2] = VERSION
     complete: bool = Field(description="false: the run was stopped or failed before its end")
     device: str
     num_threads: int

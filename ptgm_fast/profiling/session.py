@@ -93,7 +93,7 @@ class Profiler:
         return self.recorder(name)
 
     def counter(self, name: str, value: float) -> None:
-        """A value that changes over time, for the trace; "ring depth", "images synthesised" and "images served" have a meaning."""
+        """A value that changes over time, for the trace; "ring depth", "images synthesized" and "images served" have a meaning."""
         self.recorder.counter(name, value)
 
     def step(self, stage: str | None = None, *, left: int | None = None) -> None:
@@ -109,7 +109,7 @@ class Profiler:
             recorder.begin_step(steady=steady and not self.ops.active)
 
     def images(self, stage: str, **counts: int) -> None:
-        """What a stage did: ``images_trained``, ``images_synthesised``, ``images_served``."""
+        """What a stage did: ``images_trained``, ``images_synthesized``, ``images_served``."""
         self._add(stage, counts)
 
     def decided(self, stage: str, **decisions: str | float) -> None:

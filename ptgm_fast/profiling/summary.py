@@ -11,7 +11,7 @@ from ptgm_fast.profiling.bottleneck import bottleneck
 from ptgm_fast.profiling.schema import (
     MAIN,
     SERVED,
-    SYNTHESISED,
+    SYNTHESIZED,
     WAIT,
     CounterTotals,
     Hardware,
@@ -37,7 +37,7 @@ def build_profile(
     complete: bool,
     facts: Mapping[str, Facts],
 ) -> Profile:
-    """facts: by stage, how many images it trained on, synthesised and served, and what was decided for it."""
+    """facts: by stage, how many images it trained on, synthesized and served, and what was decided for it."""
     names = [path[0] for path in recorder.totals() if len(path) == 1]
     # A stage that was left by an exception has ended too; one that is still open has not.
     stages = tuple(_stage(recorder, name, facts.get(name, {})) for name in names)
@@ -80,11 +80,11 @@ def _stage(recorder: SpanRecorder, name: str, facts: Facts) -> StageProfile:
         if stage == name
     )
     known: dict[str, Any] = dict(facts)
-    counted = {SYNTHESISED: "images_synthesised", SERVED: "images_served"}
+    counted = {SYNTHESIZED: "images_synthesized", SERVED: "images_served"}
     known |= {counted[c.name]: int(c.last) for c in counters if c.name in counted}
-    if "images_served" not in known and "images_synthesised" in known:
+    if "images_served" not in known and "images_synthesized" in known:
         # Without a ring every image that is made is trained on at once.
-        known["images_served"] = known["images_synthesised"]
+        known["images_served"] = known["images_synthesized"]
     return StageProfile(
         name=name,
         seconds=seconds,

@@ -1,1 +1,1 @@
-"""Whole jobs: build a task from its config, train, compare, synthesise, make a source pair, inspect the machine."""
+"""Whole jobs: build a task from its config, train, compare, synthesize, make a source pair, inspect the machine."""

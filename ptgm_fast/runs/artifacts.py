@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ptgm_fast.data.images import encode_png, to_uint8
@@ -35,6 +35,13 @@ class Noted(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _older_spelling(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "images_synthesised" in values:
+            return {k.replace("synthesised", "synthesized"): v for k, v in values.items()}
+        return values
+
 
 class TargetSummary(Noted):
     network: str
@@ -47,7 +54,7 @@ class TargetSummary(Noted):
 class StageSummary(Noted):
     seconds: float
     images_per_second: float
-    images_synthesised: int
+    images_synthesized: int
     # Of a pool; runs of versions before there were pools do not say.
     images_served: int | None = None
     reuse: float = 1.0
@@ -76,7 +83,7 @@ class Method(Noted):
     std: float
     ece: float
     seconds: float
-    images_synthesised: int
+    images_synthesized: int
 
 
 class ComparisonReport(Noted):

@@ -49,7 +49,7 @@ class Row:
     val_accuracy: float | None
     ece: float
     seconds: float
-    images_synthesised: int
+    images_synthesized: int
     images_served: int = 0
     seconds_saved: float = 0.0
 
@@ -169,7 +169,7 @@ def row_of(method: str, summary: Mapping[str, Any]) -> Row:
         val_accuracy=target["val_accuracy"],
         ece=target["ece"],
         seconds=sum(stage["seconds"] for stage in stages),
-        images_synthesised=sum(stage["images_synthesised"] for stage in stages),
+        images_synthesized=sum(stage["images_synthesized"] for stage in stages),
         images_served=sum(stage["images_served"] for stage in stages),
         seconds_saved=sum(stage["seconds_saved"] or 0.0 for stage in stages),
     )
@@ -213,7 +213,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
         "val_accuracy": validated,
         "ece": statistics.fmean(r.ece for r in rows),
         "seconds": statistics.median(r.seconds for r in rows),
-        "images_synthesised": rows[0].images_synthesised,
+        "images_synthesized": rows[0].images_synthesized,
         "images_served": rows[0].images_served,
         "seconds_saved": statistics.median(r.seconds_saved for r in rows),
     }

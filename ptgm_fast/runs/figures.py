@@ -221,7 +221,7 @@ def comparison(methods: Mapping[str, Method], title: str = "") -> Figure:
         axis = figure.subplots()
         for row, method in enumerate(methods.values()):
             mean, deviation = 100 * method.mean, 100 * method.std
-            color = SERIES[0] if method.images_synthesised else SERIES[1]
+            color = SERIES[0] if method.images_synthesized else SERIES[1]
             axis.errorbar(mean, row, xerr=deviation, fmt="D", ms=6, capsize=4, color=color)
             accuracies = [100 * a for a in method.test_accuracy]
             axis.plot(accuracies, [row] * len(accuracies), "o", ms=3, color=INK, alpha=0.55)

@@ -46,7 +46,7 @@ def _tell_stages(profiler: Profiler, summary: dict[str, Any]) -> None:
         profiler.images(
             name,
             images_trained=round(stage["images_per_second"] * stage["seconds"] * here),
-            images_synthesised=round(stage["images_synthesised"] * here),
+            images_synthesized=round(stage["images_synthesized"] * here),
         )
         decisions = ("overlap_reason", "compile_reason", "compile_seconds")
         profiler.decided(name, **{decision: stage[decision] for decision in decisions})

@@ -30,7 +30,7 @@ class Task:
         return self.data.train.num_classes
 
     def new_network(self) -> models.TargetNetwork:
-        """A target network from its random initialisation, with the fresh heads ``target`` and ``source``.
+        """A target network from its random initialization, with the fresh heads ``target`` and ``source``.
 
         Every method of a seed starts from the same weights.
         """

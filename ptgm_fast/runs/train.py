@@ -259,8 +259,8 @@ def summarize(
 ) -> dict[str, Any]:
     """Test accuracy and calibration of the network as it is, with what the stages did; on_test sees every prediction."""
     data, config = task.data, task.config
-    normalise = data.normaliser(task.device)
-    test = evaluate(network, normalise, data.test.images, data.test.labels)
+    normalize = data.normalizer(task.device)
+    test = evaluate(network, normalize, data.test.images, data.test.labels)
     on_test(test)
     card = task.source.generator.card
     return {

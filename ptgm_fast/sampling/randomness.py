@@ -23,7 +23,7 @@ def derive_seed(seed: int, purpose: str) -> int:
 
 @contextmanager
 def seeded(seed: int, purpose: str) -> Iterator[None]:
-    """Run a block (a module's initialisation) under torch's own generators seeded for one purpose.
+    """Run a block (a module's initialization) under torch's own generators seeded for one purpose.
 
     The generators' states are restored on leaving, so the caller's stream is not disturbed.
     """

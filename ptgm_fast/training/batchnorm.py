@@ -27,8 +27,8 @@ def joint_features(
     """Features of the labelled and of the pseudo images under a batch-norm policy.
 
     concat: one forward of both; batch and running statistics mix them.
-    split: two forwards; each is normalised by its own batch, running statistics follow the labelled images only.
-    target-only: the pseudo images are normalised by the running statistics of the labelled images.
+    split: two forwards; each is normalized by its own batch, running statistics follow the labelled images only.
+    target-only: the pseudo images are normalized by the running statistics of the labelled images.
     features: the network's forward as the run executes it (`execution.wrap`); `network.features` without.
     Returns [N, D] and [M, D]. Gradients flow through both.
     """
@@ -66,7 +66,7 @@ def has_batch_norm(module: nn.Module) -> bool:
     return any(isinstance(m, _BatchNorm) for m in module.modules())
 
 
-class SynchronisedBatchNorm(TorchFunctionMode):
+class SynchronizedBatchNorm(TorchFunctionMode):
     """Within the block, batch norm in training mode uses the statistics of all processes' samples.
 
     With n_r samples (times positions) on rank r, n = sum n_r: mean = sum n_r mean_r / n,
@@ -136,11 +136,11 @@ class _Normalise(torch.autograd.Function):
         variance = ((variances + (means - mean).square()) * counts).sum(0) / total
         shape = [1, channels] + [1] * (x.ndim - 2)
         inverse = (variance + eps).rsqrt()
-        normalised = (wide - mean.view(shape)) * inverse.view(shape)
-        output = normalised if weight is None else normalised * weight.view(shape)
+        normalized = (wide - mean.view(shape)) * inverse.view(shape)
+        output = normalized if weight is None else normalized * weight.view(shape)
         if bias is not None:
             output = output + bias.view(shape)
-        ctx.save_for_backward(normalised, inverse, weight, total)
+        ctx.save_for_backward(normalized, inverse, weight, total)
         ctx.group, ctx.shape, ctx.others = group, shape, others
         ctx.mark_non_differentiable(mean, variance, total)
         return output.to(x.dtype), mean, variance, total
@@ -150,16 +150,16 @@ class _Normalise(torch.autograd.Function):
     def backward(
         ctx: Any, grad: Tensor, *others: Tensor
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
-        normalised, inverse, weight, total = ctx.saved_tensors
-        wide = grad.to(normalised.dtype)
+        normalized, inverse, weight, total = ctx.saved_tensors
+        wide = grad.to(normalized.dtype)
         # Of this rank's samples: gradients of weight and bias are summed over ranks with all the others.
         grad_bias = wide.sum(ctx.others)
-        grad_weight = (wide * normalised).sum(ctx.others)
+        grad_weight = (wide * normalized).sum(ctx.others)
         sums = ctx.group.sum(torch.cat([grad_bias, grad_weight])) / total
         mean_grad, mean_product = sums.chunk(2)
         scale = inverse if weight is None else inverse * weight
         grad_input = (
-            wide - mean_grad.view(ctx.shape) - normalised * mean_product.view(ctx.shape)
+            wide - mean_grad.view(ctx.shape) - normalized * mean_product.view(ctx.shape)
         ) * scale.view(ctx.shape)
         return (
             grad_input.to(grad.dtype),

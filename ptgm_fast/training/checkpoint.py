@@ -13,7 +13,7 @@ import torch
 from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import write_atomically
 
-FORMAT = 2
+FORMAT = 3
 # After the archive that torch.save writes: torch.load reads past it, and does not notice a flipped bit without it.
 _TRAILER = b"ptgm-fast sha256"
 _TRAILER_BYTES = len(_TRAILER) + hashlib.sha256().digest_size
@@ -23,7 +23,7 @@ class CheckpointFile:
     """The newest checkpoints of a run: `checkpoint.pt`, and before it `checkpoint.1.pt`, `checkpoint.2.pt`, ...
 
     Every random number is addressed by its index and the learning rate is a function of the step, so a state is
-    tensors (weights, optimiser, average), the stage's name and its step.
+    tensors (weights, optimizer, average), the stage's name and its step.
     """
 
     def __init__(

@@ -172,7 +172,7 @@ def joined() -> Iterator[ProcessGroup]:
             "torchrun --nproc-per-node N -m ptgm_fast ..., or unset WORLD_SIZE"
         )
     # It takes the group of its time as its functions' default and would keep it beyond its end, with threads that crash
-    # the interpreter's exit now and then (torch 2.14; the first optimiser imports it). Now there is none to keep.
+    # the interpreter's exit now and then (torch 2.14; the first optimizer imports it). Now there is none to keep.
     import torch.distributed.nn  # noqa: F401
 
     store, rank, size = next(dist.rendezvous("env://"))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.models.precision import in_precision
-from ptgm_fast.training.batchnorm import SynchronisedBatchNorm, has_batch_norm
+from ptgm_fast.training.batchnorm import SynchronizedBatchNorm, has_batch_norm
 from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.options import EngineOptions
 
@@ -117,10 +117,10 @@ def wrap(
     network.to(memory_format=torch.channels_last)
     extractor = torch.compile(network.network, dynamic=False) if compiled else network.network
     extract = in_precision(extractor, device=device, precision=precision)
-    synchronised = group.size > 1 and has_batch_norm(network)
+    synchronized = group.size > 1 and has_batch_norm(network)
 
     def features(images: Tensor) -> Tensor:
-        statistics = SynchronisedBatchNorm(group) if synchronised else nullcontext()
+        statistics = SynchronizedBatchNorm(group) if synchronized else nullcontext()
         with statistics:
             return extract(images)
 

@@ -33,7 +33,7 @@ class StageResult:
     steps: int
     seconds: float
     images_per_second: float
-    images_synthesised: int
+    images_synthesized: int
     best_step: int
     validation_accuracy: float | None
     compiled: bool = False
@@ -121,7 +121,7 @@ def fit(
         steps=options.steps,
         seconds=seconds,
         images_per_second=options.steps * stage.images_per_step / max(seconds, 1e-9),
-        images_synthesised=stage.images_synthesised,
+        images_synthesized=stage.images_synthesized,
         best_step=best_step,
         validation_accuracy=accuracy,
         compiled=stage.compilation.compiled,
@@ -143,14 +143,14 @@ def _reuse(stage: Stage) -> dict[str, Any]:
         "images_served": served,
         "reuse": served / min(served, len(pool)),
         "pool_bytes": pool.num_bytes,
-        "seconds_saved": None if each is None else (served - stage.images_synthesised) * each,
+        "seconds_saved": None if each is None else (served - stage.images_synthesized) * each,
     }
 
 
 def _count(stage: Stage, made_before: int, *, done: int, context: Context) -> None:
     """Tell the profile how many images were made and served; without a pool it knows."""
     if stage.pool is not None:
-        context.counter("images synthesised", stage.pool.made - made_before)
+        context.counter("images synthesized", stage.pool.made - made_before)
         served = stage.group.share(stage.pseudo_images_per_step)[1]
         context.counter("images served", done * served)
 

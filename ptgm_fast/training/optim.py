@@ -1,4 +1,4 @@
-"""Optimisers, learning rates as functions of the step, and the exponential moving average of weights."""
+"""Optimizers, learning rates as functions of the step, and the exponential moving average of weights."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class PseudoBatch(NamedTuple):
 
 
 class PseudoPreTraining(Stage):
-    """minimise CE(f(x), y), y ~ Uniform{0..K_s-1}, z ~ N(0, I), x = view(G_s(z, y)), on the head ``source``.
+    """minimize CE(f(x), y), y ~ Uniform{0..K_s-1}, z ~ N(0, I), x = view(G_s(z, y)), on the head ``source``.
 
     Yamaguchi et al., arXiv:2204.12833, pseudo pre-training. The head stays on the network for the target
     stage, which may use it (source-head loss, distillation) or not. There is no target to validate on: the last weights

@@ -89,7 +89,7 @@ class Stage(ABC):
         return self.options.steps * self.pseudo_images_per_step
 
     @property
-    def images_synthesised(self) -> int:
+    def images_synthesized(self) -> int:
         """Images that all steps need made; none of a pool that is only read."""
         if self.pool is None:
             return self.images_served

@@ -33,7 +33,7 @@ from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
 
 @dataclass(frozen=True)
 class TargetData:
-    """The target task as the stages see it. mean, std: normalisation of [0, 1] images, one value a channel."""
+    """The target task as the stages see it. mean, std: normalization of [0, 1] images, one value a channel."""
 
     train: ImageSet
     validation: ImageSet
@@ -41,19 +41,19 @@ class TargetData:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def normaliser(self, device: torch.device) -> Callable[[Tensor], Tensor]:
+    def normalizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """A function from uint8 images to the target network's input, without any augmentation."""
         mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
         std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
 
-        def normalise(images: Tensor) -> Tensor:
+        def normalize(images: Tensor) -> Tensor:
             return (images.to(device).float() / 255 - mean) / std
 
-        return normalise
+        return normalize
 
 
 class LabelledBatch(NamedTuple):
-    """This process's normalised views [B, C, H, W] and labels, int64 [B], of a step; C_s's logits [B, K_s] of the views,
+    """This process's normalized views [B, C, H, W] and labels, int64 [B], of a step; C_s's logits [B, K_s] of the views,
     None without distillation."""
 
     views: Tensor
@@ -73,7 +73,7 @@ class TargetBatch(NamedTuple):
 
 
 class SupervisedStage(Stage):
-    """minimise CE(f(x_t), y_t) + distillation of C_s on x_t (none, logit-matching, soft-target)."""
+    """minimize CE(f(x_t), y_t) + distillation of C_s on x_t (none, logit-matching, soft-target)."""
 
     name = "supervised"
     pseudo_images_per_step = 0
@@ -167,7 +167,7 @@ class SupervisedStage(Stage):
         return terms
 
     def source_logits(self, spans: Spans, views: Tensor) -> Tensor:
-        """C_s's logits [N, K_s] of normalised views: the normalisation is undone first, C_s has its own."""
+        """C_s's logits [N, K_s] of normalized views: the normalization is undone first, C_s has its own."""
         with spans("classifier"):
             return self.source.classify(views * (2 * self._std) + (2 * self._mean - 1))
 
@@ -176,12 +176,12 @@ class SupervisedStage(Stage):
         if len(validation) == 0:
             return None
         return evaluate(
-            network, self.data.normaliser(self.device), validation.images, validation.labels
+            network, self.data.normalizer(self.device), validation.images, validation.labels
         ).accuracy
 
 
 class PseudoSemiSupervised(SupervisedStage):
-    """minimise CE(f(x_t), y_t) + distillation + lambda L_u(f, x'), x' = G_s(z, softmax(C_s(x_t) / tau)).
+    """minimize CE(f(x_t), y_t) + distillation + lambda L_u(f, x'), x' = G_s(z, softmax(C_s(x_t) / tau)).
 
     Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning; the menu of L_u is `PSSLOptions.method`.
     """

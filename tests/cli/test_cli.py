@@ -58,7 +58,7 @@ def test_profile_is_written_printed_and_printed_again(
     profile = (run / "profile.json").read_text()
     assert (run / "ops-pp.txt").is_file()
     assert (run / "ops-p-ssl-trace.json").is_file()
-    for words in ("Where the time went", "images synthesised", "no overlap", "MiB of memory"):
+    for words in ("Where the time went", "images synthesized", "no overlap", "MiB of memory"):
         assert words in out
     assert "Bottleneck: " in out
     assert "perfetto" in out
@@ -129,7 +129,7 @@ def test_synthesize_a_pool_in_shares_and_train_from_it(
     settings = ("--set", "synthesis.images=5000", "--set", "synthesis.pool=pool-1")
     code, out, err = cli("train", tiny_toml, "--out", "run", *settings)
     assert (code, err) == (0, "")
-    served = "0 synthesised, 192 served from a pool of 312 KiB (1.0 times each)"
+    served = "0 synthesized, 192 served from a pool of 312 KiB (1.0 times each)"
     assert served in " ".join(out.split())
     for wrong, message in (
         ((*command, "--shard", "2"), "--out DIR is needed"),

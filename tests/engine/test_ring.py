@@ -168,7 +168,7 @@ class FakeStream:
         self.log.append(("wait stream", self.name, other.name))
 
     def synchronize(self) -> None:
-        self.log.append(("synchronise", self.name))
+        self.log.append(("synchronize", self.name))
 
 
 class FakeDevice:
@@ -240,7 +240,7 @@ def test_streams_wait_for_each_other(depth: int) -> None:
                 assert ("read", what[0] - depth) in known[lane]
             known[lane].add((kind, what[0]))
     assert {("read", i) for i in range(num)} <= known["consumer"]
-    assert fake.log[-1] == ("synchronise", "producer")
+    assert fake.log[-1] == ("synchronize", "producer")
 
 
 class OnDevice(torch.Tensor):

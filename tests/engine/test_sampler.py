@@ -102,7 +102,7 @@ def test_labels_of_ones_own(letters: Generator) -> None:
 def test_reuse_serves_an_image_again_under_another_view(letters: Generator) -> None:
     with FastSampler(letters, batch_size=128, views="weak", reuse=3, overlap="never") as sampler:
         batches = list(sampler.uniform(6))
-        assert sampler.summary() == {"synthesised": 256, "served": 768}
+        assert sampler.summary() == {"synthesized": 256, "served": 768}
     behind = torch.cat([b.generated for b in batches])
     images = torch.cat([b.images for b in batches])
     labels = torch.cat([b.labels for b in batches])

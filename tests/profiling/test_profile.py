@@ -180,12 +180,12 @@ def test_a_context_is_watched_and_still_told(tmp_path: Path) -> None:
             for step in range(1, 4):
                 with context.spans("forward"):
                     pass
-                context.counter("images synthesised", 10.0 * step)
+                context.counter("images synthesized", 10.0 * step)
                 context.counter("images served", 8.0 * step)
                 context.on_step("pp", step, 3)
     assert told == [1, 2, 3]
     (pp,) = read_profile(tmp_path).stages
-    assert (pp.images_synthesised, pp.images_served) == (30, 24)
+    assert (pp.images_synthesized, pp.images_served) == (30, 24)
     assert pp.steady is None
 
 
@@ -282,8 +282,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> str:
         (lambda text: "", "not whole JSON"),
         (lambda text: "[1, 2]", "no profile of ptgm-fast"),
         (
-            lambda text: text.replace('"version": 1', '"version": 2', 1),
-            "version 2.*reads version 1",
+            lambda text: text.replace('"version": 2', '"version": 3', 1),
+            "version 3.*reads version 2",
         ),
         (lambda text: text.replace('"num_threads"', '"threads"', 1), "threads"),
         (lambda text: text.replace('"seconds": ', '"seconds": -', 1), "greater than or equal"),

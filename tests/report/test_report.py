@@ -197,7 +197,7 @@ def small_picture(run: Path) -> None:
             "task: Field required.*A report is about",
         ),
         (cut("profile.json"), "not whole JSON"),
-        (edit("profile.json", version=2), "version 2"),
+        (edit("profile.json", version=1), "version 1"),
         (cut("trace.json"), "not whole JSON"),
         (lambda run: (run / "trace.json").write_text("{}"), "no whole traceEvents"),
         (lambda run: (run / "trace.json").write_text('{"traceEvents": [{"ph": "X"}]}'), "no whole"),

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ptgm_fast.config import load_config
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stages, run_stages
-from ptgm_fast.training.batchnorm import SynchronisedBatchNorm
+from ptgm_fast.training.batchnorm import SynchronizedBatchNorm
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.distributed import ProcessGroup, joined
 
@@ -60,7 +60,7 @@ def curve(toml: Path, doubled: bool, settings: tuple[str, ...], group: ProcessGr
     return records
 
 
-def normalised(group: ProcessGroup) -> dict[str, Any]:
+def normalized(group: ProcessGroup) -> dict[str, Any]:
     """Batch norm of 7 samples, shared out: output, running statistics and every gradient of the whole batch."""
     x = torch.randn(7, 3, 4, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
@@ -72,7 +72,7 @@ def normalised(group: ProcessGroup) -> dict[str, Any]:
     if group.size == 1:
         output = F.batch_norm(mine, mean, variance, weight, bias, training=True, momentum=0.3)
     else:
-        with SynchronisedBatchNorm(group):
+        with SynchronizedBatchNorm(group):
             output = F.batch_norm(mine, mean, variance, weight, bias, training=True, momentum=0.3)
     (output * upstream[offset : offset + number]).sum().backward()
     group.sum_gradients([weight, bias])  # type: ignore[list-item]
@@ -91,7 +91,7 @@ def main() -> None:
     torch.set_num_threads(1)
     toml, out = Path(sys.argv[1]), Path(sys.argv[2])
     with joined() as group:
-        found: dict[str, Any] = {"batch norm": normalised(group)}
+        found: dict[str, Any] = {"batch norm": normalized(group)}
         for name, (doubled, settings) in CASES.items():
             found[name] = curve(toml, doubled, settings, group)
         if group.is_first:

@@ -35,14 +35,14 @@ def test_report_and_picture(tiny: Tiny, tmp_path: Path) -> None:
     assert list(report["methods"]) == methods
     assert [(r.seed, r.method) for r in rows] == [(seed, m) for seed in (4, 5) for m in methods]
     for name, row in report["methods"].items():
-        assert set(row) >= {"test_accuracy", "mean", "std", "ece", "seconds", "images_synthesised"}
+        assert set(row) >= {"test_accuracy", "mean", "std", "ece", "seconds", "images_synthesized"}
         assert row["test_accuracy"] == [r.test_accuracy for r in rows if r.method == name]
         assert row["mean"] == pytest.approx(sum(row["test_accuracy"]) / 2)
-    synthesised = {name: row["images_synthesised"] for name, row in report["methods"].items()}
-    assert synthesised["scratch"] == synthesised["soft-target"] == 0
-    assert synthesised["pp"] == synthesised["pp+soft-target"] == 12 * 16
-    assert synthesised["p-ssl"] == 20 * 8
-    assert synthesised["pp+p-ssl"] == 12 * 16 + 20 * 8
+    synthesized = {name: row["images_synthesized"] for name, row in report["methods"].items()}
+    assert synthesized["scratch"] == synthesized["soft-target"] == 0
+    assert synthesized["pp"] == synthesized["pp+soft-target"] == 12 * 16
+    assert synthesized["p-ssl"] == 20 * 8
+    assert synthesized["pp+p-ssl"] == 12 * 16 + 20 * 8
     assert (tmp_path / "c" / "compare.png").stat().st_size > 5000
     assert report["verdict"].startswith("Did the pseudo data help? PP ")
 
@@ -66,11 +66,11 @@ def test_a_run_beside_its_baselines(tiny: Tiny, tmp_path: Path) -> None:
     assert list(report["methods"]) == ["scratch", "soft-target", "this run"]
     alone = compare(config, ["scratch", "soft-target"], [3], tmp_path / "c")
     for method in ("scratch", "soft-target"):
-        for what in ("test_accuracy", "val_accuracy", "ece", "images_synthesised"):
+        for what in ("test_accuracy", "val_accuracy", "ece", "images_synthesized"):
             assert report["methods"][method][what] == alone["methods"][method][what]
     run = report["methods"]["this run"]
     assert run["test_accuracy"] == [summary["target"]["test_accuracy"]]
-    assert run["images_synthesised"] == 12 * 16 + 20 * 8
+    assert run["images_synthesized"] == 12 * 16 + 20 * 8
     gain = 100 * (run["mean"] - report["methods"]["scratch"]["mean"])
     assert f"This run: {gain:+.1f} points against scratch" in report["verdict"]
     assert [row.method for row in rows] == ["scratch", "soft-target"]
@@ -159,7 +159,7 @@ def test_methods_of_a_seed_share_their_pools(
     assert len(open_pool(tmp_path / "disk" / "pool" / "pp")) == 100
     assert len(open_pool(tmp_path / "disk" / "pool" / "seed-4" / "p-ssl")) == 45
     assert len(blocks) == 4
-    assert disk["methods"]["pp"]["images_synthesised"] == 100
+    assert disk["methods"]["pp"]["images_synthesized"] == 100
 
 
 def test_networks_are_compared_on_one_pool(tiny: Tiny, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_weights_are_the_same_wherever_the_pool_is(tiny: Tiny, tmp_path: Path) -
     assert same(weights(tmp_path / "again"), weights(tmp_path / "memory"))
     for summary, made_images in ((memory, (100, 45)), (run, (100, 45)), (path, (0, 0))):
         pp, pssl = summary["stages"]["pp"], summary["stages"]["p-ssl"]
-        assert (pp["images_synthesised"], pssl["images_synthesised"]) == made_images
+        assert (pp["images_synthesized"], pssl["images_synthesized"]) == made_images
         assert (pp["images_served"], pssl["images_served"]) == (192, 160)
         assert pp["reuse"] == pytest.approx(1.92)
         assert (pp["pool_bytes"], pssl["pool_bytes"]) == (6400, 45 * 64)
@@ -103,7 +103,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
         train(config, tmp_path / "run", context=stop_after(stage, step))
     summary = train(config, tmp_path / "run", resume=True)
     assert same(weights(tmp_path / "run"), trained(tiny(*POOLS)))
-    assert summary["stages"]["pp"]["images_synthesised"] == 100
+    assert summary["stages"]["pp"]["images_synthesized"] == 100
 
 
 def test_images_are_made_as_they_are_needed(tiny: Tiny, tmp_path: Path) -> None:
@@ -131,8 +131,8 @@ def test_a_shard_that_was_lost_is_made_again(tiny: Tiny, tmp_path: Path) -> None
 def test_profile_tells_what_was_made_and_served(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*POOLS), tmp_path / "run", profile=True)
     stages = {s.name: s for s in read_profile(tmp_path / "run").stages}
-    assert (stages["pp"].images_synthesised, stages["pp"].images_served) == (128, 192)
-    assert (stages["p-ssl"].images_synthesised, stages["p-ssl"].images_served) == (64, 160)
+    assert (stages["pp"].images_synthesized, stages["pp"].images_served) == (128, 192)
+    assert (stages["p-ssl"].images_synthesized, stages["p-ssl"].images_served) == (64, 160)
     assert any(span.path[-1] == "pool" for span in stages["pp"].spans)
 
 

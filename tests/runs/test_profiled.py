@@ -17,7 +17,7 @@ Tiny = Callable[..., RunConfig]
 
 
 def test_spans_cover_the_run(tiny: Tiny, tmp_path: Path) -> None:
-    # The first optimiser of a process imports torch._dynamo, longer than these stages last.
+    # The first optimizer of a process imports torch._dynamo, longer than these stages last.
     torch.optim.SGD([torch.zeros(1)], lr=0.1)
     spans = SpanRecorder()
     train(tiny(), tmp_path / "run", context=Context(spans=spans))
@@ -51,8 +51,8 @@ def test_a_profiled_run_has_the_same_weights_and_counts_its_images(
     stages = {stage.name: stage for stage in profile.stages}
     assert list(stages) == ["setup", "pp", "p-ssl", "evaluation", "pictures"]
     assert (stages["pp"].steps, stages["p-ssl"].steps) == (12, 20)
-    assert stages["pp"].images_synthesised == stages["pp"].images_served == 12 * 16
-    assert stages["p-ssl"].images_synthesised == 20 * 8
+    assert stages["pp"].images_synthesized == stages["pp"].images_served == 12 * 16
+    assert stages["p-ssl"].images_synthesized == 20 * 8
     assert stages["p-ssl"].images_trained == 20 * (8 + 8)
     for name in ("pp", "p-ssl"):
         assert stages[name].overlap_reason == summary["stages"][name]["overlap_reason"]
@@ -77,7 +77,7 @@ def test_a_stopped_run_is_profiled_and_a_resume_profiles_the_rest(
     rest = read_profile(out)
     assert rest.complete
     (resumed,) = [stage for stage in rest.stages if stage.steps]
-    assert (resumed.name, resumed.steps, resumed.images_synthesised) == ("p-ssl", 16, 16 * 8)
+    assert (resumed.name, resumed.steps, resumed.images_synthesized) == ("p-ssl", 16, 16 * 8)
 
 
 def test_a_mistake_leaves_the_profile_of_another_run_alone(tiny: Tiny, tmp_path: Path) -> None:

@@ -27,9 +27,9 @@ def test_a_run_folder_holds_what_it_promises(tiny: Tiny, tmp_path: Path) -> None
     assert set(summary) >= {"task", "seed", "device", "versions", "stages", "target"}
     assert list(summary["stages"]) == ["pp", "p-ssl"]
     for stage in summary["stages"].values():
-        assert set(stage) >= {"steps", "seconds", "images_per_second", "images_synthesised"}
-    assert summary["stages"]["pp"]["images_synthesised"] == 12 * 16
-    assert summary["stages"]["p-ssl"]["images_synthesised"] == 20 * 8
+        assert set(stage) >= {"steps", "seconds", "images_per_second", "images_synthesized"}
+    assert summary["stages"]["pp"]["images_synthesized"] == 12 * 16
+    assert summary["stages"]["p-ssl"]["images_synthesized"] == 20 * 8
     assert 0 <= summary["target"]["test_accuracy"] <= 1
     assert summary["target"]["test_images"] == 30
     assert set(summary["target"]) >= {"test_accuracy", "val_accuracy", "ece"}

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from ptgm_fast.generators import ConditionalBatchNormGenerator, GeneratorCard
 from ptgm_fast.models import build
-from ptgm_fast.training.source.vae import Batch, Encoder, objective
+from ptgm_fast.training.source.vae import Encoder, StepInputs, objective
 
 
 def test_objective_is_its_formula() -> None:
@@ -19,7 +19,7 @@ def test_objective_is_its_formula() -> None:
     generator = ConditionalBatchNormGenerator(card).eval()
     encoder = Encoder(num_classes=3, channels=3, image_size=8, latent_dim=2, width=6)
     classifier = build("ptgm:cnn-small", num_classes=3, channels=3, image_size=8).eval()
-    batch = Batch(
+    batch = StepInputs(
         images=torch.rand(4, 3, 8, 8) * 2 - 1,
         labels=torch.tensor([0, 1, 2, 0]),
         noise=torch.randn(4, 2),

@@ -69,20 +69,12 @@ class Run:
         return list(dict.fromkeys(record["stage"] for record in self.metrics))
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """One `compare` folder: what compare.json holds."""
-
-    name: str
-    report: ComparisonReport
-
-
-def load_folders(paths: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
-    """Runs and comparisons, in the order given. Raises UserError for a folder that is neither, or is damaged."""
+def load_folders(paths: Sequence[Path]) -> tuple[list[Run], dict[str, ComparisonReport]]:
+    """Runs, and comparisons by name, in the order given. Raises UserError for a folder that is neither, or is damaged."""
     if len({path.resolve() for path in paths}) < len(paths):
         raise UserError("a run is given twice; name each folder once")
     runs: list[Run] = []
-    comparisons: list[Comparison] = []
+    comparisons: dict[str, ComparisonReport] = {}
     for path, name in zip(paths, _short_names(paths), strict=True):
         if not path.is_dir():
             raise UserError(
@@ -92,7 +84,7 @@ def load_folders(paths: Sequence[Path]) -> tuple[list[Run], list[Comparison]]:
             path / COMPARISON, ComparisonReport, "Run compare again in a new folder"
         )
         if comparison:
-            comparisons.append(Comparison(name, comparison))
+            comparisons[name] = comparison
         else:
             runs.append(_run(path, name))
     return runs, comparisons

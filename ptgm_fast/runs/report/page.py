@@ -31,13 +31,13 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
             f"--out {str(out)!r} must be a file in a folder that exists, such as report.html"
         )
     page = _template().render(
-        title=", ".join([run.name for run in runs] + [c.name for c in comparisons]),
+        title=", ".join([*(run.name for run in runs), *comparisons]),
         version=__version__,
         style=files("ptgm_fast").joinpath("assets/report/style.css").read_text(encoding="utf-8"),
         runs=[_run(run) for run in runs],
         comparisons=[
-            {"name": c.name, "report": c.report, "figure": figures.comparison(c.report.methods)}
-            for c in comparisons
+            {"name": name, "report": report, "figure": figures.comparison(report.methods)}
+            for name, report in comparisons.items()
         ],
     )
     write_atomically(out, page.encode())

@@ -74,16 +74,15 @@ class DeformedBatches:
     def __init__(
         self,
         data: ImageSet,
-        options: DeformationOptions,
+        source: SourceOptions,
         batch_size: int,
         *,
-        seed: int,
         purpose: str,
         device: torch.device,
     ) -> None:
-        self._data, self._options, self._batch_size = data, options, batch_size
-        self._order = AddressedOrder(len(data), seed=seed, purpose=f"{purpose}/order")
-        self._seed = derive_seed(seed, f"{purpose}/deformation")
+        self._data, self._options, self._batch_size = data, source.deformation, batch_size
+        self._order = AddressedOrder(len(data), seed=source.seed, purpose=f"{purpose}/order")
+        self._seed = derive_seed(source.seed, f"{purpose}/deformation")
         self._device = device
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:

@@ -27,25 +27,21 @@ def class_groups(
 
     Raises UserError for a name that is no class or stands in two groups.
     """
-    if equivalent == "none":
-        keys = list(class_names)
-    elif equivalent == "ignore-case":
-        keys = [name.casefold() for name in class_names]
-    else:
-        keys = list(class_names)
-        listed = [name for group in equivalent for name in group]
-        for name in listed:
-            if name not in class_names:
-                raise UserError(
-                    f"equivalent names the class {name!r}, which the data has not; its classes: {', '.join(class_names)}"
-                )
-            if listed.count(name) > 1:
-                raise UserError(
-                    f"equivalent names the class {name!r} twice; a class belongs to one group"
-                )
-        for group in equivalent:
-            for name in group:
-                keys[class_names.index(name)] = group[0]
+    keys = [name.casefold() if equivalent == "ignore-case" else name for name in class_names]
+    groups = () if isinstance(equivalent, str) else equivalent
+    listed = [name for group in groups for name in group]
+    for name in listed:
+        if name not in class_names:
+            raise UserError(
+                f"equivalent names the class {name!r}, which the data has not; its classes: {', '.join(class_names)}"
+            )
+        if listed.count(name) > 1:
+            raise UserError(
+                f"equivalent names the class {name!r} twice; a class belongs to one group"
+            )
+    for group in groups:
+        for name in group:
+            keys[class_names.index(name)] = group[0]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     return torch.tensor([numbers[key] for key in keys])
 

@@ -17,7 +17,7 @@ from ptgm_fast.models import build, save_weights
 from ptgm_fast.sampling import derive_seed, seeded
 from ptgm_fast.training.source.data import DeformedBatches
 from ptgm_fast.training.source.options import ClassifierOptions, SourceOptions
-from ptgm_fast.training.source.vae import Batch, Encoder, objective
+from ptgm_fast.training.source.vae import Encoder, StepInputs, objective
 
 # report(stage, step, steps, metrics), after every step that has metrics to show.
 Report = Callable[[str, int, int, Mapping[str, float]], None]
@@ -38,23 +38,15 @@ def train_classifier(
     Raises UserError when the loss is not finite.
     """
     with seeded(source.seed, f"source/{stage}/init"):
-        network = (
-            build(
-                options.architecture,
-                num_classes=data.num_classes,
-                channels=source.channels,
-                image_size=source.image_size,
-            )
-            .to(device)
-            .to(memory_format=torch.channels_last)
+        network = build(
+            options.architecture,
+            num_classes=data.num_classes,
+            channels=source.channels,
+            image_size=source.image_size,
         )
+    network.to(device).to(memory_format=torch.channels_last)
     batches = DeformedBatches(
-        data,
-        source.deformation,
-        options.batch_size,
-        seed=source.seed,
-        purpose=f"source/{stage}",
-        device=device,
+        data, source, options.batch_size, purpose=f"source/{stage}", device=device
     )
     optimizer = torch.optim.AdamW(
         network.parameters(), lr=options.lr, weight_decay=options.weight_decay
@@ -71,12 +63,8 @@ def train_classifier(
             if _due(step, options.steps):
                 _check_finite(loss, stage, step, "nothing of this stage was written; lower its lr")
                 accuracy = (logits.detach().argmax(1) == labels).float().mean()
-                report(
-                    stage,
-                    step + 1,
-                    options.steps,
-                    {"loss": loss.item(), "accuracy": accuracy.item()},
-                )
+                metrics = {"loss": loss.item(), "accuracy": accuracy.item()}
+                report(stage, step + 1, options.steps, metrics)
     return network.eval().requires_grad_(False)
 
 
@@ -108,12 +96,7 @@ def train_generator(
     for module in (generator, encoder):
         module.to(device).to(memory_format=torch.channels_last)
     batches = DeformedBatches(
-        data,
-        source.deformation,
-        options.batch_size,
-        seed=source.seed,
-        purpose="source/generator",
-        device=device,
+        data, source, options.batch_size, purpose="source/generator", device=device
     )
     optimizer = torch.optim.Adam(
         [*generator.parameters(), *encoder.parameters()], lr=options.lr, betas=(0.9, 0.99)
@@ -121,16 +104,13 @@ def train_generator(
     generator.train()
     for step in range(options.steps):
         images, labels = batches[step]
-        ramp = (
-            1.0
-            if options.auxiliary_ramp == 0
-            else min(1.0, step / (options.steps * options.auxiliary_ramp))
-        )
+        rising = options.steps * options.auxiliary_ramp
+        ramp = min(1.0, step / rising) if rising else 1.0
         terms = objective(
             generator,
             encoder,
             classifier,
-            _batch(images, labels, step, source, card),
+            _inputs(images, labels, step, source, card),
             kl_weight=options.kl_weight,
             auxiliary_weight=options.auxiliary_weight * ramp,
         )
@@ -147,18 +127,14 @@ def train_generator(
             )
             save_weights(generator, path)
         if _due(step, options.steps):
-            report(
-                "generator",
-                step + 1,
-                options.steps,
-                {name: term.item() for name, term in terms.items()},
-            )
+            metrics = {name: term.item() for name, term in terms.items()}
+            report("generator", step + 1, options.steps, metrics)
     return generator.eval().requires_grad_(False)
 
 
-def _batch(
+def _inputs(
     images: Tensor, labels: Tensor, step: int, source: SourceOptions, card: GeneratorCard
-) -> Batch:
+) -> StepInputs:
     count, start = len(images), step * len(images)
 
     def normal(purpose: str) -> Tensor:
@@ -172,7 +148,7 @@ def _batch(
         start=start,
         device=images.device,
     )
-    return Batch(images, labels, normal("noise"), normal("prior latents"), prior_labels)
+    return StepInputs(images, labels, normal("noise"), normal("prior latents"), prior_labels)
 
 
 def _descend(optimizer: torch.optim.Optimizer, loss: Tensor, lr: float) -> None:

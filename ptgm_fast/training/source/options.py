@@ -64,7 +64,7 @@ class ClassifierOptions(Options):
     architecture: str = Field(
         "ptgm:cnn-small", description="a network by name, as in a training configuration"
     )
-    steps: int = Field(1200, ge=1, description="optimiser steps")
+    steps: int = Field(1200, ge=1, description="optimizer steps")
     batch_size: int = Field(128, ge=2, description="images a step")
     lr: float = Field(3e-3, gt=0, description="learning rate of the first step")
     weight_decay: float = Field(0.02, ge=0)
@@ -83,7 +83,7 @@ class GeneratorOptions(Options):
     encoder_width: int = Field(
         24, ge=1, description="feature maps of the VAE encoder's first convolution"
     )
-    steps: int = Field(2400, ge=1, description="optimiser steps")
+    steps: int = Field(2400, ge=1, description="optimizer steps")
     batch_size: int = Field(
         64, ge=2, description="images reconstructed a step; as many samples of the prior are drawn"
     )

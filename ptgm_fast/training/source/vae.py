@@ -45,9 +45,9 @@ class Encoder(nn.Module):
 
 
 @dataclass(frozen=True)
-class Batch:
+class StepInputs:
     """One step's inputs: images float [N, C, H, W] in [-1, 1] with labels [N]; standard normal noise [N, D] for the
-    reparametrisation; latents [M, D] and labels [M] of the prior samples."""
+    reparametrization; latents [M, D] and labels [M] of the prior samples."""
 
     images: Tensor
     labels: Tensor
@@ -60,12 +60,12 @@ def objective(
     generator: ConditionalBatchNormGenerator,
     encoder: Encoder,
     classifier: nn.Module,
-    batch: Batch,
+    inputs: StepInputs,
     *,
     kl_weight: float,
     auxiliary_weight: float,
 ) -> dict[str, Tensor]:
-    """The terms of one step, each a mean over images; `loss` is minimised.
+    """The terms of one step, each a mean over images; `loss` is minimized.
 
     reconstruction = BCE(G(z, y), x), summed over pixels, both mapped to [0, 1], z = mean + noise * std;
     kl = KL(q(z | x, y) || N(0, I)); auxiliary = CE(C(G(z', y')), y') on samples of the prior;
@@ -73,20 +73,20 @@ def objective(
     The VAE alone leaves the class to the latents, so its prior samples obey their label poorly; the last term
     mends that (Odena et al. 2017, arXiv:1610.09585, with a classifier that is trained before and frozen).
     """
-    mean, log_variance = encoder(batch.images, batch.labels)
-    latents = mean + batch.noise * (log_variance / 2).exp()
+    mean, log_variance = encoder(inputs.images, inputs.labels)
+    latents = mean + inputs.noise * (log_variance / 2).exp()
     # One pass for both halves: the running statistics then serve samples of the prior too.
     both = generator.generate(
-        torch.cat([latents, batch.prior_latents]), torch.cat([batch.labels, batch.prior_labels])
+        torch.cat([latents, inputs.prior_latents]), torch.cat([inputs.labels, inputs.prior_labels])
     )
-    reconstructed, sampled = both.split([len(latents), len(batch.prior_latents)])
+    reconstructed, sampled = both.split([len(latents), len(inputs.prior_latents)])
     # tanh reaches +-1 in float32: keep the logarithms finite.
     # BCE raises on NaN, where training must end with its own message: NaN images still reach the other two terms.
     probability = ((reconstructed + 1) / 2 * 0.998 + 0.001).nan_to_num(nan=0.5)
     reconstruction = F.binary_cross_entropy(
-        probability, (batch.images + 1) / 2, reduction="sum"
+        probability, (inputs.images + 1) / 2, reduction="sum"
     ) / len(latents)
     kl = 0.5 * (mean * mean + log_variance.exp() - 1 - log_variance).sum(1).mean()
-    auxiliary = F.cross_entropy(classifier(sampled), batch.prior_labels)
+    auxiliary = F.cross_entropy(classifier(sampled), inputs.prior_labels)
     loss = reconstruction + kl_weight * kl + auxiliary_weight * auxiliary
     return {"loss": loss, "reconstruction": reconstruction, "kl": kl, "auxiliary": auxiliary}

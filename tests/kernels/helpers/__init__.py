@@ -21,7 +21,7 @@ every launch in its block. bfloat16 rounds as on a device (`interpreter.patch` i
 bfloat16 values that were not cast to float32 first is an error.
 
 Inside a compiled file: call the op's launch function on CPU tensors under `fake_driver.compiling(target)`: Triton's own
-specialiser sees the real arguments, each launch is compiled for the target and recorded, nothing runs.
+specializer sees the real arguments, each launch is compiled for the target and recorded, nothing runs.
 `inspection.inspect(kernel)` then tells registers, spills and the width of each global access;
 `inspection.build(...)` compiles a kernel from a written signature instead of a call.
 """

@@ -1,4 +1,4 @@
-"""A Triton driver for a device that is not there: real call sites specialise and compile, nothing is launched.
+"""A Triton driver for a device that is not there: real call sites specialize and compile, nothing is launched.
 
     with compiling("sm_90") as launches:
         launch(tensor, ...)                 # any function that calls kernel[grid](...), with CPU tensors

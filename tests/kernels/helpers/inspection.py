@@ -66,7 +66,7 @@ def build(
 ) -> CompiledKernel:
     """Compile a kernel ahead of time from a written signature, e.g. {"x_ptr": "*bf16", "n": "i32"}, for one of TARGETS.
 
-    divisible_by_16: the arguments that Triton's specialiser would find so (pointers of fresh tensors, round sizes).
+    divisible_by_16: the arguments that Triton's specializer would find so (pointers of fresh tensors, round sizes).
     """
     full = {name: "constexpr" if name in constexprs else signature[name] for name in fn.arg_names}
     attributes = {

@@ -52,7 +52,7 @@ def check_bytes_are_the_counted_minimum() -> None:
 
 
 def check_grey_stores_are_whole_words() -> None:
-    # Two neighbouring pixels a thread; the three channels of a colour pixel go out one by one.
+    # Two neighboring pixels a thread; the three channels of a colour pixel go out one by one.
     assert launch("sm_90", 1, torch.float32, torch.float32, two=True).store_widths == {8: 2}
     assert launch("sm_90", 1, torch.uint8, torch.bfloat16, two=True).store_widths == {4: 2}
     assert launch("sm_90", 3, torch.float32, torch.float32, two=True).store_widths == {4: 12}

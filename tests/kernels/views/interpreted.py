@@ -118,7 +118,7 @@ def check_each_output_is_written_once_and_the_image_read_once_a_tap() -> None:
     assert (launch["weak_out"].writes == 1).all()
     assert (launch["strong_out"].writes == 1).all()
     assert (launch["weak_out"].reads == 0).all()
-    # Each view reads the four neighbours of every position: for the identity each pixel is one of four, less at the
+    # Each view reads the four neighbors of every position: for the identity each pixel is one of four, less at the
     # upper and left border, whose pixels have fewer positions before them.
     reads = launch["images"].reads
     assert (reads[:, :, 1:, 1:] == 8).all()

@@ -66,7 +66,7 @@ def test_cpu_equals_the_reference(
     options = {"mean": 0.4, "std": 0.3, "dtype": dtype}
     actual = apply_views(images, weak, strong, impl="cpu", **options)  # type: ignore[arg-type]
     expected = apply_views(images, weak, strong, impl="reference", **options)  # type: ignore[arg-type]
-    # Between neighbouring pixels a float32 coordinate error of the size's rounding counts up to 2 / std.
+    # Between neighboring pixels a float32 coordinate error of the size's rounding counts up to 2 / std.
     atol = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
     for a, e in zip(actual, expected, strict=True):
         assert a is not None

@@ -30,7 +30,7 @@ def impl(request: pytest.FixtureRequest) -> str:
 
 
 def on_unit(images: Tensor, impl: str, **values: float) -> Tensor:
-    """One view with the same given values for each image, without normalisation."""
+    """One view with the same given values for each image, without normalization."""
     parameters = ViewParameters.compose(len(images), images.shape[1], **values)  # type: ignore[arg-type]
     return apply_views(images, parameters, mean=0.0, std=1.0, impl=impl)[0]
 
