@@ -129,8 +129,10 @@ class Op(Generic[Result]):
 
     def _like(self, args: Sequence[Any]) -> Any:
         """Empty gradients, in the layout of their tensors; of no size for an optional tensor that is not there."""
+        given = next(args[i] for i in self._leaves if args[i] is not None)
         made = [
-            torch.empty(0) if args[i] is None else torch.empty_like(args[i]) for i in self._leaves
+            given.new_empty(0) if args[i] is None else torch.empty_like(args[i])
+            for i in self._leaves
         ]
         return made[0] if len(made) == 1 else tuple(made)
 
@@ -138,17 +140,15 @@ class Op(Generic[Result]):
         grads, args = args[: self._num_results], args[self._num_results :]
         leaves = {i: args[i].detach().requires_grad_() for i in self._leaves if args[i] is not None}
         with torch.enable_grad():
-            made = self.reference(*(leaves.get(i, a) for i, a in enumerate(args)))
-            results = made if isinstance(made, tuple) else (made,)
-            pairs = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None]
-            outputs, given = zip(*[(r, g) for r, g in pairs if r.requires_grad], strict=True)
-            found = torch.autograd.grad(outputs, list(leaves.values()), given)
+            made = _as_tuple(self.reference(*(leaves.get(i, a) for i, a in enumerate(args))))
+            pairs = zip(made, grads, strict=True)
+            used = [(r, g) for r, g in pairs if g is not None and r.requires_grad]
+            found = torch.autograd.grad(
+                [r for r, _ in used], list(leaves.values()), [g for _, g in used]
+            )
         laid = self._like(args)
-        for i, empty in zip(
-            self._leaves, laid if isinstance(laid, tuple) else (laid,), strict=True
-        ):
-            if i in leaves:
-                empty.copy_(found[list(leaves).index(i)])
+        for leaf, gradient in zip(leaves, found, strict=True):
+            _as_tuple(laid)[self._leaves.index(leaf)].copy_(gradient)
         return laid
 
     def _setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -162,9 +162,11 @@ class Op(Generic[Result]):
         for i, tensor in zip(self._tensors, ctx.saved_tensors, strict=True):
             args[i] = tensor
         if any(grad is not None for grad in grads):
-            made = self._backward_op(*grads, *args[:-1])
-            for i, grad in zip(
-                self._leaves, made if isinstance(made, tuple) else (made,), strict=True
-            ):
+            made = _as_tuple(self._backward_op(*grads, *args[:-1]))
+            for i, grad in zip(self._leaves, made, strict=True):
                 found[i] = None if args[i] is None else grad
         return tuple(found)
+
+
+def _as_tuple(values: Any) -> tuple[Any, ...]:
+    return tuple(values) if isinstance(values, tuple | list) else (values,)

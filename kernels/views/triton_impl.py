@@ -166,10 +166,9 @@ def views_kernel(
     PARAMETERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid (samples x pixel blocks): only the first axis holds more than 65,535 programs. Images of any strides, outputs channels-last; strong* unused unless TWO."""
-    blocks = tl.cdiv(height * width, BLOCK)
-    sample = (tl.program_id(0) // blocks).to(tl.int64)
-    pixel = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
+    """Grid (samples, pixel blocks): only the first axis holds more than 65,535 programs. Images of any strides, outputs channels-last; strong* unused unless TWO."""
+    sample = tl.program_id(0).to(tl.int64)
+    pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     image = images + sample * stride_n
     values = sample * (height * width) * CHANNELS
     _one_view(
@@ -225,7 +224,7 @@ def views(
     strong = None if strong is None else strong.contiguous()
     # The kernel takes three of each; of a grey image it reads the first.
     means, stds = ([*s] * (3 // channels) for s in (mean, std))
-    grid = (num * triton.cdiv(height * width, BLOCK),)
+    grid = (num, triton.cdiv(height * width, BLOCK))
     with on_device(images.device):
         views_kernel[grid](
             images,

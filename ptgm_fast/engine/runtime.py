@@ -230,6 +230,8 @@ def before_producer(device: torch.device, module: Any = None) -> Iterator[None]:
     module = module or torch.get_device_module(device)
     outer, inner = module.current_stream(device), module.Stream(device=device, priority=-1)
     inner.wait_stream(outer)
-    with module.stream(inner):
-        yield
-    outer.wait_stream(inner)
+    try:
+        with module.stream(inner):
+            yield
+    finally:
+        outer.wait_stream(inner)

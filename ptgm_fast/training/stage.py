@@ -44,10 +44,11 @@ class Stage(ABC):
         execution: Execution,
         pool: Pool | None = None,
     ) -> None:
-        """pool: where pseudo images come from, instead of from the generator at every step. batches: the sizes of a step's batches by their settings. Changes no weight.
+        """batches: the sizes of a step's batches by their settings. pool: where pseudo images come from, instead of from
+        the generator at every step. Changes no weight.
 
-        Raises UserError for what would fail later: a batch with fewer images than processes, a graph without CUDA,
-        and as `execution.decide` and `plan_overlap`.
+        Raises UserError for what would fail later: a batch with fewer images than processes, a graph without CUDA, a pool
+        too small for its batches, and as `execution.decide` and `plan_overlap`.
         """
         self.network, self.source, self.options, self.seed = network, source, options, seed
         self.group = execution.group
@@ -72,7 +73,6 @@ class Stage(ABC):
             compiled=self.compilation.compiled,
             group=self.group,
         )
-
         self.pool = pool
         if pool is not None:
             setting = f"{self.name.replace('-', '_')}.batch_size"

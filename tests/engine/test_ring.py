@@ -291,5 +291,10 @@ def test_training_goes_before_the_producer() -> None:
         ("wait stream", "priority -1", "consumer"),
         ("wait stream", "consumer", "priority -1"),
     ]
+    # A stage that was stopped or failed leaves its stream in order, too.
+    fake.log.clear()
+    with pytest.raises(KeyError), before_producer(torch.device("cuda"), module=fake):
+        raise KeyError
+    assert fake.log[-1] == ("wait stream", "consumer", "priority -1")
     with before_producer(torch.device("cpu"), module=fake):
         assert fake.current.name == "consumer"

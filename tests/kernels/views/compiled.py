@@ -24,7 +24,7 @@ def launch(
     with fake_driver.compiling(target) as launches:
         triton_impl.views(images, packed, packed if two else None, statistics, statistics, dtype)
     (only,) = launches
-    assert only.grid == (2 * 32 * 32 // triton_impl.BLOCK, 1, 1)
+    assert only.grid == (2, 32 * 32 // triton_impl.BLOCK, 1)
     return inspection.inspect(only.kernel)
 
 
