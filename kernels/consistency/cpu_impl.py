@@ -37,8 +37,8 @@ def consistency(
     num, classes = strong_logits.shape
     class_thresholds = _floats(class_thresholds)
     sample_weight = _floats(sample_weight)
-    loss = torch.empty(num)
-    grad = torch.empty(num, classes) if gradient else torch.empty(0)
+    loss = torch.empty(num, dtype=torch.float32)
+    grad = loss.new_empty((num, classes) if gradient else 0)
     counts = torch.empty(num, dtype=torch.bool)
     _C.consistency(
         weak_logits.data_ptr(),

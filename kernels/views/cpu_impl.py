@@ -52,7 +52,7 @@ def view_parameters(
     """Packed parameters [N, 24] of uniform numbers [N, >= 24]."""
     if numbers.stride(1) != 1:
         numbers = numbers.contiguous()
-    packed = torch.empty(len(numbers), NUM_PARAMETERS)
+    packed = torch.empty(len(numbers), NUM_PARAMETERS, dtype=torch.float32)
     _C.view_parameters(
         numbers.data_ptr(),
         numbers.stride(0),

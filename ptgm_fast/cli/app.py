@@ -151,13 +151,13 @@ def compare(
     config: ConfigArgument = None,
     out: OutOption = None,
     seeds: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--seeds",
             metavar="N|A,B,...",
-            help="A number of seeds (0 .. N-1), or the seeds themselves.",
+            help="A number of seeds (0 .. N-1), or the seeds themselves (default: 3).",
         ),
-    ] = "3",
+    ] = None,
     methods: Annotated[
         str | None,
         typer.Option(
@@ -176,13 +176,17 @@ def compare(
         bool,
         typer.Option("--share-pool", help="Make PP's pool once for all seeds, not once a seed."),
     ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the comparison in --out DIR.")
+    ] = False,
     settings: SetOption = None,
     no_optimize: OriginalOption = False,
 ) -> None:
     """Run every method on the same data, network, budget and seeds; say whether the pseudo data helped."""
     from ptgm_fast.cli.compare import run
 
-    run(config, out, seeds, methods, _settings(settings, no_optimize), networks, share_pool)
+    chosen = _settings(settings, no_optimize)
+    run(config, out, seeds, methods, chosen, networks, share_pool, resume)
 
 
 @app.command()

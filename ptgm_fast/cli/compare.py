@@ -2,44 +2,62 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
-from ptgm_fast.cli.ui import StageProgress, console, percent
+from ptgm_fast.cli.ui import StageProgress, console, percent, stop_on_signal
 from ptgm_fast.config import load_config
 from ptgm_fast.config.run import accepted_methods
 from ptgm_fast.errors import UserError
-from ptgm_fast.runs.compare import DEFAULT_METHODS, Row, compare
-from ptgm_fast.runs.folder import next_free
-from ptgm_fast.training.context import Context
+from ptgm_fast.runs.compare import DEFAULT_METHODS, Asked, Row, asked_of, compare
+from ptgm_fast.runs.folder import RunFolder, free
+from ptgm_fast.training.context import Context, Interrupted
 
 
 def run(
     config_path: Path | None,
     out: Path | None,
-    seeds: str,
+    seeds: str | None,
     methods: str | None,
     settings: list[str],
     networks: str | None = None,
     share_pool: bool = False,
+    resume: bool = False,
 ) -> None:
-    config = load_config(config_path, settings)
-    chosen = _methods(methods) if methods else list(DEFAULT_METHODS)
-    numbers = _seeds(seeds)
-    architectures = _names(networks, "--networks") if networks else ()
+    if resume:
+        if config_path or seeds or methods or settings or networks or share_pool or out is None:
+            raise UserError(
+                "compare --resume takes --out DIR alone: everything else is in that folder"
+            )
+        folder = RunFolder.reopen(out)
+        config, asked = load_config(folder.config), asked_of(out)
+        out, base = out.absolute(), folder.started_in()
+        # The relative paths of the config start there.
+        os.chdir(base)
+    else:
+        config = load_config(config_path, settings)
+        asked = Asked(
+            tuple(_methods(methods)) if methods else DEFAULT_METHODS,
+            tuple(_seeds(seeds or "3")),
+            tuple(_names(networks, "--networks")) if networks else (),
+            share_pool,
+        )
     if share_pool and config.synthesis.images == "fresh":
         raise UserError(
             "--share-pool has no effect while PP's images are fresh: set a pool's size, for example --set synthesis.images=9600"
         )
-    out = out or next_free(Path("runs"), f"{config.task}-compare")
-    several = f" x {len(architectures)} networks" if len(architectures) > 1 else ""
-    console.print(
-        f"{config.task}: {len(chosen)} methods x {len(numbers)} seeds{several}; folder {out}"
-    )
-    with StageProgress(interval=30.0) as progress:
+    chosen = nullcontext(out) if out else free(Path("runs"), f"{config.task}-compare")
+    with stop_on_signal() as stopping, chosen as out, StageProgress(interval=30.0) as progress:
+        several = f" x {len(asked.networks)} networks" if len(asked.networks) > 1 else ""
+        console.print(
+            f"{config.task}: {len(asked.methods)} methods x {len(asked.seeds)} seeds{several}; folder {out}"
+        )
 
         def on_row(row: Row) -> None:
             progress.restart()
@@ -48,16 +66,20 @@ def run(
                 f"validation {percent(row.val_accuracy)}  {row.seconds:.0f} s"
             )
 
-        report = compare(
-            config,
-            chosen,
-            numbers,
-            out,
-            networks=architectures,
-            share_pool=share_pool,
-            context=Context(on_step=progress.update),
-            on_row=on_row,
-        )
+        try:
+            report = compare(
+                config,
+                asked,
+                out,
+                resume=resume,
+                context=Context(stop=lambda: bool(stopping), on_step=progress.update),
+                on_row=on_row,
+            )
+        except Interrupted:
+            console.print(
+                f"the rows above are kept. Continue with: ptgm-fast compare --resume --out {out}"
+            )
+            sys.exit(130)
     console.print(table(report))
     console.print(report["verdict"])
     console.print(f"in {out}: compare.json, compare.png, config.toml")

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 from ptgm_fast.cli.ui import StageProgress, console
 from ptgm_fast.config import load_source_config
-from ptgm_fast.runs.folder import next_free
+from ptgm_fast.runs.folder import free
 from ptgm_fast.runs.task import choose_device
 from ptgm_fast.training.source import train_source
 
 
 def run(config_path: Path, out: Path | None, seed: int | None, settings: list[str]) -> None:
     options = load_source_config(config_path, settings, seed)
-    out = out or next_free(Path("runs"), f"{options.name}-source")
-    with StageProgress() as progress:
+    chosen = nullcontext(out) if out else free(Path("runs"), f"{options.name}-source")
+    with chosen as out, StageProgress() as progress:
 
         def report(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
             progress.update(stage, step, steps)

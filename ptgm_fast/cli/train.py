@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ptgm_fast.cli.ui import StageProgress, console, percent, size, stop_on_sign
 from ptgm_fast.config import RunConfig, config_to_toml, load_config
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.compare import BASELINES, Row, against_baselines
-from ptgm_fast.runs.folder import newest, next_free
+from ptgm_fast.runs.folder import RunFolder, free, newest
 from ptgm_fast.runs.loggers import open_logger
 from ptgm_fast.runs.task import choose_device
 from ptgm_fast.runs.train import train
@@ -35,14 +36,25 @@ def run(
     logger: str | None = None,
     baselines: bool = False,
 ) -> None:
-    with stop_on_signal(alone=not several_processes()) as asked, joined() as group:
+    with (
+        stop_on_signal(alone=not several_processes()) as asked,
+        joined() as group,
+        ExitStack() as stack,
+    ):
         if baselines and group.size > 1:
             raise UserError(
                 f"--baselines runs in one process, but {group.size} were started: leave it out, or start without torchrun"
             )
         say = console.print if group.is_first else _silent
         # The first process's machine holds the folder; the others do not look for it.
-        config, out = group.from_first(lambda: _choose(config_path, out, seed, settings, resume))
+        if resume:
+            config, out, started_in = group.from_first(
+                lambda: _resumed(config_path, out, seed, settings)
+            )
+            # The relative paths of the config start there.
+            os.chdir(started_in)
+        else:
+            config, out = group.from_first(lambda: _begin(config_path, out, seed, settings, stack))
         own_device(config.device, group)
         device = choose_device(config.device)
         # One process is looked at, and one writes the log.
@@ -105,35 +117,29 @@ def _silent(*parts: object) -> None:
     """What another process than the first prints."""
 
 
-def _choose(
+def _begin(
     config_path: Path | None,
     out: Path | None,
     seed: int | None,
     settings: list[str],
-    resume: bool,
+    stack: ExitStack,
 ) -> tuple[RunConfig, Path]:
-    """The run's config and folder."""
-    if resume:
-        return _resumed(config_path, out, seed, settings)
+    """A new run's config and folder."""
     config = load_config(config_path, settings, seed)
-    return config, out or next_free(RUNS, f"{config.task}-seed{config.seed}")
+    return config, out or stack.enter_context(free(RUNS, f"{config.task}-seed{config.seed}"))
 
 
 def _resumed(
     config_path: Path | None, out: Path | None, seed: int | None, settings: list[str]
-) -> tuple[RunConfig, Path]:
-    """The run to continue and its own config; settings given again must be the same."""
+) -> tuple[RunConfig, Path, Path]:
+    """The run to continue, its own config, and where it was started; settings given again must be the same."""
     if out is None:
         asked = load_config(config_path, settings, seed)
         out = newest(RUNS, f"{asked.task}-seed{asked.seed}")
-    saved = out / "config.toml"
-    if not saved.is_file():
-        raise UserError(
-            f"{str(out)!r} holds no run to resume (no config.toml); start one without --resume"
-        )
-    config = load_config(saved)
+    folder = RunFolder.reopen(out)
+    config, started_in = load_config(folder.config), folder.started_in()
     if config_path or settings or seed is not None:
-        asked = load_config(config_path or saved, settings, seed)
+        asked = load_config(config_path or folder.config, settings, seed)
         if asked != config:
             before, after = config_to_toml(config).splitlines(), config_to_toml(asked).splitlines()
             changed = [line for line in after if line not in before]
@@ -141,7 +147,7 @@ def _resumed(
                 f"the run in {str(out)!r} has another config; a resume continues it as it was. Different: {'; '.join(changed[:6])}\n"
                 "Leave the settings out, or start a new run without --resume"
             )
-    return config, out
+    return config, out if started_in == Path.cwd() else out.absolute(), started_in
 
 
 def _served(stage: Mapping[str, Any]) -> str:

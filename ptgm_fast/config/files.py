@@ -18,14 +18,14 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def load_config(
-    path: Path | None = None, overrides: list[str] | None = None, seed: int | None = None
+    path: Path | str | None = None, overrides: list[str] | None = None, seed: int | None = None
 ) -> RunConfig:
     """The run config of a TOML file (the bundled task without one), changed by `key=value` overrides and a seed."""
     return _load(RunConfig, path, overrides or [], {} if seed is None else {"seed": seed})
 
 
 def load_source_config(
-    path: Path | None, overrides: list[str] | None = None, seed: int | None = None
+    path: Path | str | None, overrides: list[str] | None = None, seed: int | None = None
 ) -> SourceOptions:
     """The config of a source pair's training, likewise."""
     return _load(SourceOptions, path, overrides or [], {} if seed is None else {"seed": seed})
@@ -37,9 +37,9 @@ def config_to_toml(config: BaseModel) -> str:
 
 
 def _load(
-    model: type[Model], path: Path | None, overrides: list[str], extra: dict[str, Any]
+    model: type[Model], path: Path | str | None, overrides: list[str], extra: dict[str, Any]
 ) -> Model:
-    values = _read(path) if path else {}
+    values = _read(Path(path)) if path else {}
     for override in overrides:
         _apply(values, override)
     values.update(extra)

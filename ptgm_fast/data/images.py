@@ -65,7 +65,7 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     if channels == 3:
         return images.expand(-1, 3, -1, -1).contiguous()
     if channels == 1:
-        luma = torch.tensor(LUMA).view(1, 3, 1, 1)
+        luma = torch.tensor(LUMA, dtype=torch.float32).view(1, 3, 1, 1)
         return (images.float() * luma).sum(1, keepdim=True).round_().clamp_(0, 255).to(torch.uint8)
     raise UserError(f"channels must be 1 or 3, got {channels}")
 

@@ -139,6 +139,13 @@ class FastSampler(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         return iter(self.uniform())
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is no fork: the streams of this process are not its."""
+        return {name: value for name, value in vars(self).items() if name != "_streams"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _streams=weakref.WeakSet())
+
     def close(self) -> None:
         """End every iteration with its thread. The sampler can be used again afterwards."""
         for stream in list(self._streams):
@@ -150,17 +157,22 @@ class FastSampler(IterableDataset[Batch]):
         start: number of the first sample; batch i holds the samples start + i * batch_size and on. Of a pool: its images in
         their order, whatever their label law.
         """
-        if isinstance(pool := self._source, Pool):
-            order = PoolOrder(len(pool), seed=self._seed, purpose="sampler/pool order")
+        begin = self._begin_pool if isinstance(self._source, Pool) else self._begin_uniform
+        return self._stream(partial(begin, start), num_batches, start)
 
-            def served(index: int) -> Batch:
-                first = start + index * self._batch_size
-                samples = range(first, first + self._batch_size)
-                return pooled_batch(
-                    pool, order, self._views_of(), samples, self.counts, self._dtype
-                )
+    def _begin_pool(self, start: int) -> Callable[[int], Batch]:
+        pool = self._source
+        assert isinstance(pool, Pool)
+        order = PoolOrder(len(pool), seed=self._seed, purpose="sampler/pool order")
 
-            return self._stream(lambda: served, num_batches, start)
+        def served(index: int) -> Batch:
+            first = start + index * self._batch_size
+            samples = range(first, first + self._batch_size)
+            return pooled_batch(pool, order, self._views_of(), samples, self.counts, self._dtype)
+
+        return served
+
+    def _begin_uniform(self, start: int) -> Callable[[int], Batch]:
         synthesis = self._synthesis("uniform")
 
         def labels_of(numbers: range) -> Tensor:
@@ -169,17 +181,17 @@ class FastSampler(IterableDataset[Batch]):
         def conditions(numbers: range) -> tuple[Tensor, ConditionKind]:
             return labels_of(numbers), "class"
 
-        def produce(blocks: Blocks, index: int) -> Batch:
+        # Each iteration has blocks of its own: two may run at once.
+        blocks = self._blocks(synthesis, conditions)
+
+        def produce(index: int) -> Batch:
             first = start + index * self._batch_size
             samples = range(first, first + self._batch_size)
             runs = generated(samples, self._reuse)
             labels = torch.cat([labels_of(run) for run in runs])
             return self._serve(synthesis, blocks, samples, runs, labels, None)
 
-        # Each iteration has blocks of its own: two may run at once.
-        return self._stream(
-            lambda: partial(produce, self._blocks(synthesis, conditions)), num_batches, start
-        )
+        return produce
 
     def conditioned(
         self,
@@ -308,23 +320,22 @@ class FastSampler(IterableDataset[Batch]):
     def _stream(
         self, begin: Callable[[], Callable[[int], Batch]], num_batches: int | None, start: int
     ) -> BatchStream:
-        size = self._batch_size
-
-        def describe(index: int) -> str:
-            first = start + index * size
-            return f"batch {index} (samples {first} to {first + size - 1})"
-
         stream = BatchStream(
             begin,
             num_batches=num_batches,
             plan=self._plan,
             depth=self._depth,
             device=self.device,
-            describe=describe,
+            describe=partial(_describe, start, self._batch_size),
             spans=self._spans,
         )
         self._streams.add(stream)
         return stream
+
+
+def _describe(start: int, size: int, index: int) -> str:
+    first = start + index * size
+    return f"batch {index} (samples {first} to {first + size - 1})"
 
 
 class ConditionedSampler:
@@ -345,29 +356,33 @@ class ConditionedSampler:
         if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < len(self.table):
             raise IndexError(f"indices must lie in [0, {len(self.table)}), the target images given")
         size, total = sampler._batch_size, len(rows) * sampler._reuse
-        synthesis = sampler._synthesis("conditioned")
+        num_batches = max(0, -(-(total - start) // size))
+        return sampler._stream(partial(self._begin, rows, total, start), num_batches, start)
+
+    def _begin(self, rows: Tensor, total: int, start: int) -> Callable[[int], Batch]:
+        sampler = self._sampler
+        size, synthesis = sampler._batch_size, sampler._synthesis("conditioned")
 
         def rows_of(numbers: range) -> Tensor:
             # The last block is filled up with its last image.
-            at = torch.arange(numbers.start, numbers.stop, device=device)
+            at = torch.arange(numbers.start, numbers.stop, device=sampler.device)
             return rows[at.clamp(max=len(rows) - 1)]
 
         def conditions(numbers: range) -> tuple[Tensor, ConditionKind]:
             return self.table.conditions(rows_of(numbers))
 
-        def produce(blocks: Blocks, index: int) -> Batch:
+        blocks = sampler._blocks(synthesis, conditions)
+
+        def produce(index: int) -> Batch:
             first = start + index * size
             samples = range(first, min(first + size, total))
             runs = generated(samples, sampler._reuse, len(rows))
             chosen = torch.cat([rows_of(run) for run in runs])
-            soft = self.table.soft_labels[chosen]
-            return sampler._serve(synthesis, blocks, samples, runs, chosen, soft)
+            return sampler._serve(
+                synthesis, blocks, samples, runs, chosen, self.table.soft_labels[chosen]
+            )
 
-        return sampler._stream(
-            lambda: partial(produce, sampler._blocks(synthesis, conditions)),
-            max(0, -(-(total - start) // size)),
-            start,
-        )
+        return produce
 
 
 def _opened(pool: Pool | Path | str | None, device: torch.device | str, batch_size: int) -> Pool:

@@ -68,6 +68,13 @@ class BatchStream(IterableDataset[Batch]):
         finally:
             ring.close()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a worker that is no fork: the iterations of this process are not its."""
+        return {name: value for name, value in vars(self).items() if name != "_running"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _running=weakref.WeakSet())
+
     def close(self) -> None:
         """End the iterations that still run, with their threads."""
         for running in list(self._running):

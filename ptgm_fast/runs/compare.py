@@ -6,17 +6,19 @@ import copy
 import itertools
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ptgm_fast.config import RunConfig, config_to_toml, with_method
 from ptgm_fast.config.run import NetworkConfig
+from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.records import read_json
 from ptgm_fast.runs import figures
 from ptgm_fast.runs.artifacts import COMPARISON, Method, read_comparison, read_summary
-from ptgm_fast.runs.folder import RunFolder
+from ptgm_fast.runs.folder import ASKED, RunFolder
 from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.task import Task, build_task, versions
@@ -40,6 +42,20 @@ THIS_RUN = "this run"
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What the rows of a comparison are, beside its config.
+
+    networks: target networks instead of the config's; with several, a row is METHOD @ NETWORK. share_pool: the pool of
+    uniform labels is made once, of the first seed, for all.
+    """
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...]
+    networks: tuple[str, ...] = ()
+    share_pool: bool = False
+
+
+@dataclass(frozen=True)
 class Row:
     """One method on one seed."""
 
@@ -56,24 +72,21 @@ class Row:
 
 def compare(
     config: RunConfig,
-    methods: Sequence[str],
-    seeds: Sequence[int],
-    out: Path,
+    asked: Asked,
+    out: Path | str,
     *,
-    networks: Sequence[str] = (),
-    share_pool: bool = False,
+    resume: bool = False,
     context: Context | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> dict[str, Any]:
     """Run every method on every seed in the folder `out`; returns what compare.json holds.
 
     Pseudo pre-training runs once a seed and is shared by the methods that use it; its seconds and images
-    count for each of them. Pools (`config.synthesis`) are made once a seed, for all methods and networks; share_pool: the one
-    of uniform labels once, of the first seed, for all. networks: target networks instead of the config's; with several, a row is
-    METHOD @ NETWORK. Raises ValueError for an unknown method and UserError as `train` does; rows that
-    are finished are in metrics.jsonl whatever happens later.
+    count for each of them. Pools (`config.synthesis`) are made once a seed, for all methods and networks. resume: go on in a folder that such a comparison was stopped in; its finished rows are kept, the others
+    come out as they would have. Raises ValueError for an unknown method, UserError as `train` does, and `Interrupted`.
     """
-    networks = networks or (config.target.network,)
+    out, methods, seeds = Path(out), asked.methods, asked.seeds
+    networks = asked.networks or (config.target.network,)
     targets = [
         config.model_copy(update={"target": NetworkConfig(network=n), "seed": seeds[0]})
         for n in networks
@@ -88,31 +101,49 @@ def compare(
         for method in methods:
             chosen = replace(task, config=with_method(target, method))
             make_stages(chosen, chosen.new_network(), None, Pools(out / POOL))
-    folder = RunFolder.create(out)
-    folder.write_text(folder.config, config_to_toml(config))
-    rows: list[Row] = []
-    uniform = Pools(out / POOL) if share_pool else None
-    for seed in seeds:
-        if seed != task.config.seed:
-            task = build_task(targets[0].model_copy(update={"seed": seed}), task.source)
-        pools = Pools(out / POOL / f"seed-{seed}", uniform=uniform)
-        pre_trained: dict[str, tuple[TargetNetwork, list[StageResult]]] = {}
-        for target, method in itertools.product(targets, methods):
-            name = target.target.network
-            settings = with_method(target.model_copy(update={"seed": seed}), method)
-            chosen = replace(task, config=settings)
-            network, done = chosen.new_network(), []
-            if chosen.config.stages[0] == "pp":
-                if name not in pre_trained:
-                    stage = make_stage("pp", chosen, network, pools=pools)
-                    pre_trained[name] = network, run_stages([stage], context)
-                network, done = copy.deepcopy(pre_trained[name][0]), pre_trained[name][1]
-            label = f"{method} @ {name}" if len(networks) > 1 else method
-            row = row_of(label, _run(chosen, network, context, done, pools))
-            rows.append(row)
-            folder.append_metrics(vars(row))
-            on_row(row)
-    return _write_report(task, rows, partial(_verdicts, networks=networks), folder)
+    with RunFolder.writing(out, resume=resume) as folder:
+        if not resume:
+            folder.write_json(folder.path / ASKED, asdict(asked))
+            folder.write_config(config_to_toml(config))
+        # A line that a kill cut off goes.
+        finished = [Row(**record) for record in folder.read_metrics()]
+        folder.write_metrics([vars(row) for row in finished])
+        rows: list[Row] = []
+        uniform = Pools(out / POOL) if asked.share_pool else None
+        for seed in seeds:
+            if seed != task.config.seed:
+                task = build_task(targets[0].model_copy(update={"seed": seed}), task.source)
+            pools = Pools(out / POOL / f"seed-{seed}", uniform=uniform)
+            pre_trained: dict[str, tuple[TargetNetwork, list[StageResult]]] = {}
+            for target, method in itertools.product(targets, methods):
+                name = target.target.network
+                label = f"{method} @ {name}" if len(networks) > 1 else method
+                if there := [r for r in finished if (r.method, r.seed) == (label, seed)]:
+                    rows += there
+                    continue
+                settings = with_method(target.model_copy(update={"seed": seed}), method)
+                chosen = replace(task, config=settings)
+                network, done = chosen.new_network(), []
+                if chosen.config.stages[0] == "pp":
+                    if name not in pre_trained:
+                        stage = make_stage("pp", chosen, network, pools=pools)
+                        pre_trained[name] = network, run_stages([stage], context)
+                    network, done = copy.deepcopy(pre_trained[name][0]), pre_trained[name][1]
+                row = row_of(label, _run(chosen, network, context, done, pools))
+                rows.append(row)
+                folder.append_metrics(vars(row))
+                on_row(row)
+        return _write_report(task, rows, partial(_verdicts, networks=networks), folder)
+
+
+def asked_of(out: Path) -> Asked:
+    """What the comparison in the folder `out` was asked for. Raises UserError where there is none."""
+    again = "There is no comparison to resume here; start one without --resume"
+    given = read_json(RunFolder.reopen(out).path / ASKED, again=again)
+    try:
+        return Asked(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+    except (AttributeError, TypeError):
+        raise UserError(f"{str(out / ASKED)!r} is not what this version writes. {again}") from None
 
 
 def _run(
@@ -140,23 +171,22 @@ def against_baselines(
     report; if it is there already, returns that. What was left there unfinished is made anew.
     """
     context = context or Context()
-    folder = RunFolder(out / "baselines")
-    if (folder.path / COMPARISON).is_file():
-        return read_comparison(folder.path)
+    path = out / "baselines"
+    if (path / COMPARISON).is_file():
+        return read_comparison(path)
     task = build_task(config, on_notice=context.on_notice)
-    if not folder.config.exists():
-        RunFolder.create(folder.path)
-    folder.write_text(folder.config, config_to_toml(config))
-    folder.write_text(folder.metrics, "")
-    rows = []
-    for method in BASELINES:
-        chosen = replace(task, config=with_method(config, method))
-        rows.append(row_of(method, _run(chosen, task.new_network(), context)))
+    with RunFolder.writing(path, resume=(path / "config.toml").exists()) as folder:
+        folder.write_config(config_to_toml(config))
+        folder.write_metrics([])
+        rows = []
+        for method in BASELINES:
+            chosen = replace(task, config=with_method(config, method))
+            rows.append(row_of(method, _run(chosen, task.new_network(), context)))
+            folder.append_metrics(vars(rows[-1]))
+            on_row(rows[-1])
+        rows.append(row_of(THIS_RUN, read_summary(out)))
         folder.append_metrics(vars(rows[-1]))
-        on_row(rows[-1])
-    rows.append(row_of(THIS_RUN, read_summary(out)))
-    folder.append_metrics(vars(rows[-1]))
-    return _write_report(task, rows, _gains, folder)
+        return _write_report(task, rows, _gains, folder)
 
 
 def row_of(method: str, summary: Mapping[str, Any]) -> Row:

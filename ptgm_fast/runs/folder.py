@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+if os.name == "posix":
+    import fcntl
+
 from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import write_atomically
+
+ASKED = "asked.json"
+_STARTED_IN = "# Relative paths start in "
+# What a kill may leave of a folder before its config.toml: nothing of a run.
+_BEFORE_CONFIG = frozenset({".config.toml.tmp", f".{ASKED}.tmp", ASKED})
 
 
 class RunFolder:
@@ -23,19 +35,27 @@ class RunFolder:
         self.checkpoint = path / "checkpoint.pt"
 
     @classmethod
-    def create(cls, path: Path) -> RunFolder:
-        """A new folder. Raises UserError if something is already there: nothing of an earlier run is overwritten.
+    @contextmanager
+    def writing(cls, path: Path, *, resume: bool = False) -> Iterator[RunFolder]:
+        """A new folder, or with resume that of an earlier run, for its one writer.
 
-        What a kill leaves of a config.toml that was being written is nothing of a run.
+        The lock is of the process: it ends with it, however it ends. Raises UserError if the folder cannot be made, if
+        something is already there (nothing of an earlier run is overwritten), if there is nothing to resume, or while
+        another process writes there.
         """
-        if path.exists() and (
-            not path.is_dir() or any(p.name != ".config.toml.tmp" for p in path.iterdir())
-        ):
+        folder = cls.reopen(path) if resume else cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
             raise UserError(
-                f"{str(path)!r} already exists and is not empty. Choose another --out, or continue the run in it with --resume"
-            )
-        path.mkdir(parents=True, exist_ok=True)
-        return cls(path)
+                f"the folder {str(path)!r} cannot be made ({error.strerror}); choose another --out"
+            ) from None
+        with _lock(path):
+            if not resume and any(p.name not in _BEFORE_CONFIG for p in path.iterdir()):
+                raise UserError(
+                    f"{str(path)!r} already exists and is not empty. Choose another --out, or continue the run in it with --resume"
+                )
+            yield folder
 
     @classmethod
     def reopen(cls, path: Path) -> RunFolder:
@@ -47,6 +67,20 @@ class RunFolder:
             )
         return folder
 
+    def write_config(self, text: str) -> None:
+        """config.toml, with the directory that the relative paths in it start from."""
+        self.write_text(self.config, f"{_STARTED_IN}{json.dumps(str(Path.cwd()))}\n{text}")
+
+    def started_in(self) -> Path:
+        """The directory that the relative paths of config.toml start from; today's, where that one is gone."""
+        first = self.config.read_text(encoding="utf-8-sig").partition("\n")[0]
+        if first.startswith(_STARTED_IN):
+            with suppress(ValueError):
+                path = Path(json.loads(first.removeprefix(_STARTED_IN)))
+                if path.is_dir():
+                    return path
+        return Path.cwd()
+
     def write_text(self, path: Path, text: str) -> None:
         write_atomically(path, text.encode())
 
@@ -56,6 +90,10 @@ class RunFolder:
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+
+    def write_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """These lines and no others."""
+        self.write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in records))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """All whole lines; a last line cut off by a kill is left out."""
@@ -75,21 +113,74 @@ class RunFolder:
             for record in self.read_metrics()
             if (stages.index(record["stage"]), record["step"]) <= (stages.index(stage), step)
         ]
-        self.write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in kept))
+        self.write_metrics(kept)
 
 
-def next_free(root: Path, name: str) -> Path:
-    """`root/name`, or the first of `root/name-2`, `-3`, ... that does not exist."""
-    candidate, number = root / name, 1
-    while candidate.exists():
-        number += 1
-        candidate = root / f"{name}-{number}"
-    return candidate
+@contextmanager
+def free(root: Path, name: str) -> Iterator[Path]:
+    """`root/name`, or the first of `root/name-2`, `-3`, ... that does not exist.
+
+    The folder is made at once, so that no other process takes the name; left empty, it is removed at the end.
+    """
+    path = claim(root, name)
+    try:
+        yield path
+    finally:
+        give_up(path)
+
+
+def claim(root: Path, name: str) -> Path:
+    """The empty folder of `free`, to be given up by hand."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            path = root / (name if number == 1 else f"{name}-{number}")
+            # A dangling link has the name as well.
+            with suppress(FileExistsError):
+                path.mkdir()
+                return path
+    except OSError as error:
+        raise UserError(
+            f"no folder for {name!r} can be made in {str(root)!r} ({error.strerror}); give --out"
+        ) from None
+    raise AssertionError("unreachable")
+
+
+def give_up(path: Path) -> None:
+    """Remove a folder if nothing was written to it."""
+    with suppress(OSError):
+        path.rmdir()
 
 
 def newest(root: Path, name: str) -> Path:
     """The newest of `root/name`, `root/name-2`, ...; raises UserError if there is none."""
-    found = [p for p in root.glob(f"{name}*") if (p / "config.toml").is_file()]
+    found = []
+    for path in root.iterdir() if root.is_dir() else ():
+        number = path.name.removeprefix(name)
+        of_this_name = path.name.startswith(name) and re.fullmatch(r"(-[0-9]+)?", number)
+        if of_this_name and (path / "config.toml").is_file():
+            found.append(path)
     if not found:
         raise UserError(f"there is no run to resume in {str(root)!r}; start one without --resume")
     return max(found, key=lambda p: p.stat().st_mtime)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """The folder for one process; the kernel lifts the lock of one that is killed."""
+    if os.name != "posix":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another process is writing in {str(folder)!r}. Choose another --out, or wait for it to end"
+            ) from None
+        except OSError:
+            pass  # A file system without locks.
+        yield
+    finally:
+        os.close(descriptor)

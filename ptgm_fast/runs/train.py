@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def run_stages(
 
 def train(
     config: RunConfig,
-    out: Path,
+    out: Path | str,
     *,
     resume: bool = False,
     context: Context | None = None,
@@ -135,8 +136,8 @@ def train(
     profile_ops: steps of each stage under torch.profiler; both of the first process. Raises UserError for what does not
     fit, `Interrupted` when the context asks to stop.
     """
-    context = context or Context()
-    group, folder = context.group, RunFolder(out)
+    out, context = Path(out), context or Context()
+    group = context.group
     if (profile or profile_ops) and group.is_first:
         return profiled(
             lambda watched: train(config, out, resume=resume, context=watched),
@@ -154,28 +155,31 @@ def train(
         network = task.new_network()
         stages = make_stages(task, network, group, Pools(out / POOL))
     group.barrier()
-    checkpoint = None
-    if group.is_first:
-        if not resume:
-            folder = RunFolder.create(out)
-            folder.write_text(folder.config, config_to_toml(config))
-            folder.write_text(folder.metrics, "")
-        context = _recording(context, folder)
-        checkpoint = CheckpointFile(
-            folder.checkpoint,
-            keep=config.checkpoint_keep,
-            config=config_to_toml(config),
-            notice=context.on_notice,
-        )
-    state = group.from_first(
-        lambda: _state_to_resume(config, folder, checkpoint) if resume else None
+    opened = (
+        RunFolder.writing(out, resume=resume) if group.is_first else nullcontext(RunFolder(out))
     )
-    results = [StageResult(**r) for r in state["results"]] if state else []
-    if state and state["step"] == 0:
-        load_state(network, state["network"], where="the checkpoint")
-        state = None
-    results = run_stages(stages, context, results=results, resume=state, checkpoint=checkpoint)
-    return group.from_first(lambda: _write_results(task, network, results, folder, context))
+    with opened as folder:
+        checkpoint = None
+        if group.is_first:
+            if not resume:
+                folder.write_config(config_to_toml(config))
+                folder.write_metrics([])
+            context = _recording(context, folder)
+            checkpoint = CheckpointFile(
+                folder.checkpoint,
+                keep=config.checkpoint_keep,
+                config=config_to_toml(config),
+                notice=context.on_notice,
+            )
+        state = group.from_first(
+            lambda: _state_to_resume(config, folder, checkpoint) if resume else None
+        )
+        results = [StageResult(**r) for r in state["results"]] if state else []
+        if state and state["step"] == 0:
+            load_state(network, state["network"], where="the checkpoint")
+            state = None
+        results = run_stages(stages, context, results=results, resume=state, checkpoint=checkpoint)
+        return group.from_first(lambda: _write_results(task, network, results, folder, context))
 
 
 def _finished(out: Path) -> dict[str, Any] | None:
@@ -219,7 +223,7 @@ def _state_to_resume(
 ) -> dict[str, Any] | None:
     """The newest whole checkpoint, with the metrics cut back to it; None if the run was stopped before its first."""
     if checkpoint is None or not checkpoint.exists():
-        folder.write_text(folder.metrics, "")
+        folder.write_metrics([])
         return None
     state = checkpoint.load()
     folder.rewind_metrics(config.stages, state["stage"], state["step"])

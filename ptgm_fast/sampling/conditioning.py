@@ -43,9 +43,10 @@ def conditioning_table(
 ) -> ConditioningTable:
     """The soft source labels of target images (Yamaguchi et al., arXiv:2204.12833, pseudo conditional sampling).
 
-    images uint8 [N, C, H, W]. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
+    images uint8 or floats in [-1, 1], [N, C, H, W]. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
     most probable classes of each image (and those equal to the k-th) and renormalises. Raises ValueError for values out of range.
     """
+    _check_images(images)
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if top_k is not None and top_k < 1:
@@ -53,6 +54,11 @@ def conditioning_table(
     logits = torch.cat(
         [source.classify(batch) for batch in torch.split(images, batch_size)]
     ).float()
+    if logits.shape[1:] != (source.num_classes,):
+        raise ValueError(
+            f"the source classifier gives logits {list(logits.shape)} for a generator of {source.num_classes} classes; "
+            "both must be of the same classes, in one order"
+        )
     table = source.generator.class_table
     embeddings = None
     if table is not None:
@@ -61,3 +67,14 @@ def conditioning_table(
         least = logits.topk(top_k, dim=1).values[:, -1:]
         logits = logits.masked_fill(logits < least, float("-inf"))
     return ConditioningTable((logits / temperature).softmax(1), embeddings)
+
+
+def _check_images(images: Tensor) -> None:
+    accepted = "accepted: uint8 (0 to 255) or floats in [-1, 1], of shape [N, C, H, W]"
+    if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise ValueError(f"images are {images.dtype} of shape {list(images.shape)}; {accepted}")
+    if images.is_floating_point() and images.numel():
+        least, greatest = (float(v) for v in images.aminmax())
+        # A NaN is in no range. A resize may go beyond it by its rounding.
+        if not (least >= -1.01 and greatest <= 1.01):
+            raise ValueError(f"images are floats from {least:g} to {greatest:g}; {accepted}")

@@ -111,8 +111,12 @@ class SourceModels(FrozenGenerator):
         self.optimized = optimized
         self.classifier = classifier.to(self.device).requires_grad_(False).eval()
         self.classifier.to(memory_format=torch.channels_last)
-        self.mean = torch.tensor(tuple(mean), device=self.device).view(1, -1, 1, 1)
-        self.std = torch.tensor(tuple(std), device=self.device).view(1, -1, 1, 1)
+        self.mean = torch.tensor(tuple(mean), dtype=torch.float32, device=self.device).view(
+            1, -1, 1, 1
+        )
+        self.std = torch.tensor(tuple(std), dtype=torch.float32, device=self.device).view(
+            1, -1, 1, 1
+        )
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ class TargetData:
 
     def normalizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """A function from uint8 images to the target network's input, without any augmentation."""
-        mean = torch.tensor(self.mean, device=device).view(1, -1, 1, 1)
-        std = torch.tensor(self.std, device=device).view(1, -1, 1, 1)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=device).view(1, -1, 1, 1)
+        std = torch.tensor(self.std, dtype=torch.float32, device=device).view(1, -1, 1, 1)
 
         def normalize(images: Tensor) -> Tensor:
             return (images.to(device).float() / 255 - mean) / std
@@ -114,8 +114,12 @@ class SupervisedStage(Stage):
             len(self.labels), seed=seed, purpose="target/order", device=self.device
         )
         self._views_seed = derive_seed(seed, "target/views")
-        self._mean = torch.tensor(data.mean, device=self.device).view(1, -1, 1, 1)
-        self._std = torch.tensor(data.std, device=self.device).view(1, -1, 1, 1)
+        self._mean = torch.tensor(data.mean, dtype=torch.float32, device=self.device).view(
+            1, -1, 1, 1
+        )
+        self._std = torch.tensor(data.std, dtype=torch.float32, device=self.device).view(
+            1, -1, 1, 1
+        )
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.options.batch_size)

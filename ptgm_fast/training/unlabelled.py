@@ -42,7 +42,7 @@ def unlabelled_loss(
             weak_logits, threshold=options.threshold if thresholded else 0.0
         )
         return loss, confidence.mask.float().mean()
-    everything = torch.ones((), device=student_logits.device)
+    everything = torch.ones((), dtype=torch.float32, device=student_logits.device)
     if method == "source-head":
         return F.cross_entropy(student_logits, soft_labels), everything
     if method == "entropy":

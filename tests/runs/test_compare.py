@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,16 @@ import pytest
 
 from ptgm_fast.config import RunConfig, with_method
 from ptgm_fast.errors import UserError
-from ptgm_fast.runs.compare import DEFAULT_METHODS, Row, against_baselines, compare, verdict
+from ptgm_fast.runs.compare import (
+    DEFAULT_METHODS,
+    Asked,
+    Row,
+    against_baselines,
+    asked_of,
+    compare,
+    verdict,
+)
+from ptgm_fast.runs.folder import ASKED
 from ptgm_fast.runs.report import write_report
 from ptgm_fast.runs.train import train
 from ptgm_fast.sampling import Recipe, open_pool
@@ -30,7 +40,7 @@ def test_report_and_picture(tiny: Tiny, tmp_path: Path) -> None:
         "pp+p-ssl",
         "pp+uda",
     ]
-    report = compare(tiny(), methods, [4, 5], tmp_path / "c", on_row=rows.append)
+    report = compare(tiny(), Asked(tuple(methods), (4, 5)), tmp_path / "c", on_row=rows.append)
     assert json.loads((tmp_path / "c" / "compare.json").read_text()) == report
     assert list(report["methods"]) == methods
     assert [(r.seed, r.method) for r in rows] == [(seed, m) for seed in (4, 5) for m in methods]
@@ -49,7 +59,7 @@ def test_report_and_picture(tiny: Tiny, tmp_path: Path) -> None:
 
 def test_a_row_is_what_train_gives(tiny: Tiny, tmp_path: Path) -> None:
     """Sharing pseudo pre-training between methods changes nothing."""
-    report = compare(tiny(), ["pp", "pp+p-ssl", "scratch"], [3], tmp_path / "c")
+    report = compare(tiny(), Asked(("pp", "pp+p-ssl", "scratch"), (3,)), tmp_path / "c")
     for method in ("scratch", "pp", "pp+p-ssl"):
         summary = train(with_method(tiny(seed=3), method), tmp_path / method)
         assert report["methods"][method]["test_accuracy"] == [summary["target"]["test_accuracy"]]
@@ -64,7 +74,7 @@ def test_a_run_beside_its_baselines(tiny: Tiny, tmp_path: Path) -> None:
     report = against_baselines(config, out, on_row=rows.append)
     assert json.loads((out / "baselines" / "compare.json").read_text()) == report
     assert list(report["methods"]) == ["scratch", "soft-target", "this run"]
-    alone = compare(config, ["scratch", "soft-target"], [3], tmp_path / "c")
+    alone = compare(config, Asked(("scratch", "soft-target"), (3,)), tmp_path / "c")
     for method in ("scratch", "soft-target"):
         for what in ("test_accuracy", "val_accuracy", "ece", "images_synthesized"):
             assert report["methods"][method][what] == alone["methods"][method][what]
@@ -116,9 +126,9 @@ def test_verdict_says_helped_hurt_or_neither() -> None:
 
 def test_wrong_input_leaves_no_folder(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown method 'magic'"):
-        compare(tiny(), ["magic"], [0], tmp_path / "c")
+        compare(tiny(), Asked(("magic",), (0,)), tmp_path / "c")
     with pytest.raises(UserError, match="does not exist"):
-        compare(tiny("data.images=npz:none.npz"), list(DEFAULT_METHODS), [0], tmp_path / "c")
+        compare(tiny("data.images=npz:none.npz"), Asked(DEFAULT_METHODS, (0,)), tmp_path / "c")
     assert not (tmp_path / "c").exists()
 
 
@@ -137,8 +147,8 @@ def test_methods_of_a_seed_share_their_pools(
         return block(self, number, *args)
 
     monkeypatch.setattr(Recipe, "block", counted)
-    methods = ["pp", "p-ssl", "pp+p-ssl", "pp+uda"]
-    report = compare(tiny(*POOLS), methods, [3, 4], tmp_path / "c")
+    asked = Asked(("pp", "p-ssl", "pp+p-ssl", "pp+uda"), (3, 4))
+    report = compare(tiny(*POOLS), asked, tmp_path / "c")
     uniform = [(seed, False, b) for seed in (3, 4) for b in (0, 1)]
     conditioned = [(seed, True, 0) for seed in (3, 4)]
     assert sorted(blocks) == sorted(uniform + conditioned)
@@ -149,13 +159,12 @@ def test_methods_of_a_seed_share_their_pools(
         assert row["images_served"] == 192 + (160 if "+" in method else 0)
         assert row["seconds_saved"] > 0
     blocks.clear()
-    compare(tiny(*POOLS), methods, [3, 4], tmp_path / "shared", share_pool=True)
+    shared = replace(asked, share_pool=True)
+    compare(tiny(*POOLS), shared, tmp_path / "shared")
     assert sorted(blocks) == sorted(uniform[:2] + conditioned)
     # On disk they are found in the comparison's folder.
     blocks.clear()
-    disk = compare(
-        tiny(*POOLS, "synthesis.pool=run"), methods, [3, 4], tmp_path / "disk", share_pool=True
-    )
+    disk = compare(tiny(*POOLS, "synthesis.pool=run"), shared, tmp_path / "disk")
     assert len(open_pool(tmp_path / "disk" / "pool" / "pp")) == 100
     assert len(open_pool(tmp_path / "disk" / "pool" / "seed-4" / "p-ssl")) == 45
     assert len(blocks) == 4
@@ -163,13 +172,12 @@ def test_methods_of_a_seed_share_their_pools(
 
 
 def test_networks_are_compared_on_one_pool(tiny: Tiny, tmp_path: Path) -> None:
-    networks = ["ptgm:cnn-small", "ptgm:resnet-small"]
-    report = compare(
-        tiny(*POOLS), ["scratch", "pp"], [3], tmp_path / "c", networks=networks, share_pool=True
-    )
+    networks = ("ptgm:cnn-small", "ptgm:resnet-small")
+    asked = Asked(("scratch", "pp"), (3,), networks, share_pool=True)
+    report = compare(tiny(*POOLS), asked, tmp_path / "c")
     assert list(report["methods"]) == [f"{m} @ {n}" for n in networks for m in ("scratch", "pp")]
     lines = report["verdict"].splitlines()
-    assert [line.split(": ")[0] for line in lines] == networks
+    assert [line.split(": ")[0] for line in lines] == list(networks)
     assert all("PP on one seed" in line for line in lines)
     for name in networks:
         config = with_method(tiny(*POOLS, f"target.network={name}", seed=3), "pp")
@@ -177,7 +185,40 @@ def test_networks_are_compared_on_one_pool(tiny: Tiny, tmp_path: Path) -> None:
         found = report["methods"][f"pp @ {name}"]["test_accuracy"]
         assert found == [summary["target"]["test_accuracy"]]
     with pytest.raises(UserError, match="nonet"):
-        compare(tiny(), ["pp"], [3], tmp_path / "d", networks=["ptgm:nonet"])
+        compare(tiny(), Asked(("pp",), (3,), ("ptgm:nonet",)), tmp_path / "d")
     with pytest.raises(UserError, match=r"too small for pp\.batch_size"):
-        compare(tiny("synthesis.images=20"), ["pp"], [3], tmp_path / "d")
+        compare(tiny("synthesis.images=20"), Asked(("pp",), (3,)), tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize("pool", ["memory", "run"])
+def test_a_stopped_comparison_goes_on(tiny: Tiny, tmp_path: Path, pool: str) -> None:
+    """The finished rows are kept, a line cut off by a kill is made again, and the accuracies are those of one go."""
+    config = tiny(*POOLS, f"synthesis.pool={pool}")
+    networks = ("ptgm:cnn-small", "ptgm:resnet-small")
+    asked = Asked(("scratch", "pp", "pp+p-ssl"), (3, 4), networks, share_pool=True)
+    whole = compare(config, asked, tmp_path / "whole")
+    rows: list[Row] = []
+    context = Context(stop=lambda: len(rows) == 5)
+    with pytest.raises(Interrupted):
+        compare(config, asked, tmp_path / "parts", context=context, on_row=rows.append)
+    with (tmp_path / "parts" / "metrics.jsonl").open("a") as file:
+        file.write('{"method": "pp @ pt')
+    assert asked_of(tmp_path / "parts") == asked
+    again: list[Row] = []
+    parts = compare(config, asked, tmp_path / "parts", resume=True, on_row=again.append)
+    assert len(rows) + len(again) == 12
+    for name, row in whole["methods"].items():
+        assert row["test_accuracy"] == parts["methods"][name]["test_accuracy"]
+    lines = (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(x)["method"] for x in lines] == [r.method for r in rows + again]
+
+
+def test_only_a_comparison_goes_on_as_one(tiny: Tiny, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run to resume"):
+        asked_of(tmp_path)
+    (tmp_path / "config.toml").touch()
+    for text in ("", "[]", '{"seed": 3}'):
+        (tmp_path / ASKED).write_text(text)
+        with pytest.raises(UserError, match="start one without --resume"):
+            asked_of(tmp_path)
