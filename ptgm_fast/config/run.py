@@ -87,7 +87,8 @@ class ClassifierConfig(Options):
 
     network: str = Field("", description="architecture, as for target.network")
     weights: str = Field(
-        "", description="its weights: .safetensors, or a weights-only PyTorch file"
+        "",
+        description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it",
     )
     mean: Mean = Field((0.5,), description="its normalization of images in [0, 1]")
     std: Std = Field((0.5,), description="its normalization of images in [0, 1]")

@@ -6,6 +6,7 @@ import difflib
 import importlib
 import inspect
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,10 @@ def _torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
     accepted = models.list_models(module=models)
     if name not in accepted:
         raise UserError(f"torchvision has no classifier {name!r}{nearest(name, accepted)}")
-    module = models.get_model(name, weights=None, num_classes=num_classes)
+    with warnings.catch_warnings():
+        # GoogLeNet and Inception announce another initialization for some day.
+        warnings.simplefilter("ignore", FutureWarning)
+        module = models.get_model(name, weights=None, num_classes=num_classes)
     if channels != 3:
         _replace_first_convolution(module, channels)
     return module

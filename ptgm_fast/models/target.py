@@ -2,43 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
+import torch
 from torch import Tensor, nn
 
-from ptgm_fast.errors import UserError
+from ptgm_fast.models.heads import MeanHead, Place, Tap, find_heads
+from ptgm_fast.models.weights import check_fit
 
 
 class TargetNetwork(nn.Module):
-    """A classifier whose last Linear layer is replaced by named heads over the same features.
+    """A classifier whose head is replaced by named heads over the same features.
 
-    `features(x)` [N, C, H, W] -> [N, D] is the input of the original head; `heads[name]` maps it to logits.
+    `features(x)` [N, C, H, W] -> [N, D] is the input of the original head; `heads[name]` maps it to logits. What the network
+    computes of its head's output (log_softmax, auxiliary outputs) is passed over. Two heads whose mean the network returns, as
+    the distilled ones of timm do, are both replaced: D is that of both, and a named head is the mean of two.
     `forward(x)` gives the logits of the head ``target``. Heads come and go between stages (the source head
     of pseudo pre-training stays for the source-head loss and distillation); the extractor's weights stay.
     """
 
-    def __init__(self, network: nn.Module, *, num_classes: int, name: str = "network") -> None:
-        """network: maps images to [N, num_classes] through a final `nn.Linear`, which is taken off.
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        num_classes: int,
+        name: str = "network",
+        images: Tensor | None = None,
+    ) -> None:
+        """network: maps images to [N, num_classes], through one of the heads of `find_heads`, which are taken off.
 
-        Raises UserError if there is no Linear layer with `num_classes` outputs.
+        images: [N, C, H, W] that it takes, from which its heads are told from other layers of as many outputs; without, the head
+        is the last such layer. Raises UserError as `find_heads` does.
         """
         super().__init__()
-        self.head_path, head = _find_head(network, num_classes, name)
-        self.num_features = head.in_features
-        network.set_submodule(self.head_path, nn.Identity())
+        self.places = find_heads(network, num_classes, images, name=name)
+        # No modules of its own: they are in the network.
+        self._taps = tuple(Tap() for _ in self.places)
+        for tap, place in zip(self._taps, self.places, strict=True):
+            for path in place.paths:
+                network.set_submodule(path, tap)
         self.network = network
         self.heads = nn.ModuleDict()
 
-    def set_head(self, name: str, num_classes: int) -> nn.Linear:
+    @property
+    def num_features(self) -> int:
+        return sum(place.in_features for place in self.places)
+
+    def set_head(self, name: str, num_classes: int) -> nn.Module:
         """Give the head `name` fresh weights (PyTorch's default initialization, from the global generator)."""
-        device = next(self.network.parameters()).device
-        head = nn.Linear(self.num_features, num_classes, device=device)
-        self.heads[name] = head
-        return head
+        device = next((p.device for p in self.parameters()), torch.device("cpu"))
+        layers = [place.fresh(num_classes, device) for place in self.places]
+        self.heads[name] = layers[0] if len(layers) == 1 else MeanHead(layers)
+        return self.heads[name]
 
     def features(self, images: Tensor) -> Tensor:
-        return self.network(images)
+        returned = self.network(images)
+        seen = [tap.take() for tap in self._taps]
+        # A head on a map, whose logits the network pools: its features are what comes of the map in the same way.
+        if any(x is None or x.shape[2:].numel() != 1 for x in seen):
+            return returned
+        flat = [x if x.dim() == 2 else x.flatten(1) for x in seen if x is not None]
+        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.heads["target"](self.network(images))
+        return self.heads["target"](self.features(images))
 
     def export_state(self) -> dict[str, Tensor]:
         """The weights under the original architecture's own names, the head ``target`` in its place.
@@ -46,25 +73,22 @@ class TargetNetwork(nn.Module):
         So `timm.create_model(NAME, num_classes=K)` and the like load what a run saved.
         """
         state = dict(self.network.state_dict())
-        for key, value in self.heads["target"].state_dict().items():
-            state[f"{self.head_path}.{key}"] = value
+        for place, key, value in self._head_tensors("target"):
+            whole = value[..., None, None] if place.is_convolution and key == "weight" else value
+            state |= {f"{path}.{key}": whole for path in place.paths}
         return state
 
+    def load_exported(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights that `export_state` gave. Raises UserError naming the tensors that do not fit."""
+        own = self.export_state()
+        architecture = type(self.network).__name__
+        check_fit(own, state, where="the exported state", architecture=architecture)
+        for key, value in own.items():
+            value.copy_(state[key])
 
-def _find_head(network: nn.Module, num_classes: int, name: str) -> tuple[str, nn.Linear]:
-    found = [
-        (path, module)
-        for path, module in network.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == num_classes
-    ]
-    if not found:
-        raise UserError(
-            f"{name} has no Linear layer with {num_classes} outputs; a target network must end in one "
-            "(torch.nn.Linear), so that its head can be exchanged between stages"
-        )
-    path, head = found[-1]
-    if not path:
-        raise UserError(
-            f"{name} is a bare Linear layer; a target network needs a feature extractor before its head"
-        )
-    return path, head
+    def _head_tensors(self, name: str) -> Iterator[tuple[Place, str, Tensor]]:
+        head = self.heads[name]
+        layers = head if isinstance(head, MeanHead) else [head]
+        for place, layer in zip(self.places, layers, strict=True):
+            for key, value in layer.state_dict().items():
+                yield place, key, value

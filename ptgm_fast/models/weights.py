@@ -7,14 +7,17 @@ import hashlib
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
+from ptgm_fast.models.checkpoints import fitting, only_state, split_choice
 
 
 def save_weights(
@@ -26,13 +29,42 @@ def save_weights(
 
     A full disk or a kill leaves an earlier file of that name whole. Raises OSError on a failed write.
     """
+    write_atomically(Path(path), encoded(state, metadata))
+
+
+def encoded(
+    state: nn.Module | Mapping[str, Tensor], metadata: dict[str, str] | None = None
+) -> bytes:
+    """What `save_weights` writes. A tensor under two names is in it twice: every loader finds both.
+
+    Raises UserError for a state that holds more than tensors.
+    """
     from safetensors.torch import save
 
-    tensors = state.state_dict() if isinstance(state, nn.Module) else state
+    tensors: dict[str, Tensor] = {}
+    held = set()
+    for name, value in (state.state_dict() if isinstance(state, nn.Module) else state).items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"the state dict has a {type(value).__name__} under {name!r}; safetensors holds tensors only: keep it in a "
+                "registered buffer"
+            )
+        tensors[name] = value.detach().cpu().contiguous()
+        # safetensors refuses tensors that share memory.
+        memory = tensors[name].untyped_storage().data_ptr()
+        if memory in held:
+            tensors[name] = tensors[name].clone()
+        held.add(memory)
     # One entry: safetensors writes several in an order that differs from call to call, and the bytes with it.
     header = {"ptgm_fast": json.dumps(metadata, sort_keys=True)} if metadata else None
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, header)
-    write_atomically(Path(path), data)
+    return save(tensors, header)
+
+
+def decoded(data: bytes) -> dict[str, Tensor]:
+    """The state dict of `encoded`."""
+    from safetensors.torch import load
+
+    return load(data)
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
@@ -95,43 +127,66 @@ def _flush_folder(folder: Path) -> None:
 def read_state(
     path: Path | str, *, what: str = "weights", mapped: bool = False
 ) -> dict[str, Tensor]:
-    """A flat dict of tensors from a .safetensors file or a `weights_only` PyTorch file.
+    """The state dict in a .safetensors file or a `weights_only` PyTorch file; FILE#NAME is one of several in it.
 
     mapped: tensors are private views of the file where its format allows (writing to them leaves the file alone),
     so that nothing is held twice; the file must not be rewritten in place while they live.
-    Raises UserError if the file is missing, damaged, holds code, or is not a dict of tensors.
+    Raises UserError if the file is missing, damaged, holds code, or no state dict (names to tensors), or several.
     """
-    file = Path(path)
+    file, choice = split_choice(path)
+    return only_state(_read(file, what, mapped), choice, where=f"{what}: {str(file)!r}")
+
+
+def _read(file: Path, what: str, mapped: bool = False) -> Mapping[Any, Any]:
+    """What a file holds: a dict, with anything in it."""
     if not file.is_file():
-        raise UserError(f"{what}: file {str(path)!r} does not exist")
+        raise UserError(f"{what}: file {str(file)!r} does not exist")
     try:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(file)
         # Files of torch < 1.6 are no archives and cannot be mapped.
-        state = torch.load(
+        loaded = torch.load(
             file, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(file)
         )
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{what}: {str(path)!r} is a pickle that holds more than tensors and was not loaded "
+            f"{what}: {str(file)!r} is a pickle that holds more than tensors and was not loaded "
             "(loading it could run code). Save it again as safetensors or as a plain state dict"
         ) from error
     except Exception as error:  # the readers raise several unrelated types for damaged files
         raise UserError(
-            f"{what}: {str(path)!r} is damaged or of another format ({error})"
+            f"{what}: {str(file)!r} is damaged or of another format ({error})"
         ) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"{what}: {str(path)!r} does not hold a state dict (names to tensors)")
-    return state
+    if not isinstance(loaded, Mapping):
+        raise UserError(f"{what}: {str(file)!r} does not hold a state dict (names to tensors)")
+    return loaded
 
 
-def load_weights(module: nn.Module, path: Path | str, *, what: str = "weights") -> None:
-    """Load a file into a module, strictly. Raises UserError naming the tensors that do not fit."""
-    load_state(module, read_state(path, what=what), where=f"{what}: {str(path)!r}")
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=3)
+
+
+def load_weights(
+    module: nn.Module,
+    path: Path | str,
+    *,
+    what: str = "weights",
+    on_notice: Callable[[str], None] = _warn,
+) -> None:
+    """Load a file into a module, strictly; what training scripts wrap weights in is taken off, see `checkpoints.fitting`.
+
+    path: .safetensors or a weights-only PyTorch file; FILE#NAME chooses where a file holds several networks that fit.
+    on_notice(message): told what was taken off; without it, a warning. Raises UserError naming the tensors that do not fit.
+    """
+    file, choice = split_choice(path)
+    where = f"{what}: {str(file)!r}"
+    loaded = _read(file, what)
+    state, place = fitting(loaded, module.state_dict(), choice, where=where)
+    load_state(module, state, where=f"{where} {place}".rstrip())
+    if place:
+        on_notice(f"{where}: loaded what it holds {place}")
 
 
 def load_state(
@@ -141,7 +196,14 @@ def load_state(
 
     assign: the module takes the tensors themselves instead of copying them (it may then be on the meta device).
     """
-    own = module.state_dict()
+    check_fit(module.state_dict(), state, where=where, architecture=type(module).__name__)
+    module.load_state_dict(dict(state), assign=assign)
+
+
+def check_fit(
+    own: Mapping[str, Tensor], state: Mapping[str, Tensor], *, where: str, architecture: str
+) -> None:
+    """Raises UserError unless `state` has the names and shapes of `own`, listing those missing, unexpected and misshapen."""
     problems = []
     for title, names in (
         ("missing", own.keys() - state.keys()),
@@ -158,10 +220,8 @@ def load_state(
         problems.append(f"of another shape: {_listed(sorted(shapes))}")
     if problems:
         raise UserError(
-            f"{where} does not fit the architecture {type(module).__name__}.\n"
-            + "\n".join(problems)
+            f"{where} does not fit the architecture {architecture}.\n" + "\n".join(problems)
         )
-    module.load_state_dict(dict(state), assign=assign)
 
 
 def _listed(names: list[str], most: int = 6) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -11,9 +12,14 @@ import torch
 
 from ptgm_fast import __version__, data, generators, models
 from ptgm_fast.config import RunConfig
+from ptgm_fast.data import ImageSet
 from ptgm_fast.errors import UserError
+from ptgm_fast.models.weights import decoded, encoded
 from ptgm_fast.sampling import SourceModels, derive_seed, seeded
 from ptgm_fast.training.target import TargetData
+
+# Images on which the exported weights are tried.
+NUM_CHECKED = 8
 
 
 @dataclass(frozen=True)
@@ -29,26 +35,43 @@ class Task:
     def num_classes(self) -> int:
         return self.data.train.num_classes
 
+    def plain_network(self) -> torch.nn.Module:
+        """The target architecture as anybody builds it, from the random initialization of the seed, on the CPU."""
+        height, _ = self.data.train.image_size
+        with seeded(self.config.seed, "init/network"):
+            return models.build(
+                self.config.target.network,
+                num_classes=self.num_classes,
+                channels=self.data.train.channels,
+                image_size=height,
+            )
+
     def new_network(self) -> models.TargetNetwork:
         """A target network from its random initialization, with the fresh heads ``target`` and ``source``.
 
         Every method of a seed starts from the same weights.
         """
-        name, seed = self.config.target.network, self.config.seed
-        height, _ = self.data.train.image_size
-        with seeded(seed, "init/network"):
-            network = models.build(
-                name,
+        seed, images = self.config.seed, self.data.train.images[:2]
+        with seeded(seed, "heads"):
+            target = models.TargetNetwork(
+                self.plain_network(),
                 num_classes=self.num_classes,
-                channels=self.data.train.channels,
-                image_size=height,
+                name=self.config.target.network,
+                images=self.data.normalizer(images.device)(images),
             )
-            target = models.TargetNetwork(network, num_classes=self.num_classes, name=name)
         with seeded(seed, "init/target head"):
             target.set_head("target", self.num_classes)
         with seeded(seed, "init/source head"):
             target.set_head("source", self.source.num_classes)
         return target.to(self.device).to(memory_format=torch.channels_last)
+
+    def check_exported(
+        self, network: models.TargetNetwork, state: Mapping[str, torch.Tensor], images: ImageSet
+    ) -> None:
+        """Raises UserError unless `state` makes the plain architecture the network: it is tried on the first of the images."""
+        inputs = self.data.normalizer(self.device)(images.images[:NUM_CHECKED].to(self.device))
+        name, plain = self.config.target.network, self.plain_network().to(self.device)
+        models.check_exported(network, plain, state, inputs, name=f"target network {name}")
 
 
 def build_task(
@@ -56,11 +79,11 @@ def build_task(
     source: SourceModels | None = None,
     on_notice: Callable[[str], None] = lambda message: None,
 ) -> Task:
-    """Load what the config names; `source` is its source pair, if that is there already. on_notice: see `data.load`.
+    """Load what the config names; `source` is its source pair, if that is there already. on_notice: see `data.load` and `models.load_weights`.
 
     Raises UserError where something is missing or does not fit together.
     """
-    source = source or build_source(config)
+    source = source or build_source(config, on_notice)
     card = source.generator.card
     _check_shapes(config, card)
     target = _load_target_data(config, card.channels, card.image_size, on_notice)
@@ -69,13 +92,15 @@ def build_task(
     return task
 
 
-def build_source(config: RunConfig) -> SourceModels:
-    """The frozen generator and source classifier of a config, on its device."""
+def build_source(
+    config: RunConfig, on_notice: Callable[[str], None] = lambda message: None
+) -> SourceModels:
+    """The frozen generator and source classifier of a config, on its device. on_notice: see `models.load_weights`."""
     device = choose_device(config.device)
     choice = config.source.classifier
     truncation = config.source.truncation or None
     generator = generators.load(config.source.generator, device=device)
-    classifier = _load_classifier(config, generator.card)
+    classifier = _load_classifier(config, generator.card, on_notice)
     optimized = None
     if config.source.optimize:
         optimized = generators.optimize(generator, truncation=truncation)
@@ -131,7 +156,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _load_classifier(config: RunConfig, card: generators.Card) -> torch.nn.Module:
+def _load_classifier(
+    config: RunConfig, card: generators.Card, on_notice: Callable[[str], None]
+) -> torch.nn.Module:
     choice = config.source.classifier
     if not choice.network:
         return generators.load_classifier(config.source.generator)
@@ -141,7 +168,7 @@ def _load_classifier(config: RunConfig, card: generators.Card) -> torch.nn.Modul
         channels=card.channels,
         image_size=card.image_size,
     )
-    models.load_weights(classifier, choice.weights, what="source classifier")
+    models.load_weights(classifier, choice.weights, what="source classifier", on_notice=on_notice)
     return classifier
 
 
@@ -188,25 +215,48 @@ def _load_target_data(
 
 
 def _check_networks(task: Task) -> None:
-    """One tiny forward of each network, so that a wrong size is said before anything is trained."""
+    """A tiny step of the target network, whose weights are exported and tried, and a forward of the source classifier.
+
+    So that a wrong size, or a network that would come out of its file as another, is said before anything is trained.
+    """
     images = task.data.train.images[:2].to(task.device)
-    network = task.new_network().eval()
-    for name, forward in (
-        ("target network " + task.config.target.network, network),
-        ("source classifier", task.source.classify),
-    ):
-        try:
-            with torch.no_grad():
-                logits = forward(images if forward is not network else images.float() / 255)
-        except (RuntimeError, AssertionError, ValueError) as error:
-            shape = "x".join(str(s) for s in images.shape[1:])
-            raise UserError(
-                f"{name} does not take images of shape {shape} ({error}); choose another network"
-            ) from error
-    if logits.shape != (len(images), task.source.num_classes):
+    inputs = task.data.normalizer(task.device)(images)
+    shape = "x".join(str(s) for s in images.shape[1:])
+    name = f"target network {task.config.target.network}"
+    plain = task.plain_network().to(task.device).eval()
+    with seeded(task.config.seed, "check"):
+        with torch.no_grad(), _or_user_error(f"{name} does not take images of shape {shape}"):
+            returned = plain(inputs)
+        models.class_scores(returned, (len(images), task.num_classes), name=name)
+        with _or_user_error(f"{name} cannot be trained on images of shape {shape} by its features"):
+            network = task.new_network()
+            models.rehearse(network, inputs)
+        task.check_exported(network, decoded(encoded(network.export_state())), task.data.train)
+    with _or_user_error(f"source classifier does not take images of shape {shape}"):
+        logits = task.source.classify(images)
+    expected = len(images), task.source.num_classes
+    if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+        given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(
-            f"the source classifier gives {logits.shape[-1]} classes, but the generator has {task.source.num_classes}"
+            f"the source classifier gives a {given}, expected logits {list(expected)}: the generator has {expected[1]} classes"
         )
+    if models.are_probabilities(logits):
+        raise UserError(
+            "the source classifier gives probabilities, expected logits: leave the softmax at its end out (log_softmax is taken)"
+        )
+
+
+@contextmanager
+def _or_user_error(what: str) -> Iterator[None]:
+    """What a network of the user's raises, as a UserError that begins with `what`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{what} ({type(error).__name__}: {error}); choose another network"
+        ) from error
 
 
 def versions() -> dict[str, str]:

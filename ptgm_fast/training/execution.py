@@ -115,7 +115,7 @@ def wrap(
     and evaluation, whose last batch is shorter, runs `network` itself. In several processes batch norm is that of all.
     """
     network.to(memory_format=torch.channels_last)
-    extractor = torch.compile(network.network, dynamic=False) if compiled else network.network
+    extractor = torch.compile(network.features, dynamic=False) if compiled else network.features
     extract = in_precision(extractor, device=device, precision=precision)
     synchronized = group.size > 1 and has_batch_norm(network)
 

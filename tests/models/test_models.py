@@ -98,7 +98,7 @@ def test_weights_round_trip(tmp_path: Path) -> None:
         torch.equal(a, b)
         for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True)
     )
-    torch.save({"state_dict": module.state_dict()}, tmp_path / "w.pt")
+    torch.save(module.state_dict(), tmp_path / "w.pt")
     models.load_weights(other, tmp_path / "w.pt")
 
 

@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ptgm_fast.config import RunConfig
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import build, save_weights
 from ptgm_fast.runs.task import build_task
+from ptgm_fast.runs.train import train
 
 Tiny = Callable[..., RunConfig]
 
@@ -116,3 +118,90 @@ def test_every_method_of_a_seed_starts_from_the_same_weights(tiny: Tiny) -> None
     a, b, c = (build_task(tiny(seed=seed)).new_network().state_dict() for seed in (3, 3, 4))
     assert all(torch.equal(a[k], b[k]) for k in a)
     assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+NETWORKS = """
+import torch.nn as nn, torch.nn.functional as F
+class Net(nn.Module):
+    factor = 1
+    def __init__(self, num_classes, channels=1):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 3, 2)
+        self.fc1 = nn.Linear(36, 16)
+        self.fc2 = nn.Linear(16, num_classes)
+    def logits(self, x):
+        return self.fc2(F.relu(self.fc1(F.relu(self.conv(x)).flatten(1))))
+    def forward(self, x):
+        return F.log_softmax(self.logits(x), dim=1)
+class Scaled(Net):
+    def forward(self, x):
+        return 16 * self.logits(x)
+class Words(Net):
+    def forward(self, x):
+        return {"words": "none"}
+class Probabilities(Net):
+    def forward(self, x):
+        return self.logits(x).softmax(1)
+class Named(Net):
+    def forward(self, x):
+        return {"logits": self.logits(x)}
+"""
+
+
+@pytest.fixture
+def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module of networks, by its name; imported from the working directory."""
+    name = f"nets_{abs(hash(tmp_path)):x}"
+    (tmp_path / f"{name}.py").write_text(NETWORKS)
+    monkeypatch.chdir(tmp_path)
+    return name
+
+
+def test_a_network_that_ends_in_log_softmax_is_what_its_file_holds(
+    tiny: Tiny, tmp_path: Path, others: str
+) -> None:
+    config = tiny(f"target.network={others}:Net", "training.lr=0.02", "pp.lr=0.02")
+    summary = train(config, tmp_path / "run")
+    plain = build(f"{others}:Net", num_classes=3, channels=1, image_size=8).eval()
+    plain.load_state_dict(load_file(tmp_path / "run" / "model.safetensors"))
+    test = build_task(config).data.test
+    with torch.no_grad():
+        predicted = plain((test.images / 255 - 0.5) / 0.5).argmax(1)
+    assert (predicted == test.labels).double().mean().item() == summary["target"]["test_accuracy"]
+    assert summary["target"]["test_accuracy"] > 0.6
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [("Scaled", "cannot be exported"), ("Words", "expected class scores")],
+)
+def test_a_network_that_cannot_be_exported_is_refused_before_the_folder_is_there(
+    tiny: Tiny, tmp_path: Path, others: str, network: str, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train(tiny(f"target.network={others}:{network}"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        ("Net", None),
+        ("Probabilities", "gives probabilities, expected logits"),
+        ("Named", "gives a dict"),
+    ],
+)
+def test_what_a_source_classifier_returns(
+    tiny: Tiny, tmp_path: Path, others: str, network: str, message: str | None
+) -> None:
+    name = f"{others}:{network}"
+    made = build(name, num_classes=6, channels=1, image_size=8)
+    torch.save({"state_dict": made.state_dict()}, tmp_path / "c.pt")
+    settings = (f"source.classifier.network={name}", "source.classifier.weights=c.pt")
+    notices: list[str] = []
+    if message is None:
+        build_task(tiny(*settings), on_notice=notices.append)
+        assert "source classifier: 'c.pt': loaded what it holds under 'state_dict'" in notices
+    else:
+        with pytest.raises(UserError, match=message):
+            build_task(tiny(*settings))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from ptgm_fast.generators.card import AdapterCard, FileCard
 from ptgm_fast.generators.request import Request
 from ptgm_fast.generators.soft import class_tables, mixing
 from ptgm_fast.models.build import checked_module, import_factory
+from ptgm_fast.models.checkpoints import split_choice
 from ptgm_fast.models.weights import load_weights
 
 CONDITIONS = ("class-index", "class-embedding", "soft-vector")
@@ -72,7 +72,8 @@ def load(request: Request) -> OwnModule:
         )
     files = {}
     if weights:
-        files[Path(weights).name] = FileCard.of(Path(weights), request.sha256, what=what)
+        file, _ = split_choice(weights)
+        files[file.name] = FileCard.of(file, request.sha256, what=what)
         load_weights(network, weights, what=what)
     elif request.sha256:
         raise UserError(f"{what}: sha256 is given without weights=FILE to check")
