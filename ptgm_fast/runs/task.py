@@ -95,7 +95,10 @@ def build_task(
 def build_source(
     config: RunConfig, on_notice: Callable[[str], None] = lambda message: None
 ) -> SourceModels:
-    """The frozen generator and source classifier of a config, on its device. on_notice: see `models.load_weights`."""
+    """The frozen generator and source classifier of a config, on its device.
+
+    on_notice(message) is told of a checkpoint that was unwrapped and of a generator that is used as it is.
+    """
     device = choose_device(config.device)
     choice = config.source.classifier
     truncation = config.source.truncation or None
@@ -103,7 +106,7 @@ def build_source(
     classifier = _load_classifier(config, generator.card, on_notice)
     optimized = None
     if config.source.optimize:
-        optimized = generators.optimize(generator, truncation=truncation)
+        optimized = generators.optimize(generator, truncation=truncation, on_notice=on_notice)
         assert isinstance(optimized.module, generators.Generator)
         generator = optimized.module
     return SourceModels(
