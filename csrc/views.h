@@ -62,11 +62,12 @@ INLINE float from_centre(int i, int size) { return static_cast<float>(i) - 0.5f 
 // its border; beyond it the fill is reached within one pixel of the enlarged image, as without scaling.
 INLINE float scaled(float offset, float scale, int in, int out) {
   const float edge = 0.5f * static_cast<float>(in - 1), far = 0.5f * static_cast<float>(out - 1);
-  const float before = offset + far, after = offset - far;
-  float inside = offset * scale;
+  float within = offset > -far ? offset : -far;
+  within = within < far ? within : far;
+  float inside = within * scale;
   inside = inside > -edge ? inside : -edge;
   inside = inside < edge ? inside : edge;
-  return inside + (before < 0.0f ? before : 0.0f) + (after > 0.0f ? after : 0.0f);
+  return inside + (offset - within);
 }
 
 // Everything outside the image reads fill, so a position may be moved to the border's far side: [-1, size].

@@ -91,8 +91,8 @@ def enlarged(offset: Tensor, side: int, larger: int) -> Tensor:
     if side == larger:
         return offset
     edge, far = (side - 1) / 2, (larger - 1) / 2
-    inside = (offset * (side / larger)).clamp(-edge, edge)
-    return inside + (offset + far).clamp_max(0) + (offset - far).clamp_min(0)
+    within = offset.clamp(-far, far)
+    return (within * (side / larger)).clamp(-edge, edge) + (offset - within)
 
 
 def recolour(values: Tensor, colour: Tensor) -> Tensor:

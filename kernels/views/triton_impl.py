@@ -48,8 +48,8 @@ def _sample(
 def _enlarged(offset, scale, side, larger):
     # See the reference's: the border repeats for half a pixel, the fill is reached within a pixel of the enlarged image.
     edge, far = 0.5 * (side - 1), 0.5 * (larger - 1)
-    inside = tl.minimum(tl.maximum(offset * scale, -edge), edge)
-    return inside + tl.minimum(offset + far, 0.0) + tl.maximum(offset - far, 0.0)
+    within = tl.minimum(tl.maximum(offset, -far), far)
+    return tl.minimum(tl.maximum(within * scale, -edge), edge) + (offset - within)
 
 
 @triton.jit
