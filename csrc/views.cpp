@@ -23,10 +23,6 @@ struct Image {
   int64_t stride_c, stride_h, stride_w;
 };
 
-struct Size {
-  int channels, height, width;
-};
-
 // (u - mean) / std as a product and a sum, repeated along a row of channels-last values.
 struct Normalize {
   std::unique_ptr<float[]> factor, offset;
@@ -48,13 +44,13 @@ struct Scratch {
   std::unique_ptr<float[]> tile, line, weight_x, weight_y;
   std::unique_ptr<int[]> index;
 
-  explicit Scratch(Size s)
-      : row((s.width + 3) * (s.channels == 1 ? 1 : 4)),
-        tile(new float[static_cast<size_t>(s.height + 3) * row]),
-        line(new float[4 * static_cast<size_t>(s.width) + 8]()),
-        weight_x(new float[s.width]),
-        weight_y(new float[s.width]),
-        index(new int[s.width]) {}
+  explicit Scratch(const Sizes& s)
+      : row((s.in.width + 3) * (s.in.channels == 1 ? 1 : 4)),
+        tile(new float[static_cast<size_t>(s.in.height + 3) * row]),
+        line(new float[4 * static_cast<size_t>(std::max(s.in.width, s.out.width)) + 8]()),
+        weight_x(new float[s.out.width]),
+        weight_y(new float[s.out.width]),
+        index(new int[s.out.width]) {}
 };
 
 // By reference: a 32-byte vector as an argument or a result would have an ABI that depends on the instruction set.
@@ -115,15 +111,23 @@ INLINE void fill_border(Size size, Scratch& s, float fill) {
   }
 }
 
-INLINE void locate(const Geometry& g, int i, Size size, Scratch& s) {
-  const float y = from_centre(i, size.height);
+template <bool kScaled>
+INLINE void locate(const Geometry& g, int i, const Sizes& sizes, Scratch& s) {
+  const Size in = sizes.in, out = sizes.out;
+  const float y = from_centre(i, out.height);
   const float base_x = g.bx * y + g.cx, base_y = g.by * y + g.cy;
-  const int pixel = size.channels == 1 ? 1 : 4, row = s.row;
+  const float scale_x = sizes.scale_x, scale_y = sizes.scale_y;
+  const int pixel = in.channels == 1 ? 1 : 4, row = s.row;
   int* index = s.index.get();
   float *weight_x = s.weight_x.get(), *weight_y = s.weight_y.get();
-  for (int j = 0; j < size.width; ++j) {
-    const float x = from_centre(j, size.width);
-    const Tap tx = tap(g.ax * x + base_x, size.width), ty = tap(g.ay * x + base_y, size.height);
+  for (int j = 0; j < out.width; ++j) {
+    const float x = from_centre(j, out.width);
+    float in_x = g.ax * x + base_x, in_y = g.ay * x + base_y;
+    if (kScaled) {
+      in_x = scaled(in_x, scale_x, in.width, out.width);
+      in_y = scaled(in_y, scale_y, in.height, out.height);
+    }
+    const Tap tx = tap(in_x, in.width), ty = tap(in_y, in.height);
     index[j] = ty.index * row + tx.index * pixel;
     weight_x[j] = tx.weight;
     weight_y[j] = ty.weight;
@@ -183,19 +187,24 @@ INLINE bool is_identity(const float* m) {
 }
 
 template <class O>
-INLINE void render(const float* row, const Normalize& norm, Size size, Scratch& s, O* out) {
+INLINE void render(const float* row, const Normalize& norm, const Sizes& sizes, Scratch& s, O* out) {
   const Geometry g = geometry(row);
+  const Size size = sizes.out;
   const Pointwise p = pointwise(row);
   const float* matrix = row + 6;
   const bool identity = is_identity(matrix), steps = p.levels > 0.0f || p.threshold <= 1.0f;
+  const bool resized = sizes.differ();
   const int c = size.channels, values = size.width * c;
   const int hole_top = border(p.top, size.height), hole_bottom = border(p.top + p.side, size.height);
   const int hole_left = c * border(p.left, size.width), hole_right = c * border(p.left + p.side, size.width);
   const float *factor = norm.factor.get(), *offset = norm.offset.get();
   float* line = s.line.get();
-  fill_border(size, s, p.fill);
+  fill_border(sizes.in, s, p.fill);
   for (int i = 0; i < size.height; ++i) {
-    locate(g, i, size, s);
+    if (resized)
+      locate<true>(g, i, sizes, s);
+    else
+      locate<false>(g, i, sizes, s);
     if (c == 1)
       grey_row(matrix, size.width, s, line);
     else if (identity)
@@ -218,17 +227,18 @@ struct Batch {
   const T* images;
   int64_t stride_n, stride_c, stride_h, stride_w;
   int64_t num;
-  Size size;
+  Sizes sizes;
   const float *weak, *strong;
   O *weak_out, *strong_out;
 };
 
 template <class T, class O>
 INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalize& norm, Scratch& s) {
-  const int64_t values = static_cast<int64_t>(b.size.channels) * b.size.height * b.size.width;
-  unpack<T>({b.images + n * b.stride_n, b.stride_c, b.stride_h, b.stride_w}, b.size, s);
-  render(b.weak + n * kNumParameters, norm, b.size, s, b.weak_out + n * values);
-  if (b.strong) render(b.strong + n * kNumParameters, norm, b.size, s, b.strong_out + n * values);
+  const Size out = b.sizes.out;
+  const int64_t values = static_cast<int64_t>(out.channels) * out.height * out.width;
+  unpack<T>({b.images + n * b.stride_n, b.stride_c, b.stride_h, b.stride_w}, b.sizes.in, s);
+  render(b.weak + n * kNumParameters, norm, b.sizes, s, b.weak_out + n * values);
+  if (b.strong) render(b.strong + n * kNumParameters, norm, b.sizes, s, b.strong_out + n * values);
 }
 
 template <class T, class O>
@@ -244,33 +254,36 @@ TARGET_AVX2 void sample_avx2(const Batch<T, O>& b, int64_t n, const Normalize& n
 template <class T, class O>
 void run(const Batch<T, O>& b, const float* mean, const float* std_, int threads) {
   const auto one = has_avx2() ? sample_avx2<T, O> : sample_portable<T, O>;
-  const Normalize norm(b.size, mean, std_);
+  const Normalize norm(b.sizes.out, mean, std_);
   // Two to four nanoseconds a pixel of a view.
-  const int64_t cost = int64_t{3} * b.size.height * b.size.width * (b.strong ? 2 : 1);
+  const int64_t cost = int64_t{3} * b.sizes.out.height * b.sizes.out.width * (b.strong ? 2 : 1);
   const int parts = threads_for(threads, b.num, cost);
 #pragma omp parallel num_threads(parts)
   {
-    Scratch scratch(b.size);
+    Scratch scratch(b.sizes);
 #pragma omp for schedule(static)
     for (int64_t n = 0; n < b.num; ++n) one(b, n, norm, scratch);
   }
 }
 
-using Sizes = std::vector<int64_t>;
+using Numbers = std::vector<int64_t>;
 
-// Shape and element strides of the images; outputs are dense and channels-last. strong and strong_out may be 0.
-void views(int input, uintptr_t images, const Sizes& shape, const Sizes& strides, uintptr_t weak, uintptr_t strong,
-           int output, uintptr_t weak_out, uintptr_t strong_out, const std::vector<float>& mean,
-           const std::vector<float>& std_, int threads) {
+// Shape and element strides of the images; height and width of the views, at least the images'. Outputs are dense and
+// channels-last. strong and strong_out may be 0.
+void views(int input, uintptr_t images, const Numbers& shape, const Numbers& strides, const Numbers& view_size,
+           uintptr_t weak, uintptr_t strong, int output, uintptr_t weak_out, uintptr_t strong_out,
+           const std::vector<float>& mean, const std::vector<float>& std_, int threads) {
   const pybind11::gil_scoped_release release;
   const auto from = [&](auto in) {
     with_float_type(output, [&](auto out) {
       using T = decltype(in);
       using O = decltype(out);
-      const Size size{static_cast<int>(shape[1]), static_cast<int>(shape[2]), static_cast<int>(shape[3])};
+      const int channels = static_cast<int>(shape[1]);
+      const Size image{channels, static_cast<int>(shape[2]), static_cast<int>(shape[3])};
+      const Size view{channels, static_cast<int>(view_size[0]), static_cast<int>(view_size[1])};
       const Batch<T, O> batch{pointer<const T>(images), strides[0],          strides[1],
                               strides[2],               strides[3],          shape[0],
-                              size,                     pointer<const float>(weak), pointer<const float>(strong),
+                              Sizes(image, view),       pointer<const float>(weak), pointer<const float>(strong),
                               pointer<O>(weak_out),     pointer<O>(strong_out)};
       run(batch, mean.data(), std_.data(), threads);
     });

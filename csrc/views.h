@@ -12,6 +12,24 @@ namespace ptgm::views {
 // The layout of a parameter row is documented in kernels/views/parameters.
 constexpr int kNumParameters = 24;
 
+struct Size {
+  int channels, height, width;
+};
+
+// Images of one size and views of another, at least as large: input pixels per output pixel, exactly 1 where equal.
+struct Sizes {
+  Size in, out;
+  float scale_y, scale_x;
+
+  Sizes(Size image, Size view)
+      : in(image),
+        out(view),
+        scale_y(static_cast<float>(static_cast<double>(image.height) / view.height)),
+        scale_x(static_cast<float>(static_cast<double>(image.width) / view.width)) {}
+
+  bool differ() const { return in.height != out.height || in.width != out.width; }
+};
+
 struct Geometry {
   float ax, bx, cx, ay, by, cy;
 };
@@ -39,6 +57,18 @@ INLINE float unit(float value) { return (value + 1.0f) * 0.5f; }
 
 // The offset of pixel i of `size` from the centre.
 INLINE float from_centre(int i, int size) { return static_cast<float>(i) - 0.5f * static_cast<float>(size - 1); }
+
+// From an offset in pixels of the enlarged image to one in pixels of the image. The last half pixel of the image repeats
+// its border; beyond it the fill is reached within one pixel of the enlarged image, as without scaling.
+INLINE float scaled(float offset, float scale, int in, int out) {
+  const float edge = 0.5f * static_cast<float>(in - 1), far = 0.5f * static_cast<float>(out - 1);
+  float within = offset > -far ? offset : -far;
+  within = within < far ? within : far;
+  float inside = within * scale;
+  inside = inside > -edge ? inside : -edge;
+  inside = inside < edge ? inside : edge;
+  return inside + (offset - within);
+}
 
 // Everything outside the image reads fill, so a position may be moved to the border's far side: [-1, size].
 // The comparisons send NaN to the border too, which keeps every access inside the padded image.

@@ -94,7 +94,7 @@ def view_case(name: str, num: int, side: int, dtype: torch.dtype) -> Case:
     images, packed, half = image(num, 3, side, side), torch.empty(num, 24), [0.5] * 3
 
     def launch() -> object:
-        return views.views(images, packed, packed.clone(), half, half, dtype)
+        return views.views(images, packed, packed.clone(), half, half, dtype, (side, side))
 
     return Case(name, "pixel of a view", 2 * num * side * side, launch)
 

@@ -46,7 +46,13 @@ def given_parameters(shape: Shape, device: torch.device) -> Work:
 
     def eager() -> tuple[Tensor, Tensor]:
         return reference.views(
-            images, weak.packed, strong.packed, statistics, statistics, torch.float32
+            images,
+            weak.packed,
+            strong.packed,
+            statistics,
+            statistics,
+            torch.float32,
+            (height, width),
         )
 
     def check(contender: str, found: tuple[Tensor, Tensor]) -> None:

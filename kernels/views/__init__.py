@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..op import Op
+from .fit import Size, fit
 from .parameters import NUM_DRAWS, NUM_PARAMETERS, ViewParameters, draw_numbers, ranges
 from .spec import CHOOSABLE, PRESETS, ViewSpec, view_preset
 
@@ -24,16 +25,21 @@ __all__ = [
 
 
 def _fake_views(
-    images: Tensor, weak: Tensor, strong: Tensor | None, mean: Any, std: Any, dtype: torch.dtype
+    images: Tensor,
+    weak: Tensor,
+    strong: Tensor | None,
+    mean: Any,
+    std: Any,
+    dtype: torch.dtype,
+    size: Any,
 ) -> tuple[Tensor, Tensor]:
-    first = torch.empty(
-        images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last
-    )
+    shape = (*images.shape[:2], *size)
+    first = torch.empty(shape, dtype=dtype, device=images.device, memory_format=torch.channels_last)
     return first, images.new_empty(0, dtype=dtype) if strong is None else torch.empty_like(first)
 
 
 _views: Op[tuple[Tensor, Tensor]] = Op(
-    "views(Tensor images, Tensor weak, Tensor? strong, float[] mean, float[] std, ScalarType dtype)"
+    "views(Tensor images, Tensor weak, Tensor? strong, float[] mean, float[] std, ScalarType dtype, SymInt[] size)"
     " -> (Tensor, Tensor)",
     _fake_views,
     differentiable=("images",),
@@ -58,6 +64,8 @@ def views(
     mean: Statistic = 0.5,
     std: Statistic = 0.5,
     dtype: torch.dtype = torch.float32,
+    size: Size = None,
+    channels: int | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """One or two random views of each image, normalized for a classifier.
@@ -70,11 +78,17 @@ def views(
 
     images [N, C, H, W], C 1 or 3, uint8 or floating (float64 in the reference only), of any strides; mean and std on
     [0, 1] values, a number or one a channel; 0.5 and 0.5 give outputs in [-1, 1]. Returns (weak, strong or None),
-    [N, C, H, W] of `dtype`, channels-last. A gradient flows to floating images; the backward pass is the reference's.
+    [N, C', H', W'] of `dtype`, channels-last. A gradient flows to floating images; the backward pass is the reference's.
     Raises ValueError for shapes, dtypes or statistics that do not fit.
+
+    size: a side or (H', W') of the views, the images' for None. The views are those of the image resized to it, as
+    torchvision's resize (bilinear, antialiased) gives it: shifts, cutout and the fill at the border are in pixels of the
+    views. A side that grows does so in the views' own map, so that warp and resize are one bilinear sample of the
+    image; a side that shrinks takes a pass of its own (`fit`). channels: C' of the views, 1 or 3, the images' for None:
+    grey is repeated, colour becomes its BT.601 luma.
     """
-    _check(images, dtype)
-    num, channels, height, width = images.shape
+    images, (height, width) = _fitted(images, dtype, size, channels)
+    num, channels = images.shape[:2]
     needed = NUM_DRAWS if strong is None else 2 * NUM_DRAWS
     numbers = draw_numbers(
         num, needed, seed=seed, start=start, index=index, device=images.device, impl=impl
@@ -86,7 +100,8 @@ def views(
         for i, spec in enumerate((weak, strong))
         if spec is not None
     ]
-    return _apply(images, packed[0], None if strong is None else packed[1], mean, std, dtype, impl)
+    second = None if strong is None else packed[1]
+    return _apply(images, packed[0], second, mean, std, dtype, (height, width), impl)
 
 
 def view_parameters(
@@ -103,7 +118,7 @@ def view_parameters(
     device: torch.device | str = "cpu",
     impl: str | None = None,
 ) -> ViewParameters:
-    """The parameters that `views` draws for `num` images of this size as their weak (or strong) view.
+    """The parameters that `views` draws for `num` images as their weak (or strong) view of this size.
 
     Raises ValueError unless channels is 1 or 3, the sizes are positive and view is "weak" or "strong".
     """
@@ -137,13 +152,15 @@ def apply_views(
     mean: Statistic = 0.5,
     std: Statistic = 0.5,
     dtype: torch.dtype = torch.float32,
+    size: Size = None,
+    channels: int | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """`views` with given parameters (`view_parameters` or `ViewParameters.compose`), one row an image.
 
     Raises ValueError for parameters of another number of images, channels or device, and as `views`.
     """
-    _check(images, dtype)
+    images, view_size = _fitted(images, dtype, size, channels)
     for name, given in (("weak", weak), ("strong", strong)):
         if given is None:
             continue
@@ -156,9 +173,8 @@ def apply_views(
             raise ValueError(
                 f"{name} parameters are on {given.packed.device}, the images on {images.device}"
             )
-    return _apply(
-        images, weak.packed, None if strong is None else strong.packed, mean, std, dtype, impl
-    )
+    second = None if strong is None else strong.packed
+    return _apply(images, weak.packed, second, mean, std, dtype, view_size, impl)
 
 
 def _apply(
@@ -168,12 +184,13 @@ def _apply(
     mean: Statistic,
     std: Statistic,
     dtype: torch.dtype,
+    size: tuple[int, int],
     impl: str | None,
 ) -> tuple[Tensor, Tensor | None]:
     means, stds = _statistic("mean", mean, images.shape[1]), _statistic("std", std, images.shape[1])
     if min(stds) <= 0:
         raise ValueError(f"std must be positive, got {std}")
-    first, second = _views(images, weak, strong, means, stds, dtype, impl=impl)
+    first, second = _views(images, weak, strong, means, stds, dtype, size, impl=impl)
     return first, None if strong is None else second
 
 
@@ -185,7 +202,10 @@ def _statistic(name: str, value: Statistic, channels: int) -> list[float]:
     return [float(v) for v in value]
 
 
-def _check(images: Tensor, dtype: torch.dtype) -> None:
+def _fitted(
+    images: Tensor, dtype: torch.dtype, size: Size, channels: int | None
+) -> tuple[Tensor, tuple[int, int]]:
+    """Images that only the op itself has to enlarge, and the views' height and width."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise ValueError(
             f"images must be [N, C, H, W] with C 1 or 3 and H, W >= 1, got shape {tuple(images.shape)}"
@@ -194,3 +214,11 @@ def _check(images: Tensor, dtype: torch.dtype) -> None:
         raise ValueError(f"images must be uint8 or floating-point in [-1, 1], got {images.dtype}")
     if dtype not in OUTPUT_DTYPES:
         raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
+    if size is None and channels is None:
+        return images, (images.shape[2], images.shape[3])
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    height, width = (size, size) if isinstance(size, int) else size or images.shape[2:]
+    if min(height, width) < 1:
+        raise ValueError(f"size must be a side or (height, width) of at least 1 pixel, got {size}")
+    return fit(images, channels or images.shape[1], height, width), (height, width)

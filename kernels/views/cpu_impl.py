@@ -20,10 +20,12 @@ def views(
     mean: Sequence[float],
     std: Sequence[float],
     dtype: torch.dtype,
+    size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Both views; the second is empty without strong parameters."""
     weak = _rows(weak)
-    first = torch.empty(images.shape, dtype=dtype, memory_format=torch.channels_last)
+    shape = (*images.shape[:2], *size)
+    first = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
     second, strong_address = first.new_empty(0), 0
     if strong is not None:
         strong = _rows(strong)
@@ -34,6 +36,7 @@ def views(
             images.data_ptr(),
             images.shape,
             images.stride(),
+            size,
             weak.data_ptr(),
             strong_address,
             dispatch.DTYPE_CODES[dtype],

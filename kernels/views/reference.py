@@ -20,28 +20,38 @@ def views(
     mean: Sequence[float],
     std: Sequence[float],
     dtype: torch.dtype,
+    size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Both views; the second is empty without strong parameters."""
-    first = view(images, weak, mean, std, dtype)
-    return first, first.new_empty(0) if strong is None else view(images, strong, mean, std, dtype)
+    first = view(images, weak, mean, std, dtype, size)
+    if strong is None:
+        return first, first.new_empty(0)
+    return first, view(images, strong, mean, std, dtype, size)
 
 
 def view(
-    images: Tensor, packed: Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype
+    images: Tensor,
+    packed: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    size: Sequence[int],
 ) -> Tensor:
-    """One view [N, C, H, W] of `dtype`, channels-last, of images [N, C, H, W] with parameters [N, 24].
+    """One view [N, C, *size] of `dtype`, channels-last, of images [N, C, H, W] with parameters [N, 24].
 
-    Computes in float32, or in float64 if the images are.
+    size: at least the images', see `warp`. Computes in float32, or in float64 if the images are.
     """
     compute = torch.float64 if images.dtype == torch.float64 else torch.float32
-    num, channels, height, width = images.shape
+    num, channels = images.shape[:2]
+    height, width = size
     packed = packed.to(compute)
     unit = images.to(compute) / 255 if images.dtype == torch.uint8 else (images.to(compute) + 1) / 2
     fill = ((packed[:, 23] + 1) / 2).view(num, 1, 1, 1)
     if num == 0:
-        return images.new_empty(images.shape, dtype=dtype).to(memory_format=torch.channels_last)
+        empty = images.new_empty((0, channels, height, width), dtype=dtype)
+        return empty.to(memory_format=torch.channels_last)
 
-    values = warp(unit, packed[:, :6], fill)
+    values = warp(unit, packed[:, :6], fill, size)
     values = recolour(values, packed[:, 6:18]).clamp(0, 1)
     values = posterize(values, packed[:, 18].view(num, 1, 1, 1))
     threshold = packed[:, 19].view(num, 1, 1, 1)
@@ -54,21 +64,35 @@ def view(
     return ((values - mean_) / std_).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
-def warp(unit: Tensor, affine: Tensor, fill: Tensor) -> Tensor:
-    """Bilinear samples of the image, continued by `fill`, at affine @ (x, y, 1) about the centre."""
-    height, width = unit.shape[-2:]
+def warp(unit: Tensor, affine: Tensor, fill: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear samples [N, C, *size] of the image enlarged to `size` and continued by `fill`, at affine @ (x, y, 1) about the
+    centre."""
+    height, width = size
     ys = torch.arange(height, dtype=unit.dtype, device=unit.device) - (height - 1) / 2
     xs = torch.arange(width, dtype=unit.dtype, device=unit.device) - (width - 1) / 2
     ax, bx, cx, ay, by, cy = (column.view(-1, 1, 1) for column in affine.unbind(1))
     # Offsets from the centre in pixels, then grid_sample's [-1, 1] from edge to edge.
-    x_in = (ax * xs + bx * ys[:, None] + cx) * (2 / width)
-    y_in = (ay * xs + by * ys[:, None] + cy) * (2 / height)
-    grid = torch.stack([x_in, y_in], dim=-1)
+    x_in = enlarged(ax * xs + bx * ys[:, None] + cx, unit.shape[-1], width)
+    y_in = enlarged(ay * xs + by * ys[:, None] + cy, unit.shape[-2], height)
+    grid = torch.stack([x_in * (2 / unit.shape[-1]), y_in * (2 / unit.shape[-2])], dim=-1)
     # Zero padding of (image - fill) is padding with fill.
     return (
         F.grid_sample(unit - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         + fill
     )
+
+
+def enlarged(offset: Tensor, side: int, larger: int) -> Tensor:
+    """Offsets from the centre in pixels of an image of `side`, of offsets in pixels of the image enlarged to `larger`.
+
+    As `F.interpolate` (align_corners=False) the last half pixel repeats the border. Beyond the enlarged image's outer
+    pixel centres the fill is reached within one of its pixels, as without scaling.
+    """
+    if side == larger:
+        return offset
+    edge, far = (side - 1) / 2, (larger - 1) / 2
+    within = offset.clamp(-far, far)
+    return (within * (side / larger)).clamp(-edge, edge) + (offset - within)
 
 
 def recolour(values: Tensor, colour: Tensor) -> Tensor:

@@ -45,6 +45,14 @@ def _sample(
 
 
 @triton.jit
+def _enlarged(offset, scale, side, larger):
+    # See the reference's: the border repeats for half a pixel, the fill is reached within a pixel of the enlarged image.
+    edge, far = 0.5 * (side - 1), 0.5 * (larger - 1)
+    within = tl.minimum(tl.maximum(offset, -far), far)
+    return tl.minimum(tl.maximum(within * scale, -edge), edge) + (offset - within)
+
+
+@triton.jit
 def _finish(u, levels, threshold, hole, fill, mean, std):
     # NaN passes through: a diverged generator must not look like a valid image.
     u = tl.where(u < 0.0, 0.0, u)
@@ -67,17 +75,27 @@ def _one_view(
     pixel,
     height,
     width,
+    out_height,
+    out_width,
+    scale_y,
+    scale_x,
     stride_c,
     stride_h,
     stride_w,
     CHANNELS: tl.constexpr,
     IS_BYTE: tl.constexpr,
+    RESIZED: tl.constexpr,
 ):
-    inside = pixel < height * width
-    i, j = pixel // width, pixel % width
-    y, x = i.to(tl.float32) - 0.5 * (height - 1), j.to(tl.float32) - 0.5 * (width - 1)
-    x_in = tl.load(row) * x + tl.load(row + 1) * y + tl.load(row + 2) + 0.5 * (width - 1)
-    y_in = tl.load(row + 3) * x + tl.load(row + 4) * y + tl.load(row + 5) + 0.5 * (height - 1)
+    inside = pixel < out_height * out_width
+    i, j = pixel // out_width, pixel % out_width
+    y, x = i.to(tl.float32) - 0.5 * (out_height - 1), j.to(tl.float32) - 0.5 * (out_width - 1)
+    x_in = tl.load(row) * x + tl.load(row + 1) * y + tl.load(row + 2)
+    y_in = tl.load(row + 3) * x + tl.load(row + 4) * y + tl.load(row + 5)
+    if RESIZED:
+        x_in = _enlarged(x_in, scale_x, width, out_width)
+        y_in = _enlarged(y_in, scale_y, height, out_height)
+    x_in += 0.5 * (width - 1)
+    y_in += 0.5 * (height - 1)
     # Beyond one pixel outside everything is fill, so positions may be moved there; NaN goes there too.
     x_in = tl.minimum(tl.maximum(x_in, -1.0), tl.cast(width, tl.float32))
     y_in = tl.minimum(tl.maximum(y_in, -1.0), tl.cast(height, tl.float32))
@@ -150,6 +168,10 @@ def views_kernel(
     strong_out,
     height,
     width,
+    out_height,
+    out_width,
+    scale_y: tl.float32,
+    scale_x: tl.float32,
     stride_n,
     stride_c,
     stride_h,
@@ -162,15 +184,18 @@ def views_kernel(
     std2: tl.float32,
     CHANNELS: tl.constexpr,
     IS_BYTE: tl.constexpr,
+    RESIZED: tl.constexpr,
     TWO: tl.constexpr,
     PARAMETERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid (samples, pixel blocks): only the first axis holds more than 65,535 programs. Images of any strides, outputs channels-last; strong* unused unless TWO."""
+    """Grid (samples, pixel blocks): only the first axis holds more than 65,535 programs. Images of any strides, outputs channels-last; strong* unused unless TWO, out_* and scale_* (input pixels per output pixel) unless RESIZED."""
+    if not RESIZED:
+        out_height, out_width = height, width
     sample = tl.program_id(0).to(tl.int64)
     pixel = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     image = images + sample * stride_n
-    values = sample * (height * width) * CHANNELS
+    values = sample * (out_height * out_width) * CHANNELS
     _one_view(
         image,
         weak + sample * PARAMETERS,
@@ -180,11 +205,16 @@ def views_kernel(
         pixel,
         height,
         width,
+        out_height,
+        out_width,
+        scale_y,
+        scale_x,
         stride_c,
         stride_h,
         stride_w,
         CHANNELS,
         IS_BYTE,
+        RESIZED,
     )
     if TWO:
         _one_view(
@@ -196,11 +226,16 @@ def views_kernel(
             pixel,
             height,
             width,
+            out_height,
+            out_width,
+            scale_y,
+            scale_x,
             stride_c,
             stride_h,
             stride_w,
             CHANNELS,
             IS_BYTE,
+            RESIZED,
         )
 
 
@@ -211,11 +246,16 @@ def views(
     mean: Sequence[float],
     std: Sequence[float],
     dtype: torch.dtype,
+    size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Both views in one kernel; the second is empty without strong parameters."""
     num, channels, height, width = images.shape
+    out_height, out_width = size
     first = torch.empty(
-        images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last
+        (num, channels, out_height, out_width),
+        dtype=dtype,
+        device=images.device,
+        memory_format=torch.channels_last,
     )
     second = first.new_empty(0) if strong is None else torch.empty_like(first)
     if num == 0:
@@ -224,7 +264,7 @@ def views(
     strong = None if strong is None else strong.contiguous()
     # The kernel takes three of each; of a grey image it reads the first.
     means, stds = ([*s] * (3 // channels) for s in (mean, std))
-    grid = (num, triton.cdiv(height * width, BLOCK))
+    grid = (num, triton.cdiv(out_height * out_width, BLOCK))
     with on_device(images.device):
         views_kernel[grid](
             images,
@@ -234,11 +274,16 @@ def views(
             first if strong is None else second,
             height,
             width,
+            out_height,
+            out_width,
+            height / out_height,
+            width / out_width,
             *images.stride(),
             *means,
             *stds,
             CHANNELS=channels,
             IS_BYTE=images.dtype == torch.uint8,
+            RESIZED=(height, width) != (out_height, out_width),
             TWO=strong is not None,
             PARAMETERS=NUM_PARAMETERS,
             BLOCK=BLOCK,

@@ -1,6 +1,7 @@
 """The parameters of a view: how they are packed, composed from named values, and drawn from a spec.
 
-One row of 24 float32 per sample, the same for every implementation:
+One row of 24 float32 per sample, the same for every implementation. Pixels are those of the view, to whose size the
+image is resized:
 
 ======  ==================================================================================================
 0..5    inverse affine map, two rows of three: from output to input pixel offsets from the image's centre
@@ -50,7 +51,7 @@ class ViewParameters:
 
     @property
     def affine(self) -> Tensor:
-        """[N, 2, 3]: (x, y) offset from the centre in the input = affine @ (x, y, 1) of the output, in pixels."""
+        """[N, 2, 3]: (x, y) offset from the centre in the input = affine @ (x, y, 1) of the output, in output pixels."""
         return self.packed[:, 0:6].reshape(-1, 2, 3)
 
     @property

@@ -16,13 +16,20 @@ NUM_READ = {1: 14, 3: 24}
 
 
 def launch(
-    target: str, channels: int, source: torch.dtype, dtype: torch.dtype, two: bool
+    target: str,
+    channels: int,
+    source: torch.dtype,
+    dtype: torch.dtype,
+    two: bool,
+    side: int = 32,
 ) -> inspection.Report:
-    images = torch.empty(2, channels, 32, 32, dtype=source)
+    """Views of 32x32; of images of another side the kernel enlarges."""
+    images = torch.empty(2, channels, side, side, dtype=source)
     packed = torch.empty(2, 24)
     statistics = [0.5] * channels
     with fake_driver.compiling(target) as launches:
-        triton_impl.views(images, packed, packed if two else None, statistics, statistics, dtype)
+        strong = packed if two else None
+        triton_impl.views(images, packed, strong, statistics, statistics, dtype, (32, 32))
     (only,) = launches
     assert only.grid == (2, 32 * 32 // triton_impl.BLOCK, 1)
     return inspection.inspect(only.kernel)
@@ -31,9 +38,10 @@ def launch(
 def check_registers_and_spills() -> None:
     for target in TARGETS:
         for channels in (1, 3):
-            report = launch(target, channels, torch.float32, torch.float32, two=True)
-            assert report.spills == report.num_atomics == report.shared_bytes == 0, report
-            assert report.registers <= 64, report
+            for side in (32, 20):
+                report = launch(target, channels, torch.float32, torch.float32, True, side)
+                assert report.spills == report.num_atomics == report.shared_bytes == 0, report
+                assert report.registers <= 64, report
 
 
 def check_bytes_are_the_counted_minimum() -> None:
@@ -43,8 +51,8 @@ def check_bytes_are_the_counted_minimum() -> None:
     for target in ("sm_80", "sm_120"):
         for channels in (1, 3):
             for source, dtype in ((torch.float32, torch.float32), (torch.uint8, torch.bfloat16)):
-                for views in (1, 2):
-                    report = launch(target, channels, source, dtype, two=views == 2)
+                for views, side in ((1, 32), (2, 32), (2, 20)):
+                    report = launch(target, channels, source, dtype, views == 2, side)
                     parameters = report.threads * views * NUM_READ[channels] * 4
                     taps = pixels * views * channels * 4 * DTYPES[source]
                     assert report.bytes_loaded() == taps + parameters, report
@@ -79,7 +87,10 @@ def check_sizes_of_one() -> None:
         with fake_driver.compiling("sm_90"):
             packed = triton_impl.view_parameters(numbers, spec, channels, height, width)
             for strong in (None, packed):
-                triton_impl.views(images, packed, strong, statistics, statistics, torch.float32)
+                for size in ((height, width), (8, 9), (8, 8)):
+                    triton_impl.views(
+                        images, packed, strong, statistics, statistics, torch.float32, size
+                    )
 
 
 def check_more_images_than_an_axis_holds() -> None:
@@ -87,6 +98,6 @@ def check_more_images_than_an_axis_holds() -> None:
     num = 70_000
     images, packed = torch.empty(1, 1, 8, 8).expand(num, 1, 8, 8), torch.empty(num, 24)
     with fake_driver.compiling("sm_90") as launches:
-        triton_impl.views(images, packed, None, [0.5], [0.5], torch.float32)
+        triton_impl.views(images, packed, None, [0.5], [0.5], torch.float32, (8, 8))
     (only,) = launches
     assert only.grid == (num, 1, 1)

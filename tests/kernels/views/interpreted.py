@@ -64,6 +64,34 @@ def check_every_dtype_size_and_layout() -> None:
                 torch.testing.assert_close(a, e, atol=atol, rtol=0)
 
 
+def check_other_sizes_and_channels() -> None:
+    cases = [
+        (2, 3, (5, 6), (11, 6), 3, torch.uint8, torch.bfloat16),
+        (1, 1, (7, 9), (10, 13), 1, torch.float32, torch.float32),
+        (1, 1, (1, 1), (3, 2), 3, torch.float32, torch.float32),
+        (1, 3, (1, 4), (1, 9), 1, torch.bfloat16, torch.float32),
+        (1, 1, (9, 8), (4, 17), 1, torch.uint8, torch.float32),
+        (1, 1, (9, 8), (1, 1), 3, torch.float32, torch.float32),
+        (0, 3, (5, 5), (8, 7), 3, torch.float32, torch.float32),
+    ]
+    for num, channels, side, size, made, source, dtype in cases:
+        images = image_batch(num, channels, *side, source)
+        options = {"mean": 0.4, "std": 0.3, "dtype": dtype, "size": size, "channels": made}
+        weak, strong = both(num, made, *size, SMOOTH)
+        with memory_guard.guard() as launches:
+            actual = apply_views(images, weak, strong, impl="triton", **options)  # type: ignore[arg-type]
+        expected = apply_views(images, weak, strong, impl="reference", **options)  # type: ignore[arg-type]
+        for a, e in zip(actual, expected, strict=True):
+            assert a is not None
+            assert e is not None
+            assert a.shape == (num, made, *size)
+            atol = 2e-2 if dtype == torch.bfloat16 else 1e-4
+            torch.testing.assert_close(a, e, atol=atol, rtol=0)
+        for launch in launches:
+            assert (launch["weak_out"].writes == 1).all()
+            assert (launch["strong_out"].writes == 1).all()
+
+
 def check_pointwise_steps() -> None:
     images = image_batch(2, 3, 24, 24, torch.float32)
     weak, strong = both(2, 3, 24, 24, FULL)
@@ -104,9 +132,10 @@ def check_senseless_geometry_stays_inside_the_image() -> None:
         for column in range(6):
             parameters = ViewParameters.compose(1, 3)
             parameters.packed[:, column] = bad
-            with memory_guard.guard():
-                weak, _ = apply_views(images, parameters, impl="triton")
-            assert ((weak >= -1 - 1e-6) & (weak <= 1 + 1e-6)).all()
+            for size in (None, (7, 13)):
+                with memory_guard.guard():
+                    weak, _ = apply_views(images, parameters, size=size, impl="triton")
+                assert ((weak >= -1 - 1e-6) & (weak <= 1 + 1e-6)).all()
 
 
 def check_each_output_is_written_once_and_the_image_read_once_a_tap() -> None:

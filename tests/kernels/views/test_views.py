@@ -190,6 +190,7 @@ def test_opcheck(two: bool, requires_grad: bool) -> None:
         [0.5] * 3,
         [0.5] * 3,
         torch.float32,
+        (6, 5),
         "",
     )
     torch.library.opcheck(torch.ops.ptgm_fast.views.default, arguments)
@@ -252,6 +253,14 @@ def test_the_gradient_has_the_images_layout() -> None:
     weak, strong = both_parameters(2, 3, 6, 5, FULL)
     ones, statistics = torch.ones_like(images), [0.5] * 3
     grad = torch.ops.ptgm_fast.views_backward(
-        ones, ones, images, weak.packed, strong.packed, statistics, statistics, torch.float32
+        ones,
+        ones,
+        images,
+        weak.packed,
+        strong.packed,
+        statistics,
+        statistics,
+        torch.float32,
+        (6, 5),
     )
     assert grad.is_contiguous(memory_format=torch.channels_last)
