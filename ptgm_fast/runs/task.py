@@ -97,12 +97,12 @@ def build_source(
 ) -> SourceModels:
     """The frozen generator and source classifier of a config, on its device.
 
-    on_notice(message) is told of a checkpoint that was unwrapped and of a generator that is used as it is.
+    on_notice(message) is told what `generators.load`, `optimize` and `models.load_weights` found.
     """
     device = choose_device(config.device)
     choice = config.source.classifier
     truncation = config.source.truncation or None
-    generator = generators.load(config.source.generator, device=device)
+    generator = generators.load(config.source.generator, device=device, on_notice=on_notice)
     classifier = _load_classifier(config, generator.card, on_notice)
     optimized = None
     if config.source.optimize:
