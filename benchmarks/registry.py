@@ -23,7 +23,7 @@ BY_ROLE: dict[Role, tuple[str, ...]] = {
     "own": ("fused", "fused phases", "fused upsample", "fused, no autograd", "optimized", "thread", "inline", "ours",
             "ours, always ahead", "ours, bfloat16"),
     "peer": ("eager", "eager NCHW", "eager channels-last", "eager addressed", "eager erfinv", "eager trunc_normal_", "compile",
-             "compile erfinv", "randint", "scipy truncnorm", "kornia", "torchvision", "semilearn"),
+             "compile erfinv", "interpolate, fused", "randint", "scipy truncnorm", "kornia", "torchvision", "semilearn"),
     "floor": ("bytes", "sum alone", "product alone"),
 }  # fmt: skip
 ROLES: dict[str, Role] = {name: role for role, names in BY_ROLE.items() for name in names}

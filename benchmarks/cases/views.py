@@ -7,13 +7,21 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from registry import Case, Work
 from torch import Tensor
 
 from ptgm_fast.kernels.views import ViewSpec, apply_views, reference, view_parameters, views
 
-SIZES = [(128, 1, 28, 28), (128, 3, 32, 32), (64, 3, 128, 128)]
+Shape = tuple[int, int, int, int]
+SIZES: list[Shape] = [(128, 1, 28, 28), (128, 3, 32, 32), (64, 3, 128, 128)]
 WEAK = ViewSpec(flip=0.5, translate=0.125)
+# Images of a generator, and the side of a target network's.
+RESIZED: list[tuple[Shape, int]] = [
+    ((128, 1, 28, 28), 32),
+    ((128, 3, 32, 32), 64),
+    ((64, 3, 128, 128), 32),
+]
 STRONG = ViewSpec(
     flip=0.5,
     translate=0.125,
@@ -25,7 +33,6 @@ STRONG = ViewSpec(
     saturation=0.4,
     cutout=0.5,
 )
-Shape = tuple[int, int, int, int]
 Both = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
@@ -61,6 +68,48 @@ def given_parameters(shape: Shape, device: torch.device) -> Work:
 
     calls = {
         "fused": lambda: apply_views(images, weak, strong),
+        "compile": torch.compile(eager),
+        "eager": eager,
+    }
+    return Work(calls, check)
+
+
+def given_parameters_at_another_size(shape: Shape, side: int, device: torch.device) -> Work:
+    """Two views of another size than their images, the resize inside or before the op."""
+    images = batch(shape, device)
+    num, channels = shape[:2]
+    size: dict[str, Any] = {"channels": channels, "height": side, "width": side, "seed": 0}
+    weak = view_parameters(WEAK, num, view="weak", device=device, **size)
+    strong = view_parameters(STRONG, num, view="strong", device=device, **size)
+    statistics, square = [0.5] * channels, (side, side)
+    shrinks = side < shape[-1]
+
+    def resized() -> Tensor:
+        return F.interpolate(images, square, mode="bilinear", antialias=shrinks)
+
+    def eager() -> tuple[Tensor, Tensor]:
+        return reference.views(
+            resized() if shrinks else images,
+            weak.packed,
+            strong.packed,
+            statistics,
+            statistics,
+            torch.float32,
+            square,
+        )
+
+    def check(contender: str, found: tuple[Tensor, Tensor]) -> None:
+        twice = contender == "interpolate, fused" and not shrinks
+        for ours, theirs in zip(found, eager(), strict=True):
+            if twice:
+                # Two bilinear samples, one after the other, of noise: smoother than one.
+                assert (ours - theirs).abs().mean() < 0.15
+            else:
+                torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
+
+    calls = {
+        "fused": lambda: apply_views(images, weak, strong, size=side),
+        "interpolate, fused": lambda: apply_views(resized(), weak, strong),
         "compile": torch.compile(eager),
         "eager": eager,
     }
@@ -161,6 +210,18 @@ CASES = [
             on_gpu=("fused", "compile", "eager"),
         )
         for shape in SIZES
+    ),
+    *(
+        Case(
+            f"two views of side {side}, given parameters, {name(shape)}",
+            "kernels",
+            ("fused", "interpolate, fused", "compile", "eager"),
+            partial(given_parameters_at_another_size, shape, side),
+            calls=30,
+            warmup=5,
+            on_gpu=("fused", "interpolate, fused", "compile", "eager"),
+        )
+        for shape, side in RESIZED
     ),
     *(
         Case(

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..op import Op
-from .fit import Size, fit
 from .parameters import NUM_DRAWS, NUM_PARAMETERS, ViewParameters, draw_numbers, ranges
+from .resize import Size, asked_form, resized
 from .spec import CHOOSABLE, PRESETS, ViewSpec, view_preset
 
 __all__ = [
@@ -18,6 +18,8 @@ __all__ = [
     "ViewParameters",
     "ViewSpec",
     "apply_views",
+    "asked_form",
+    "resized",
     "view_parameters",
     "view_preset",
     "views",
@@ -84,7 +86,7 @@ def views(
     size: a side or (H', W') of the views, the images' for None. The views are those of the image resized to it, as
     torchvision's resize (bilinear, antialiased) gives it: shifts, cutout and the fill at the border are in pixels of the
     views. A side that grows does so in the views' own map, so that warp and resize are one bilinear sample of the
-    image; a side that shrinks takes a pass of its own (`fit`). channels: C' of the views, 1 or 3, the images' for None:
+    image; a side that shrinks takes a pass of its own (`resized`). channels: C' of the views, 1 or 3, the images' for None:
     grey is repeated, colour becomes its BT.601 luma.
     """
     images, (height, width) = _fitted(images, dtype, size, channels)
@@ -216,9 +218,7 @@ def _fitted(
         raise ValueError(f"dtype must be a floating-point dtype, got {dtype}")
     if size is None and channels is None:
         return images, (images.shape[2], images.shape[3])
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 or 3, got {channels}")
-    height, width = (size, size) if isinstance(size, int) else size or images.shape[2:]
-    if min(height, width) < 1:
-        raise ValueError(f"size must be a side or (height, width) of at least 1 pixel, got {size}")
-    return fit(images, channels or images.shape[1], height, width), (height, width)
+    form = (images.shape[1], images.shape[2], images.shape[3])
+    channels, height, width = asked_form(form, size, channels)
+    smaller = (min(form[1], height), min(form[2], width))
+    return resized(images, channels, *smaller), (height, width)

@@ -1,0 +1,50 @@
+"""Images brought to another size and to other channels by themselves, without a view."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .parameters import LUMA
+
+Size = int | tuple[int, int] | None
+
+
+def asked_form(
+    form: tuple[int, int, int], size: Size, channels: int | None
+) -> tuple[int, int, int]:
+    """(channels, height, width) asked of images of `form`; None leaves theirs.
+
+    Raises ValueError unless size is a side or (height, width) from 1 pixel on, and channels 1 or 3.
+    """
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels must be 1 or 3, got {channels}")
+    height, width = (size, size) if isinstance(size, int) else size or form[1:]
+    if min(height, width) < 1:
+        raise ValueError(f"size must be a side or (height, width) of at least 1 pixel, got {size}")
+    return channels or form[0], height, width
+
+
+def resized(images: Tensor, channels: int, height: int, width: int) -> Tensor:
+    """Images [N, channels, height, width] of images [N, C, H, W], uint8 or floats in [-1, 1].
+
+    Colour becomes grey by its BT.601 luma; a grey image is repeated as three channels without a copy. The size changes as
+    torchvision's resize changes it: `F.interpolate`, bilinear, align_corners=False, with antialiasing, which acts where a
+    side shrinks. What is computed is in [-1, 1] and float32, or float64 if the images are. Images of that form are
+    returned as they are.
+    """
+    if channels < images.shape[1]:
+        r, g, b = _signed(images).unbind(1)
+        images = (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2]).unsqueeze(1)
+    if (height, width) != tuple(images.shape[2:]):
+        images = F.interpolate(
+            _signed(images), (height, width), mode="bilinear", align_corners=False, antialias=True
+        )
+    return images if channels == images.shape[1] else images.expand(-1, channels, -1, -1)
+
+
+def _signed(images: Tensor) -> Tensor:
+    if images.dtype == torch.uint8:
+        return images / 127.5 - 1
+    return images if images.dtype == torch.float64 else images.float()
