@@ -104,11 +104,13 @@ def test_a_rewrite_is_verified_where_convolutions_are_rounded(name: str) -> None
 
 @torch.no_grad()
 def test_the_simulation_rounds() -> None:
-    """Without the block the same rewrite is refused, as it was."""
+    """Without the block the same rewrite differs by what the rounding makes of it."""
     without = inspect.unwrap(generators.optimize)
-    with Ampere() as ampere, pytest.raises(UserError, match="differs from the original"):
-        without(generators.load("letters"))
+    with Ampere() as ampere:
+        done = without(generators.load("letters"))
     assert ampere.rounded > 5
+    assert done.difference is not None
+    assert done.difference > 1e-4
 
 
 def test_settings_are_restored_after_an_error() -> None:
