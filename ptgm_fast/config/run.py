@@ -60,9 +60,11 @@ class DataConfig(Options):
     )
     test_per_class: int | Literal["all"] = Field(400, description="test images of each class")
     image_size: int | Literal["generator"] = Field(
-        "generator", description="side in pixels; must be the generator's"
+        "generator", description="side in pixels of what the target network sees"
     )
-    channels: Literal[1, 3, "generator"] = Field("generator", description="must be the generator's")
+    channels: Literal[1, 3, "generator"] = Field(
+        "generator", description="of what the target network sees"
+    )
     mean: Mean = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
     std: Std = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
 

@@ -39,6 +39,11 @@ class ImageSet:
         """Height and width in pixels."""
         return self.images.shape[2], self.images.shape[3]
 
+    @property
+    def form(self) -> tuple[int, int, int]:
+        """Channels, height and width."""
+        return self.channels, *self.image_size
+
     def subset(self, indices: Tensor) -> ImageSet:
         return ImageSet(self.images[indices], self.labels[indices], self.class_names)
 

@@ -20,7 +20,7 @@ from ptgm_fast.engine.overlap import Overlap, plan_overlap
 from ptgm_fast.engine.pooled import PoolDataset, ViewsOf, pooled_batch
 from ptgm_fast.engine.stream import BatchStream
 from ptgm_fast.generators import ConditionKind, Generator
-from ptgm_fast.kernels.views import ViewSpec, view_preset
+from ptgm_fast.kernels.views import ViewSpec, asked_form, resized, view_preset
 from ptgm_fast.sampling import (
     BLOCK,
     ConditioningTable,
@@ -62,6 +62,8 @@ class FastSampler(IterableDataset[Batch]):
         seed: int = 0,
         truncation: float | None = None,
         views: Views = None,
+        image_size: int | tuple[int, int] | None = None,
+        channels: int | None = None,
         device: torch.device | str = "auto",
         dtype: torch.dtype | None = None,
         overlap: Overlap = "auto",
@@ -78,11 +80,12 @@ class FastSampler(IterableDataset[Batch]):
         batch shows one twice. It has its generator, truncation and label law itself.
 
         views: None serves images in [-1, 1] as they are; a `ViewSpec` or a preset's name serves a random view of each, a
-        pair a weak and a strong one, normalized by mean and std (of [0, 1] images). device: "auto" is the generator's,
+        pair a weak and a strong one, normalized by mean and std (of [0, 1] images). image_size, a side or (height, width),
+        and channels, 1 or 3: of the images served, the generator's for None; see `kernels.views`. device: "auto" is the generator's,
         another one moves it there. dtype: of the images served (float32). overlap, depth: see `plan_overlap` and
         `Ring`. reuse: every image is served so often, under fresh views (see `blocks.generated`). capture: synthesis
         is captured as a CUDA graph (`CapturedStep`; not verified on a GPU). spans: a context manager for each named
-        phase. Raises ValueError for numbers below 1, reuse without views, capture on another device than CUDA's, and what a
+        phase. Raises ValueError for numbers below 1, a size or channels out of range, reuse without views, capture on another device than CUDA's, and what a
         pool has no use for.
         """
         super().__init__()
@@ -110,6 +113,9 @@ class FastSampler(IterableDataset[Batch]):
         self._batch_size, self._seed, self._reuse = batch_size, seed, reuse
         self._capture = capture
         self._weak, self._strong = _specs(views)
+        made = self._source.image_shape
+        asked = asked_form(made, image_size, channels)
+        self._form = None if asked == made else asked
         self._dtype = dtype or torch.float32
         self._plan, self._depth, self._spans = plan_overlap(overlap, self._source), depth, spans
         self._mean, self._std = (
@@ -254,7 +260,7 @@ class FastSampler(IterableDataset[Batch]):
 
     def _views_of(self) -> ViewsOf | None:
         if self._weak is None:
-            return None
+            return None if self._form is None else partial(_unviewed, form=self._form)
         return addressed_views(
             self._seed,
             "sampler",
@@ -263,6 +269,7 @@ class FastSampler(IterableDataset[Batch]):
             mean=self._mean,
             std=self._std,
             dtype=self._dtype,
+            form=self._form,
         )
 
     def summary(self) -> dict[str, Any]:
@@ -280,6 +287,7 @@ class FastSampler(IterableDataset[Batch]):
             mean=self._mean,
             std=self._std,
             dtype=self._dtype,
+            form=self._form,
         )
 
     def _blocks(self, synthesis: Synthesis, conditions: Conditions) -> Blocks:
@@ -312,6 +320,8 @@ class FastSampler(IterableDataset[Batch]):
         images, strong = parts[0] if len(parts) == 1 else torch.cat(parts), None
         if self._weak is not None:
             images, strong = synthesis.views(images, samples.start, self._spans)
+        elif self._form is not None:
+            images = resized(images, *self._form)
         self.counts.served += len(samples)
         numbers = torch.arange(samples.start, samples.stop, device=self.device)
         behind = torch.cat([torch.arange(r.start, r.stop, device=self.device) for r in runs])
@@ -397,6 +407,12 @@ def _opened(pool: Pool | Path | str | None, device: torch.device | str, batch_si
             f"{2 * batch_size} images on"
         )
     return pool
+
+
+def _unviewed(
+    images: Tensor, form: tuple[int, int, int], **numbers: Any
+) -> tuple[Tensor, Tensor | None]:
+    return resized(images.float() / 127.5 - 1, *form), None
 
 
 def _specs(views: Views) -> tuple[ViewSpec | None, ViewSpec | None]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from ptgm_fast.data.images import encode_png, to_uint8
+from ptgm_fast.kernels.views import resized
 from ptgm_fast.models.weights import write_atomically
 from ptgm_fast.records import Part, read_record
 from ptgm_fast.runs.formats import top_classes
@@ -182,7 +183,7 @@ def make_pairs(task: Task) -> Pairs:
     )
     rows = torch.arange(len(chosen), device=source.device).repeat_interleave(NUM_SAMPLES)
     synthesis = Synthesis(source, seed=config.seed, purpose="samples")
-    pseudo = synthesis.images(len(rows), 0, *table.conditions(rows)).cpu()
+    pseudo = resized(synthesis.images(len(rows), 0, *table.conditions(rows)), *data.form).cpu()
     names = source.generator.card.class_names
     return Pairs(
         targets=data.images[chosen],

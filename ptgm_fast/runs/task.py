@@ -85,8 +85,7 @@ def build_task(
     """
     source = source or build_source(config, on_notice)
     card = source.generator.card
-    _check_shapes(config, card)
-    target = _load_target_data(config, card.channels, card.image_size, on_notice)
+    target = _load_target_data(config, *_target_form(config, card), on_notice)
     task = Task(config, source.device, source, target)
     _check_networks(task)
     return task
@@ -120,28 +119,21 @@ def build_source(
     )
 
 
-def _check_shapes(config: RunConfig, card: generators.Card) -> None:
-    size, channels = card.image_size, card.channels
-    asked = {
-        "image_size": (config.data.image_size, size),
-        "channels": (config.data.channels, channels),
-    }
-    for name, (value, made) in asked.items():
-        if value not in ("generator", made):
-            raise UserError(
-                f"data.{name} = {value} does not fit the generator {config.source.generator!r}, which makes "
-                f"{size}x{size} images with {channels} channel(s); leave data.{name} out or set it to {made}"
-            )
-    tables = {"data": config.data, "source.classifier": config.source.classifier}
-    for name, values in (
-        (f"{place}.{which}", getattr(table, which))
-        for place, table in tables.items()
-        for which in ("mean", "std")
+def _target_form(config: RunConfig, card: generators.Card) -> tuple[int, int]:
+    """Channels and side of the target network's images. Raises UserError for statistics of another number of channels."""
+    asked, size = config.data.channels, config.data.image_size
+    channels = card.channels if asked == "generator" else asked
+    for place, table, number in (
+        ("data", config.data, channels),
+        ("source.classifier", config.source.classifier, card.channels),
     ):
-        if len(values) not in (1, channels):
-            raise UserError(
-                f"{name} has {len(values)} values for images with {channels} channel(s); give 1 or {channels}"
-            )
+        for which in ("mean", "std"):
+            values = getattr(table, which)
+            if len(values) not in (1, number):
+                raise UserError(
+                    f"{place}.{which} has {len(values)} values for images with {number} channel(s); give 1 or {number}"
+                )
+    return channels, card.image_size if size == "generator" else size
 
 
 def choose_device(name: str) -> torch.device:

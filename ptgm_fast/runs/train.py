@@ -56,6 +56,7 @@ def make_stage(
             config.pp,
             mean=data.mean,
             std=data.std,
+            form=data.train.form,
             seed=config.seed,
             execution=execution,
             pool=pool,

@@ -72,8 +72,7 @@ class Recipe:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        card = self.source.generator.card
-        return card.channels, card.image_size, card.image_size
+        return self.source.image_shape
 
     @cached_property
     def law(self) -> dict[str, Any]:

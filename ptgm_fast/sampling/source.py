@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ptgm_fast import kernels
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators import ConditionKind, Generator, Optimized
+from ptgm_fast.kernels.views import resized
 
 
 class FrozenGenerator:
@@ -38,6 +39,12 @@ class FrozenGenerator:
     @property
     def num_classes(self) -> int:
         return self.generator.card.num_classes
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what it makes."""
+        card = self.generator.card
+        return card.channels, card.image_size, card.image_size
 
     def latents(self, count: int, *, seed: int, start: int | Tensor) -> Tensor:
         """Latents of the samples start .. start + count - 1, float32 [count, *latent_shape]; start as `kernels.latents` takes it."""
@@ -120,7 +127,8 @@ class SourceModels(FrozenGenerator):
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
-        """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1]."""
+        """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1]; C_s sees the generator's channels."""
+        images = resized(images, self.image_shape[0], *images.shape[2:])
         unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
         logits: Tensor = self.classifier((unit.to(self.device) - self.mean) / self.std)
         return logits

@@ -26,8 +26,13 @@ def addressed_views(
     mean: float | tuple[float, ...] = 0.5,
     std: float | tuple[float, ...] = 0.5,
     dtype: torch.dtype = torch.float32,
+    form: tuple[int, int, int] | None = None,
 ) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """`kernels.views` of images, by their numbers (start or index), as everything of this seed and purpose has them."""
+    """`kernels.views` of images, by their numbers (start or index), as everything of this seed and purpose has them.
+
+    form: channels, height and width of the views; None: the images'.
+    """
+    channels, size = (None, None) if form is None else (form[0], form[1:])
     return partial(
         kernels.views,
         weak=weak,
@@ -36,6 +41,8 @@ def addressed_views(
         mean=mean,
         std=std,
         dtype=dtype,
+        size=size,
+        channels=channels,
     )
 
 
@@ -60,11 +67,12 @@ class Synthesis:
         mean: float | tuple[float, ...] = 0.5,
         std: float | tuple[float, ...] = 0.5,
         dtype: torch.dtype = torch.float32,
+        form: tuple[int, int, int] | None = None,
         precision: str = "float32",
     ) -> None:
         """series: keeps latents of one purpose apart. weak, strong, mean, std, dtype: of the views, see `kernels.views`.
 
-        precision: of the generator's own computation, see `in_precision`.
+        form: channels, height and width of the views; None: the images'. precision: of the generator's own computation, see `in_precision`.
         """
         self.source = source
         self._labels, self._latents = (
@@ -72,7 +80,7 @@ class Synthesis:
             for parts in ((purpose, "labels"), (purpose, series, "latents"))
         )
         self._views = (
-            addressed_views(seed, purpose, weak, strong, mean=mean, std=std, dtype=dtype)
+            addressed_views(seed, purpose, weak, strong, mean=mean, std=std, dtype=dtype, form=form)
             if weak is not None
             else None
         )

@@ -40,10 +40,12 @@ class PseudoPreTraining(Stage):
         *,
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        form: tuple[int, int, int] | None = None,
         seed: int,
         execution: Execution,
         pool: Pool | None = None,
     ) -> None:
+        """mean, std, form: of what the network trains on; form is channels, height and width, None the generator's."""
         super().__init__(
             network,
             source,
@@ -60,6 +62,7 @@ class PseudoPreTraining(Stage):
             weak=options.views,
             mean=mean,
             std=std,
+            form=form,
             precision=self.precision,
         )
         self.images_per_step = options.batch_size

@@ -228,6 +228,7 @@ class PseudoSemiSupervised(SupervisedStage):
             strong=pssl.strong_views if pssl.method in TWO_VIEWS else None,
             mean=data.mean,
             std=data.std,
+            form=data.train.form,
             precision=self.precision,
         )
         self.pseudo_order = AddressedOrder(

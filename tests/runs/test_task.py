@@ -21,9 +21,12 @@ Tiny = Callable[..., RunConfig]
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["data.image_size=28"], r"data\.image_size = 28 does not fit the generator.*8x8"),
-        (["data.channels=3"], r"data\.channels = 3 does not fit the generator"),
-        (["data.mean=[0.1,0.2,0.3]"], r"data\.mean has 3 values"),
+        (["data.image_size=28"], r"source classifier does not take images of shape 1x28x28"),
+        (["data.mean=[0.1,0.2,0.3]"], r"data\.mean has 3 values for images with 1 channel"),
+        (
+            ["data.channels=3", "source.classifier.std=[0.1,0.2,0.3]"],
+            r"source\.classifier\.std has 3 values for images with 1 channel",
+        ),
         (["data.labels_per_class=26"], r"class '0' has 30 images"),
         (["data.images=npz:missing.npz"], r"does not exist"),
         (["source.generator=nowhere"], r"neither bundled nor an existing folder"),
