@@ -11,15 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.parameter import UninitializedParameter
 
 from ptgm_fast.errors import MissingExtraError, UserError
 from ptgm_fast.models.small import SMALL_NETWORKS
 
 NETWORKS = {
     "ptgm:NAME": f"the project's own small networks: {', '.join(SMALL_NETWORKS)}",
-    "timm:NAME": "any classifier of timm",
-    "torchvision:NAME": "any classifier of torchvision.models",
+    "timm:NAME": "a classifier of timm, with one linear head or two (docs/networks.md)",
+    "torchvision:NAME": "a classifier of torchvision.models, likewise",
     "package.module:factory": "a function of yours, called with num_classes, channels and image_size where it accepts them",
 }
 
@@ -128,7 +130,13 @@ def _factory(name: str, num_classes: int, channels: int, image_size: int) -> nn.
     network = factory(
         **{key: value for key, value in offered.items() if takes_any or key in parameters}
     )
-    return checked_module(network, what=what)
+    module = checked_module(network, what=what)
+    if any(isinstance(parameter, UninitializedParameter) for parameter in module.parameters()):
+        # Lazy layers take their sizes from a first forward.
+        with torch.no_grad():
+            module.eval()(torch.zeros(1, channels, image_size, image_size))
+        module.train()
+    return module
 
 
 def import_factory(target: str, *, what: str) -> Callable[..., Any]:

@@ -35,9 +35,11 @@ def flat_names(loaded: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def only_state(loaded: Mapping[Any, Any], choice: str, *, where: str) -> dict[str, Tensor]:
-    """The state dict that is in a file, or `choice` of several: the file itself or a dict in it that holds only tensors.
+    """The state dict that is in a file, or `choice` of several: the file itself or a dict in it that holds only
+    tensors.
 
-    For readers that know no module to compare with; see `fitting` for others. Raises UserError if there is none, or several.
+    For readers that know no module to compare with; see `fitting` for others. Raises UserError if there is none, or
+    several.
     """
     found = {place: state for place, state in _states(loaded) if choice in ("", place)}
     if len(found) == 1:
@@ -62,12 +64,13 @@ def _states(loaded: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, d
 def fitting(
     loaded: Mapping[Any, Any], own: Mapping[str, Tensor], choice: str, *, where: str
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors among those of a file that are a module's, under its own names, and where they were ("" for the file as it is).
+    """The tensors among those of a file that are a module's, under its own names, and where they were ("" for the file
+    as it is).
 
-    own: the module's state dict. Prefixes are those of wrappers (`module.`, `_orig_mod.`), of the dicts that a state dict is in
-    (`state_dict`, `model_ema`) and of the module that holds it (Lightning's `model.`); under it must be the module's names,
-    all and no others, in its shapes. choice: the beginning of the prefix. Where none fits, those of the one that comes
-    nearest, for `check_fit` to say why. Raises UserError where several fit, naming them.
+    own: the module's state dict. Prefixes are those of wrappers (`module.`, `_orig_mod.`), of the dicts that a state
+    dict is in (`state_dict`, `model_ema`) and of the module that holds it (Lightning's `model.`); under it must be the
+    module's names, all and no others, in its shapes. choice: the beginning of the prefix. Where none fits, those of the
+    one that comes nearest, for `check_fit` to say why. Raises UserError where several fit, naming them.
     """
     flat = dict(flat_names(loaded))
     if not flat:

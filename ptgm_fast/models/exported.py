@@ -29,8 +29,8 @@ def check_exported(
 ) -> None:
     """Load `state`, exported from `network`, into `plain` and compare the two on images, as they are in evaluation.
 
-    plain may return logits, their log_softmax or softmax, alone or beside other outputs. Raises UserError with the reason
-    unless every probability is the same within `TOLERANCE`. Both are left in evaluation mode.
+    plain may return logits, their log_softmax or softmax, alone or beside other outputs. Raises UserError with the
+    reason unless every probability is the same within `TOLERANCE`. Both are left in evaluation mode.
     """
     load_state(plain, state, where=f"{name}: what a run exports")
     with torch.no_grad(), torch.random.fork_rng():
@@ -65,8 +65,8 @@ def class_scores(returned: Any, shape: Sequence[int], *, name: str) -> list[Tens
 def rehearse(network: TargetNetwork, images: Tensor) -> None:
     """Change the network as training would: one step down the size of its logits, and then logits that are far apart.
 
-    What exists in training mode only, what training changes beside the parameters, and what scales or bounds the logits shows in
-    `check_exported` from then on.
+    What exists in training mode only, what training changes beside the parameters, and what scales or bounds the logits
+    shows in `check_exported` from then on.
     """
     features = network.train().features(images)
     sum(head(features).square().mean() for head in network.heads.values()).backward()  # type: ignore[union-attr]

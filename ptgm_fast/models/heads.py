@@ -35,19 +35,27 @@ class Place:
 
 
 class Tap(nn.Module):
-    """In a head's place: hands on its input, and remembers it until it is taken."""
+    """In a head's place: remembers its input until it is taken.
 
-    def __init__(self) -> None:
+    It gives zeros of the shape that the head gave, so that what follows, whose result is not used, works as before. The
+    features of a map are handed on instead: what pools the map's logits makes of them the features of the whole.
+    """
+
+    def __init__(self, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self._seen: Tensor | None = None
 
     def forward(self, features: Tensor) -> Tensor:
+        if features.shape[2:].numel() != 1:
+            return features
         self._seen = features
-        return features
+        return features.new_zeros(len(features), self.num_classes, *features.shape[2:])
 
     def take(self) -> Tensor | None:
+        """The features [N, D]; None for those of a map."""
         seen, self._seen = self._seen, None
-        return seen
+        return seen if seen is None or seen.dim() == 2 else seen.flatten(1)
 
 
 class MeanHead(nn.ModuleList):
@@ -62,10 +70,12 @@ class MeanHead(nn.ModuleList):
 def find_heads(
     network: nn.Module, num_classes: int, images: Tensor | None, *, name: str
 ) -> tuple[Place, ...]:
-    """The layers whose outputs, or whose two outputs' mean, `network` returns in evaluation: logits or their (log-)softmax.
+    """The layers whose outputs, or whose two outputs' mean, `network` returns in evaluation: logits or their
+    (log-)softmax.
 
-    A head is a Linear layer or a convolution of 1x1, with `num_classes` outputs. Where what is returned does not tell, or without
-    images, it is the last of them. Raises UserError if there is none, or if the network returns several classifications.
+    A head is a Linear layer or a convolution of 1x1, with `num_classes` outputs. Where what is returned does not tell,
+    or without images, it is the last of them. Raises UserError if there is none, or if the network returns several
+    classifications.
     """
     named: dict[nn.Module, list[str]] = {}
     for path, module in network.named_modules(remove_duplicate=False):
@@ -118,8 +128,8 @@ def _returned(
 ) -> list[tuple[nn.Module, ...]]:
     """The modules, or pairs of them, that make up what the network returns, each once.
 
-    Every module's output is replaced by other random numbers, which are looked for in what comes out at the end: weights
-    that are zero, or equal, at the start do not hide where an output comes from.
+    Every module's output is replaced by other random numbers, which are looked for in what comes out at the end:
+    weights that are zero, or equal, at the start do not hide where an output comes from.
     """
     outputs: dict[nn.Module, Tensor] = {}
     random = torch.Generator().manual_seed(0)
@@ -150,13 +160,17 @@ def _returned(
 
 
 def tensors(returned: Any) -> Iterator[Tensor]:
-    """The tensors of what a network returned: of an attribute `logits` where there is one, else of all items."""
+    """The tensors of what a network returned: its `logits`, an attribute or a key, where there are any, else all
+    items."""
+    if isinstance(returned, Mapping):
+        logits = returned.get("logits")
+        returned = tuple(returned.values())
+    else:
+        logits = getattr(returned, "logits", None)
     if isinstance(returned, Tensor):
         yield returned
-    elif (logits := getattr(returned, "logits", None)) is not None:
+    elif logits is not None:
         yield from tensors(logits)
-    elif isinstance(returned, Mapping):
-        yield from tensors(tuple(returned.values()))
     elif isinstance(returned, tuple | list):
         for item in returned:
             yield from tensors(item)

@@ -14,10 +14,10 @@ from ptgm_fast.models.weights import check_fit
 class TargetNetwork(nn.Module):
     """A classifier whose head is replaced by named heads over the same features.
 
-    `features(x)` [N, C, H, W] -> [N, D] is the input of the original head; `heads[name]` maps it to logits. What the network
-    computes of its head's output (log_softmax, auxiliary outputs) is passed over. Two heads whose mean the network returns, as
-    the distilled ones of timm do, are both replaced: D is that of both, and a named head is the mean of two.
-    `forward(x)` gives the logits of the head ``target``. Heads come and go between stages (the source head
+    `features(x)` [N, C, H, W] -> [N, D] is the input of the original head; `heads[name]` maps it to logits. What the
+    network computes of its head's output (log_softmax, auxiliary outputs) is passed over. Two heads whose mean the
+    network returns, as the distilled ones of timm do, are both replaced: D is that of both, and a named head is the
+    mean of two. `forward(x)` gives the logits of the head ``target``. Heads come and go between stages (the source head
     of pseudo pre-training stays for the source-head loss and distillation); the extractor's weights stay.
     """
 
@@ -31,13 +31,13 @@ class TargetNetwork(nn.Module):
     ) -> None:
         """network: maps images to [N, num_classes], through one of the heads of `find_heads`, which are taken off.
 
-        images: [N, C, H, W] that it takes, from which its heads are told from other layers of as many outputs; without, the head
-        is the last such layer. Raises UserError as `find_heads` does.
+        images: [N, C, H, W] that it takes, from which its heads are told from other layers of as many outputs; without,
+        the head is the last such layer. Raises UserError as `find_heads` does.
         """
         super().__init__()
         self.places = find_heads(network, num_classes, images, name=name)
         # No modules of its own: they are in the network.
-        self._taps = tuple(Tap() for _ in self.places)
+        self._taps = tuple(Tap(num_classes) for _ in self.places)
         for tap, place in zip(self._taps, self.places, strict=True):
             for path in place.paths:
                 network.set_submodule(path, tap)
@@ -57,12 +57,11 @@ class TargetNetwork(nn.Module):
 
     def features(self, images: Tensor) -> Tensor:
         returned = self.network(images)
-        seen = [tap.take() for tap in self._taps]
-        # A head on a map, whose logits the network pools: its features are what comes of the map in the same way.
-        if any(x is None or x.shape[2:].numel() != 1 for x in seen):
-            return returned
-        flat = [x if x.dim() == 2 else x.flatten(1) for x in seen if x is not None]
-        return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
+        taken = [tap.take() for tap in self._taps]
+        seen = [features for features in taken if features is not None]
+        if len(seen) > 1:
+            return torch.cat(seen, 1)
+        return seen[0] if seen else returned
 
     def forward(self, images: Tensor) -> Tensor:
         return self.heads["target"](self.features(images))

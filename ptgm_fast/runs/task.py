@@ -66,12 +66,16 @@ class Task:
         return target.to(self.device).to(memory_format=torch.channels_last)
 
     def check_exported(
-        self, network: models.TargetNetwork, state: Mapping[str, torch.Tensor], images: ImageSet
+        self,
+        network: models.TargetNetwork,
+        plain: torch.nn.Module,
+        state: Mapping[str, torch.Tensor],
+        images: ImageSet,
     ) -> None:
-        """Raises UserError unless `state` makes the plain architecture the network: it is tried on the first of the images."""
+        """Raises UserError unless `state` makes of the plain network the trained one: they are tried on the first images."""
         inputs = self.data.normalizer(self.device)(images.images[:NUM_CHECKED].to(self.device))
-        name, plain = self.config.target.network, self.plain_network().to(self.device)
-        models.check_exported(network, plain, state, inputs, name=f"target network {name}")
+        name = f"target network {self.config.target.network}"
+        models.check_exported(network, plain.to(self.device), state, inputs, name=name)
 
 
 def build_task(
@@ -79,8 +83,9 @@ def build_task(
     source: SourceModels | None = None,
     on_notice: Callable[[str], None] = lambda message: None,
 ) -> Task:
-    """Load what the config names; `source` is its source pair, if that is there already. on_notice: see `data.load` and `models.load_weights`.
+    """Load what the config names; `source` is its source pair, if that is there already.
 
+    on_notice: see `data.load` and `models.load_weights`.
     Raises UserError where something is missing or does not fit together.
     """
     source = source or build_source(config, on_notice)
@@ -218,15 +223,18 @@ def _check_networks(task: Task) -> None:
     inputs = task.data.normalizer(task.device)(images)
     shape = "x".join(str(s) for s in images.shape[1:])
     name = f"target network {task.config.target.network}"
-    plain = task.plain_network().to(task.device).eval()
     with seeded(task.config.seed, "check"):
         with torch.no_grad(), _or_user_error(f"{name} does not take images of shape {shape}"):
+            plain = task.plain_network().to(task.device).eval()
             returned = plain(inputs)
         models.class_scores(returned, (len(images), task.num_classes), name=name)
-        with _or_user_error(f"{name} cannot be trained on images of shape {shape} by its features"):
+        with _or_user_error(
+            f"{name} cannot be trained on images of shape {shape}, its head exchanged"
+        ):
             network = task.new_network()
             models.rehearse(network, inputs)
-        task.check_exported(network, decoded(encoded(network.export_state())), task.data.train)
+        state = decoded(encoded(network.export_state()))
+        task.check_exported(network, plain, state, task.data.train)
     with _or_user_error(f"source classifier does not take images of shape {shape}"):
         logits = task.source.classify(images)
     expected = len(images), task.source.num_classes

@@ -210,7 +210,8 @@ def _write_results(
         folder.model,
         {"network": config.target.network, "task": config.task},
     )
-    task.check_exported(network, models.read_state(folder.model), task.data.test)
+    written = models.read_state(folder.model)
+    task.check_exported(network, task.plain_network(), written, task.data.test)
     with context.spans("pictures"):
         pairs = make_pairs(task)
         write_pairs(pairs, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -135,7 +136,8 @@ FINE: dict[str, Callable[[], nn.Module]] = {
     "softmax": lambda: Plain(lambda z: z.softmax(1)),
     "no bias": lambda: Plain(bias=False),
     "a tuple": lambda: Plain(lambda z: (z, z.new_zeros(3))),
-    "a dict": lambda: Plain(lambda z: {"loss": None, "logits": z}),
+    "a dict": lambda: Plain(lambda z: {"loss": None, "scores": z}),
+    "logits among others": lambda: Plain(lambda z: {"aux": z.tanh(), "logits": z}),
     "convolution": Convolutional,
     "fully convolutional": FullyConvolutional,
     "head registered first": HeadBeforeItsBody,
@@ -211,6 +213,17 @@ class Unsaveable(Plain):
         return None
 
 
+class Mixed(Body):
+    """Logits of the whole and of the best place, as volo's."""
+
+    def __init__(self) -> None:
+        super().__init__(place=nn.Linear(6, K), fc=nn.Linear(6, K))
+
+    def forward(self, x: Tensor) -> Tensor:
+        places = self.place(self.map(x).flatten(2).mT)
+        return self.fc(self.pooled(x)) + 0.5 * places.max(1)[0]
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "scaled": (lambda: Plain(lambda z: 10 * z), "cannot be exported.*other probabilities"),
     "bounded": (lambda: Plain(torch.tanh), "cannot be exported.*as logits, log_softmax or softmax"),
@@ -218,6 +231,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "tied": (Tied, "cannot be exported"),
     "cosine": (lambda: nn.Sequential(nn.Flatten(), Cosine(144, K, bias=False)), "cannot be export"),
     "forgetful": (Forgetful, "keep all that training changes in its state dict"),
+    "mixed": (Mixed, "cannot be exported"),
     "extra state": (Unsaveable, "has a dict under '_extra_state'"),
     "several": (
         lambda: Body(a=nn.Linear(6, K), b=nn.Linear(6, K)),
@@ -266,6 +280,7 @@ def test_a_network_that_computes_otherwise_afterwards_is_noticed() -> None:
         ("levit_128s", 64, ["head.linear", "head_dist.linear"]),
         ("repvit_m0_9", 32, ["head.head.l", "head.head_dist.l"]),
         ("resnetv2_18", 32, ["head.fc"]),
+        ("crossvit_9_240", 240, ["head.0", "head.1"]),
     ],
 )
 def test_timm_networks_with_other_heads(name: str, size: int, heads: list[str]) -> None:
@@ -286,3 +301,17 @@ def test_torchvision_with_auxiliary_outputs() -> None:
     network = check(build, torch.randn(2, 1, 32, 32))
     assert network.places[0].paths == ("fc",)
     assert network.train().features(torch.randn(2, 1, 32, 32)).shape == (2, 1024)
+
+
+@pytest.mark.parametrize("name", ["log_softmax", "fully convolutional", "two heads"])
+def test_features_are_one_graph_of_the_compiler(name: str) -> None:
+    network = prepared(FINE[name])
+    compiled = torch.compile(network.features, backend="eager", fullgraph=True, dynamic=False)
+    for training in (True, False):
+        network.train(training)
+        expected = copy.deepcopy(network).features(IMAGES)
+        found = compiled(IMAGES)
+        assert torch.equal(found, expected)
+        found.sum().backward()
+        # Nothing of a step is left in it: it is copied for the moving average.
+        copy.deepcopy(network)

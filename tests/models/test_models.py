@@ -53,6 +53,8 @@ def test_a_factory_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "from torch import nn\n"
         "def small(num_classes, channels):\n"
         "    return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, num_classes))\n"
+        "def lazy(num_classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.LazyLinear(6), nn.ReLU(), nn.LazyLinear(num_classes))\n"
         "def headless(num_classes):\n    return nn.Conv2d(1, 1, 3)\n"
         "def no_classes(width=3):\n    return nn.Linear(3, 3)\n"
         "def not_a_module(num_classes):\n    return 3\n"
@@ -62,6 +64,11 @@ def test_a_factory_of_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     network = models.build("my_networks:small", channels=1, **SMALL)
     assert network(torch.randn(2, 1, 28, 28)).shape == (2, 7)
     assert sys.path == path_before
+    lazy = models.TargetNetwork(
+        models.build("my_networks:lazy", channels=1, **SMALL), num_classes=7
+    )
+    assert lazy.num_features == 6
+    assert lazy.features(torch.randn(2, 1, 28, 28)).shape == (2, 6)
     with pytest.raises(UserError, match="no Linear layer with 7 outputs"):
         models.TargetNetwork(
             models.build("my_networks:headless", channels=1, **SMALL), num_classes=7

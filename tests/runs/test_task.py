@@ -145,6 +145,9 @@ class Words(Net):
 class Probabilities(Net):
     def forward(self, x):
         return self.logits(x).softmax(1)
+class Failing(Net):
+    def __init__(self, num_classes):
+        raise LookupError("a table of mine")
 class Named(Net):
     def forward(self, x):
         return {"logits": self.logits(x)}
@@ -176,7 +179,11 @@ def test_a_network_that_ends_in_log_softmax_is_what_its_file_holds(
 
 @pytest.mark.parametrize(
     ("network", "message"),
-    [("Scaled", "cannot be exported"), ("Words", "expected class scores")],
+    [
+        ("Scaled", "cannot be exported"),
+        ("Words", "expected class scores"),
+        ("Failing", "LookupError: a table of mine"),
+    ],
 )
 def test_a_network_that_cannot_be_exported_is_refused_before_the_folder_is_there(
     tiny: Tiny, tmp_path: Path, others: str, network: str, message: str
