@@ -12,16 +12,21 @@ from ptgm_fast.runs.optimize import optimize
 
 def run(uri: str, device: str, truncation: float | None, batch: int, rounds: int) -> None:
     optimized, rates = optimize(
-        uri, device=device, truncation=truncation, batch=batch, rounds=rounds
+        uri,
+        device=device,
+        truncation=truncation,
+        batch=batch,
+        rounds=rounds,
+        on_notice=console.print,
     )
-    if optimized.left is not None:
-        console.print(f"not traced as a whole: {optimized.left}")
-        console.print(f"submodules rewritten in its stead: {', '.join(optimized.parts) or 'none'}")
     console.print(_table(optimized))
     if optimized.difference is not None:
         console.print(
             f"largest difference from the original, as a part of max(1, largest value): {optimized.difference:.1e}"
         )
+    if optimized.errors is not None:
+        original, rewrite = optimized.errors
+        console.print(f"from float64: the original {original:.1e}, the rewrite {rewrite:.1e}")
     if rates:
         console.print(
             f"batch {batch}, {torch.get_num_threads()} threads, median of {rounds} interleaved rounds: "

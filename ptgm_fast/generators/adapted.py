@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ptgm_fast import kernels
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.card import AdapterCard, GeneratorCard
 from ptgm_fast.generators.conditions import ConditionKind, condition_kind
@@ -29,17 +31,30 @@ class AdaptedGenerator(Generator):
         """Images of checked inputs. Where card.soft is "mix-embedding", the condition may also be soft labels [N, K]."""
         return self(latents, condition, *self._truncation(truncation))
 
-    def example(self, truncation: float | None = None) -> tuple[Any, ...]:
-        card, like = self.card, next(self.parameters())
+    def example(
+        self, truncation: float | None = None, *, num: int = 2, seed: int = 0
+    ) -> tuple[Any, ...]:
+        card = self.card
+        like = next(chain(self.parameters(), self.buffers()), torch.empty(0))
+        latents = kernels.latents(
+            num,
+            card.latent_dim,
+            seed=seed,
+            truncation=None if card.truncation == "interpolates-styles" else truncation,
+        ).to(like)
+        draws = torch.Generator().manual_seed(seed)
+        # Between one class and a few: what a classifier says of an image.
+        soft = torch.softmax(4 * torch.randn(num, card.num_classes, generator=draws), 1).to(like)
         if card.condition == "class-embedding":
-            condition = like.new_zeros(2, card.embedding_dim or 1)
+            assert self.class_table is not None
+            condition = soft @ self.class_table
         elif card.condition == "soft-vector":
-            condition = like.new_full((2, card.num_classes), 1 / card.num_classes)
+            condition = soft
         elif card.soft == "mix-embedding":
             raise ValueError("its class embeddings are mixed within the network, at each call")
         else:
-            condition = torch.arange(2, device=like.device) % card.num_classes
-        return like.new_zeros(2, *card.latent_shape), condition, *self._truncation(truncation)
+            condition = torch.randint(card.num_classes, (num,), generator=draws).to(like.device)
+        return latents.view(num, *card.latent_shape), condition, *self._truncation(truncation)
 
     def _truncation(self, truncation: float | None) -> tuple[float, ...]:
         if self.card.truncation not in ("selects-statistics", "interpolates-styles"):

@@ -24,9 +24,12 @@ class Generator(nn.Module, ABC):
         """The class embeddings [num_classes, D], if `generate` takes mixtures of their rows; None if it does not."""
         return None
 
-    def example(self, truncation: float | None = None) -> tuple[Any, ...]:
-        """Inputs of `forward` as `generate` makes them at this truncation, of two samples: what `optimize` traces.
+    def example(
+        self, truncation: float | None = None, *, num: int = 2, seed: int = 0
+    ) -> tuple[Any, ...]:
+        """Inputs of `forward` as `generate` makes them at this truncation, of num samples: what `optimize` traces and compares.
 
+        They are drawn from `seed` as a run's are: another distribution would judge the network where it is never used.
         Raises ValueError where a rewrite of `forward` could not stand in for the whole of `generate`.
         """
         raise ValueError(f"{type(self).__name__} does not say what its forward takes (`example`)")

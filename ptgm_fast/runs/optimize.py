@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,11 +23,17 @@ class Rates:
 
 
 def optimize(
-    uri: str, *, device: str, truncation: float | None, batch: int, rounds: int
+    uri: str,
+    *,
+    device: str,
+    truncation: float | None,
+    batch: int,
+    rounds: int,
+    on_notice: Callable[[str], None],
 ) -> tuple[Optimized, Rates | None]:
-    """Load, rewrite, verify, time. rounds = 0 leaves the timing out. Raises UserError as `load` and `optimize` do."""
+    """Load, rewrite, verify, time. rounds = 0 leaves the timing out. Raises UserError and notices as `load` and `optimize` do."""
     generator = generators.load(uri, device=choose_device(device))
-    optimized = generators.optimize(generator, truncation=truncation)
+    optimized = generators.optimize(generator, truncation=truncation, on_notice=on_notice)
     rewritten = optimized.module
     assert isinstance(rewritten, Generator)
     rates = _rates(generator, rewritten, truncation, batch, rounds) if rounds else None

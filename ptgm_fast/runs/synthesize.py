@@ -38,8 +38,8 @@ def synthesize(
     label of a labelled target image (PCS); its class is that image's. format: see `runs.formats`. shard: (I, N) makes
     the I-th of N shares of the parts, and whoever makes the last part finishes the folder. In several processes each makes a
     share, into a folder that all must see. What is written is the same, bit for bit, however it is shared out, and however
-    often it was stopped: a second call makes what is missing or damaged, and names it to on_notice. on_images(done, total)
-    is of the process's own share. Raises UserError as `train` does and for a folder of anything else.
+    often it was stopped: a second call makes what is missing or damaged, and names it to on_notice, which is also told what
+    `train` tells it. on_images(done, total) is of the process's own share. Raises UserError as `train` does and for a folder of anything else.
     """
     group = group or ProcessGroup()
     if count < 1:
@@ -49,7 +49,9 @@ def synthesize(
     if shard[1] > 1 and group.size > 1:
         raise UserError("--shard and torchrun both share out the work: leave one of them out")
     own_device(config.device, group)
-    made = open_format(config, count, out, conditioned=conditioned, format=format)
+    made = open_format(
+        config, count, out, conditioned=conditioned, format=format, on_notice=on_notice
+    )
     group.barrier()
     for name in group.from_first(made.begin):
         on_notice(f"{name} is missing or damaged")
@@ -80,13 +82,19 @@ def synthesize(
 
 
 def open_format(
-    config: RunConfig, count: int, out: Path, *, conditioned: bool, format: str
+    config: RunConfig,
+    count: int,
+    out: Path,
+    *,
+    conditioned: bool,
+    format: str,
+    on_notice: Callable[[str], None] = lambda message: None,
 ) -> Format:
     """What is to be written, with its source built; nothing is written. Raises UserError for an unknown format."""
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}; accepted: {', '.join(FORMATS)}")
-    task = build_task(config) if conditioned else None
-    source = task.source if task else build_source(config)
+    task = build_task(config, on_notice=on_notice) if conditioned else None
+    source = task.source if task else build_source(config, on_notice)
     return FORMATS[format](config, source, task, count, out)
 
 

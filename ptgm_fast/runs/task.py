@@ -60,7 +60,7 @@ def build_task(
 
     Raises UserError where something is missing or does not fit together.
     """
-    source = source or build_source(config)
+    source = source or build_source(config, on_notice)
     card = source.generator.card
     _check_shapes(config, card)
     target = _load_target_data(config, card.channels, card.image_size, on_notice)
@@ -69,8 +69,10 @@ def build_task(
     return task
 
 
-def build_source(config: RunConfig) -> SourceModels:
-    """The frozen generator and source classifier of a config, on its device."""
+def build_source(
+    config: RunConfig, on_notice: Callable[[str], None] = lambda message: None
+) -> SourceModels:
+    """The frozen generator and source classifier of a config, on its device; on_notice: see `generators.optimize`."""
     device = choose_device(config.device)
     choice = config.source.classifier
     truncation = config.source.truncation or None
@@ -78,7 +80,7 @@ def build_source(config: RunConfig) -> SourceModels:
     classifier = _load_classifier(config, generator.card)
     optimized = None
     if config.source.optimize:
-        optimized = generators.optimize(generator, truncation=truncation)
+        optimized = generators.optimize(generator, truncation=truncation, on_notice=on_notice)
         assert isinstance(optimized.module, generators.Generator)
         generator = optimized.module
     return SourceModels(

@@ -110,6 +110,17 @@ def test_equals_the_plain_implementation(chunk: int, tmp_path: Path) -> None:
     assert (ours.card.image_size, ours.card.num_classes) == (32, CLASSES)
 
 
+@pytest.mark.parametrize("chunk", [CHUNK, 0], ids=["hierarchical", "flat"])
+def test_is_rewritten_whole(chunk: int, tmp_path: Path) -> None:
+    torch.save(made(chunk), tmp_path / "G_ema.pth")
+    original = generators.load(f"biggan:{tmp_path / 'G_ema.pth'}")
+    result = generators.optimize(original)
+    assert result.left is None
+    z, soft = torch.randn(5, original.card.latent_dim), torch.softmax(torch.randn(5, CLASSES), 1)
+    found, expected = result.module.generate(z, soft), original.generate(z, soft)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
 def test_without_shared_embeddings(tmp_path: Path) -> None:
     """Every norm has a table of classes: the same as a shared table of one-hot rows and transposed Linears."""
     state = made(0)

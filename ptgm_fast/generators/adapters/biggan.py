@@ -125,7 +125,8 @@ class BigGAN(AdaptedGenerator):
     def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
         """Images of latents [N, latent_dim] and class embeddings [N, D], or labels [N, K] without shared ones."""
         first, *rest = latents.split(self.chunk, 1) if self.chunk else (latents,)
-        hidden = self.linear(first).view(len(latents), -1, 4, 4)
+        # No len(): torch.export would take the example's batch for every batch.
+        hidden = self.linear(first).view(latents.shape[0], -1, 4, 4)
         for index, block in enumerate(self.blocks):
             condition = torch.cat([embedding, rest[index]], 1) if rest else embedding
             assert isinstance(block, nn.ModuleList)

@@ -36,7 +36,9 @@ class DiT(AdaptedGenerator):
         self.card, self.transformer, self.vae, self.scheduler = card, transformer, vae, scheduler
         self.null_class = transformer.config.num_embeds_ada_norm
 
-    def example(self, truncation: float | None = None) -> tuple[Any, ...]:
+    def example(
+        self, truncation: float | None = None, *, num: int = 2, seed: int = 0
+    ) -> tuple[Any, ...]:
         raise ValueError("a sampler calls its network once a step, so it is no single graph")
 
     def synthesize(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:

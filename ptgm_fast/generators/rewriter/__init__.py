@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+import warnings
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.contract import Generator
-from ptgm_fast.generators.rewriter.bake import bake
+from ptgm_fast.generators.rewriter.bake import bake, duplicate
 from ptgm_fast.generators.rewriter.report import Optimized, PassReport, added
 from ptgm_fast.generators.rewriter.rewrite import (
     GRAPH_PASSES,
@@ -20,12 +21,17 @@ from ptgm_fast.generators.rewriter.rewrite import (
     rewrite,
     rewrite_parts,
 )
-from ptgm_fast.generators.rewriter.verify import difference
+from ptgm_fast.generators.rewriter.verify import Comparison, compare, redrawn, repeats
 from ptgm_fast.models.precision import exact_float32
 
 __all__ = ["PASSES", "Optimized", "PassReport", "optimize"]
 
 PASSES = ("bake", *GRAPH_PASSES)
+OFF = "--no-optimize (source.optimize=false) keeps the original without trying"
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=2)
 
 
 @torch.no_grad()
@@ -38,6 +44,7 @@ def optimize(
     verify: bool = True,
     tolerance: float = 1e-5,
     skip: Collection[str] = (),
+    on_notice: Callable[[str], None] = _warn,
 ) -> Optimized:
     """An equal, cheaper copy of a frozen module; the original is not changed.
 
@@ -48,9 +55,11 @@ def optimize(
     skip: names of `PASSES` to leave out. Outputs are channels-last.
 
     Everything is computed in float32, whatever precision is set outside.
-    verify: compare with the original on random inputs of two batch sizes; a difference beyond
-    tolerance * max(1, max |original|) raises UserError. Of a module that torch.export cannot trace, the submodules that
-    it can are rewritten; `left` and `parts` say so. Gradients flow to inputs, not to weights.
+    verify: compare with the original on two batches, a `Generator` on what it is fed in a run, another module on normal
+    inputs. The copy must be within tolerance * max(1, max |original|) of it, or not more than twice as far from float64
+    as the original is. Otherwise, and where the original draws random numbers, so that nothing can be compared, `module`
+    is an unchanged copy. Of a module that torch.export cannot trace, the submodules that it can are rewritten. `left`
+    and `parts` say so, and on_notice(message) in a line; without it, a warning. Gradients flow to inputs, not to weights.
     Raises UserError for a module in training mode, missing or empty examples and unknown names in skip.
     """
     if any(part.training for part in module.modules()):
@@ -59,46 +68,73 @@ def optimize(
         raise UserError(
             f"skip names no pass: {', '.join(sorted(unknown))}; accepted: {', '.join(PASSES)}"
         )
-    fast = _copy(module)
+    own = module if isinstance(module, Generator) and example is None else None
     if example is None:
-        if not isinstance(module, Generator):
+        if own is None:
             raise UserError(
                 "optimize needs example inputs of a module that is no Generator: pass example=(latents, ...)"
             )
         try:
-            example = module.example(truncation)
+            example = own.example(truncation)
         except ValueError as error:
+            on_notice(f"the generator is used as it is: {error}. {OFF}")
+            fast = duplicate(module)
             return _left(fast, str(error), 0 if "bake" in skip else bake(fast))
     batches = [a.shape[0] for a in example if isinstance(a, Tensor) and a.dim()]
     if not batches or min(batches) < 2:
         raise UserError(
             "example must hold tensors [N, ...] with N >= 2, such as (latents, classes)"
         )
-    baked = 0 if "bake" in skip else bake(fast)
-    left: str | None = None
-    parts: tuple[str, ...] = ()
-    body: OptimizedModule | None = None
-    try:
-        body, passes = rewrite(fast, example, skip)
-    except Exception as error:  # torch.export raises many kinds; all mean that there is no graph
-        left = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
-        parts, reports = rewrite_parts(fast, example, skip)
-        if not parts:
-            return _left(fast, left, baked)
-        passes = added(reports)
-    rewritten: nn.Module = body or fast
-    found = difference(module, rewritten, example) if verify else None
-    if found is not None and not found <= tolerance:
-        raise UserError(
-            f"the rewrite differs from the original by {found:.2g}, more than the tolerance {tolerance:.2g}; use the original, raise the tolerance, or leave passes out with skip to find the cause"
-        )
+
+    def kept(why: str) -> Optimized:
+        on_notice(f"the generator is used as it is: {why}. {OFF}")
+        return _left(duplicate(module), why, 0)
+
+    # The caller's random numbers stay as they are.
+    with torch.random.fork_rng(enabled=verify):
+        if verify and not repeats(module, example):
+            return kept(
+                "it draws random numbers in forward, so that no rewrite can be compared with it"
+            )
+        fast = duplicate(module)
+        baked = 0 if "bake" in skip else bake(fast)
+        left: str | None = None
+        parts: tuple[str, ...] = ()
+        body: OptimizedModule | None = None
+        try:
+            body, passes = rewrite(fast, example, skip)
+        except (
+            Exception
+        ) as error:  # torch.export raises many kinds; all mean that there is no graph
+            left = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            parts, reports = rewrite_parts(fast, example, skip)
+            instead = f"rewritten in its stead: {', '.join(parts)}" if parts else "used as it is"
+            on_notice(f"the generator cannot be traced as a whole ({left}); {instead}. {OFF}")
+            if not parts:
+                return _left(fast, left, baked)
+            passes = added(reports)
+        rewritten: nn.Module = body or fast
+        found: Comparison | None = None
+        if verify:
+            inputs = [
+                own.example(truncation, num=num, seed=seed) if own else redrawn(example, seed, num)
+                for seed, num in enumerate((batches[0], 3))
+            ]
+            try:
+                found = compare(module, rewritten, inputs, tolerance)
+            except Exception as error:
+                return kept(f"its rewrite fails ({type(error).__name__}: {error})")
+            if not found.accepts(tolerance):
+                return kept(f"its rewrite {found} (tolerance {tolerance:.2g})")
     fixed: tuple[Any, ...] = ()
     if body is not None:
         fixed = tuple(a for a in example if not isinstance(a, Tensor))
         if isinstance(module, Generator):
             rewritten = _generator(cast(Generator, fast), body)
     start = replace(passes[0], matched=baked)
-    return Optimized(rewritten.eval(), (start, *passes[1:]), found, fixed, left, parts)
+    passes = (start, *passes[1:])
+    difference, errors = (found.difference, found.errors) if found else (None, None)
+    return Optimized(rewritten.eval(), passes, difference, fixed, left, parts, errors)
 
 
 def _left(fast: nn.Module, why: str, baked: int) -> Optimized:
@@ -120,12 +156,3 @@ def _generator(original: Generator, body: OptimizedModule) -> Generator:
     # generate() calls forward: the instance's own comes before its class's.
     result.__dict__["forward"] = body
     return result
-
-
-def _copy(module: nn.Module) -> nn.Module:
-    # Old-style weight norm keeps its last product as an attribute, which deepcopy refuses while it has a history.
-    products = [
-        v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor)
-    ]
-    own = {id(v): v.detach().clone() for v in products if not v.is_leaf}
-    return copy.deepcopy(module, own).requires_grad_(False)

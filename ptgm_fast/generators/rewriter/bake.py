@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from typing import cast
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -35,3 +36,13 @@ def bake(module: nn.Module) -> int:
             parametrize.remove_parametrizations(part, name, leave_parametrized=True)
             matched += 1
     return matched
+
+
+def duplicate(module: nn.Module) -> nn.Module:
+    """A deep copy that takes no gradient."""
+    # Old-style weight norm keeps its last product as an attribute, which deepcopy refuses while it has a history.
+    products = [
+        v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor)
+    ]
+    own = {id(v): v.detach().clone() for v in products if not v.is_leaf}
+    return copy.deepcopy(module, own).requires_grad_(False)

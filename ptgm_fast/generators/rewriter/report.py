@@ -32,8 +32,9 @@ class Optimized:
 
     module: equal to the original and cheaper. passes: in the order they ran; sums over the parts where the whole could
     not be traced. difference: the largest that was found, relative to max(1, |original|); None without `verify`.
-    fixed: inputs that became constants. left: why the whole module has no graph; None if it has one. parts: the
-    submodules that were rewritten in its stead.
+    fixed: inputs that became constants. left: why `module` is no graph of the whole; None if it is one. parts: the
+    submodules that were rewritten in its stead. errors: of the original and of `module`, from float64, where they
+    differ by more than the tolerance.
     """
 
     module: nn.Module
@@ -42,6 +43,7 @@ class Optimized:
     fixed: tuple[Any, ...] = ()
     left: str | None = None
     parts: tuple[str, ...] = ()
+    errors: tuple[float, float] | None = None
 
     @property
     def multiply_adds(self) -> tuple[int, int]:

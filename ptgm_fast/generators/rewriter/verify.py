@@ -1,31 +1,105 @@
-"""A rewrite against its original."""
+"""A rewrite against its original, and both against float64, on the inputs that the network is fed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ptgm_fast.generators.rewriter.bake import duplicate
 
-def difference(original: nn.Module, rewritten: nn.Module, example: tuple[Any, ...]) -> float:
-    """max |rewritten - original| / max(1, max |original|) on random inputs: two seeds, two batch sizes, one of them odd;
-    infinite where shapes differ or a value is not finite: such outputs prove nothing."""
+Inputs = tuple[Any, ...]
+# Two equal computations in another order err alike, not equally: how much more the rewrite may.
+ALLOWANCE = 2.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Each number is a largest difference as a part of max(1, largest value).
+
+    difference: between the two; infinite where shapes differ or a value is not finite. errors: of the original and of
+    the rewrite, from float64; None where `difference` is within the tolerance or no float64 could be had.
+    """
+
+    difference: float
+    errors: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        apart = f"differs from it by {self.difference:.2g} of max(1, largest value)"
+        if self.errors is None:
+            return apart
+        original, rewrite = self.errors
+        return f"{apart} and is {rewrite:.2g} from float64, the original {original:.2g}"
+
+    def accepts(self, tolerance: float) -> bool:
+        """Whether the rewrite is within the tolerance of the original, or as near to float64 as it is."""
+        if self.errors is None:
+            return self.difference <= tolerance
+        original, rewrite = self.errors
+        return rewrite <= max(tolerance, ALLOWANCE * original)
+
+
+def compare(
+    original: nn.Module, rewrite: nn.Module, batches: Sequence[Inputs], tolerance: float
+) -> Comparison:
+    """The two on every batch; float64 is computed only where they differ by more than the tolerance."""
+    made = [outputs(rewrite, inputs) for inputs in batches]
+    difference = _worst(made, [outputs(original, inputs) for inputs in batches])
+    if difference <= tolerance or difference == float("inf"):
+        return Comparison(difference, None)
+    try:
+        # In the layout that runs use: there convolutions add up in another order than in the contiguous one.
+        own = duplicate(original).to(memory_format=torch.channels_last)
+        plain = [outputs(own, inputs) for inputs in batches]
+        own.double()
+        exact = [outputs(own, inputs, torch.float64) for inputs in batches]
+    except Exception:  # a network may insist on float32, a device may have no float64
+        return Comparison(difference, None)
+    return Comparison(difference, (_worst(plain, exact), _worst(made, exact)))
+
+
+def _worst(found: list[list[Tensor]], expected: list[list[Tensor]]) -> float:
+    return max(distance(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def repeats(module: nn.Module, inputs: Inputs) -> bool:
+    """Whether two calls with the same inputs make the same, drawing nothing from torch's random numbers."""
+    before = _random_states(inputs)
+    first = outputs(module, inputs)
+    drawn = not all(map(torch.equal, before, _random_states(inputs)))
+    second = outputs(module, inputs)
+    same = all(torch.allclose(a, b, equal_nan=True) for a, b in zip(first, second, strict=True))
+    return same and not drawn
+
+
+def outputs(module: nn.Module, inputs: Inputs, dtype: torch.dtype | None = None) -> list[Tensor]:
+    """What a module makes of inputs of its own, to which it may write."""
+
+    def own(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        return value.to(dtype, copy=True) if dtype and value.is_floating_point() else value.clone()
+
+    return pytree.tree_leaves(module(*pytree.tree_map(own, inputs)))
+
+
+def distance(found: list[Tensor], expected: list[Tensor]) -> float:
+    """max |found - expected| / max(1, max |expected|); infinite where shapes differ or a value is not finite."""
     worst = 0.0
-    for seed, num in ((0, None), (1, 3)):
-        inputs = _random(example, seed, num)
-        expected, found = (pytree.tree_leaves(m(*inputs)) for m in (original, rewritten))
-        for a, b in zip(expected, found, strict=True):
-            if a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
-                return float("inf")
-            if a.numel():
-                error = (b - a).abs().nan_to_num().max() / a.abs().nan_to_num().max().clamp(min=1)
-                worst = max(worst, error.item())
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
+            return float("inf")
+        if a.numel():
+            worst = max(worst, ((b - a).abs().max() / a.abs().max().clamp(min=1)).item())
     return worst
 
 
-def _random(example: tuple[Any, ...], seed: int, num: int | None) -> tuple[Any, ...]:
+def redrawn(example: Inputs, seed: int, num: int | None) -> Inputs:
+    """Inputs like the example's, of another seed: normal floats, indices among those of the example."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(value: Any) -> Any:
@@ -38,3 +112,11 @@ def _random(example: tuple[Any, ...], seed: int, num: int | None) -> tuple[Any, 
         return value[torch.randint(len(value), sizes[:1], generator=generator).to(value.device)]
 
     return tuple(draw(value) for value in example)
+
+
+def _random_states(inputs: Inputs) -> list[Tensor]:
+    devices = {v.device for v in inputs if isinstance(v, Tensor) and v.device.type != "cpu"}
+    return [
+        torch.get_rng_state(),
+        *(torch.get_device_module(device).get_rng_state(device) for device in devices),
+    ]
