@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import io
+import logging
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from typing import Any, TypeAlias
 
 import torch
@@ -25,10 +29,11 @@ class Program:
         free = tuple(
             {0: torch.export.Dim.DYNAMIC} if isinstance(a, Tensor) else None for a in example
         )
-        exported = torch.export.export(
-            module, example, dynamic_shapes=(free,) if _variadic(module) else free, strict=False
-        )
-        traced: fx.GraphModule = exported.run_decompositions({}).module(check_guards=False)
+        with _quiet():
+            exported = torch.export.export(
+                module, example, dynamic_shapes=(free,) if _variadic(module) else free, strict=False
+            )
+            traced: fx.GraphModule = exported.run_decompositions({}).module(check_guards=False)
         self.root: nn.Module = nn.Module()
         self.graph = traced.graph
         self.fake_mode = next(
@@ -99,6 +104,18 @@ class Program:
             delattr(self.root, name)
         self.graph.lint()
         return fx.GraphModule(self.root, self.graph)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What cannot be traced is in the error; torch.export also logs it and prints the graph so far, for every part tried."""
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.ERROR))
+    try:
+        with redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _variadic(module: nn.Module) -> bool:

@@ -246,10 +246,11 @@ class Branching(nn.Module):
         return y if y.sum() > 0 else -y
 
 
-def test_what_can_be_traced_of_an_untraceable_module() -> None:
+def test_what_can_be_traced_of_an_untraceable_module(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.warns(UserWarning, match=r"cannot be traced .*; rewritten in its stead: up\."):
         result = optimize(Branching().eval(), example=(X,))
     assert result.left
+    assert capfd.readouterr() == ("", ""), "torch prints the graph"
     assert result.parts == ("up",)
     assert matched(result)["phases"] == 1
     assert result.difference is not None
