@@ -48,10 +48,8 @@ class AdaptedGenerator(Generator):
         if card.condition == "class-embedding":
             assert self.class_table is not None
             condition = soft @ self.class_table
-        elif card.condition == "soft-vector":
+        elif card.condition == "soft-vector" or card.soft == "mix-embedding":
             condition = soft
-        elif card.soft == "mix-embedding":
-            raise ValueError("its class embeddings are mixed within the network, at each call")
         else:
             condition = torch.randint(card.num_classes, (num,), generator=draws).to(like.device)
         return latents.view(num, *card.latent_shape), condition, *self._truncation(truncation)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,6 +46,10 @@ def load_card(uri: str) -> Card:
     return load(uri).card if _adapter(uri) else read_card(folder_of(uri))
 
 
+def _warn(message: str) -> None:
+    warnings.warn(message, stacklevel=4)
+
+
 def load(
     uri: str,
     *,
@@ -53,20 +58,22 @@ def load(
     soft: Soft | None = None,
     soft_seed: int = 0,
     sha256: str | None = None,
+    on_notice: Callable[[str], None] = _warn,
 ) -> Generator:
     """A frozen generator in evaluation mode, no parameter asking for a gradient.
 
     uri: see `GENERATORS`; options follow as ?name=value&name=value. soft, soft_seed, sha256 may also be options:
     soft says how a network that takes only class indices answers soft labels: "mix-embedding" mixes its class
     embeddings, "sample-class" draws a class a sample (see `soft.sample_classes`), None refuses them. sha256: what the
-    weights file must have; a folder's card always states it.
+    weights file must have; a folder's card always states it. on_notice(message): told what a module of the user's does
+    that is most likely not meant; without it, a warning.
     Raises UserError when files are missing, damaged, changed, hold code, or do not fit each other.
     """
     adapter = _adapter(uri)
     if adapter is None:
         generator: Generator = _load_folder(uri, sha256)
     else:
-        request = parse(uri, soft=soft, soft_seed=soft_seed, sha256=sha256)
+        request = parse(uri, soft=soft, soft_seed=soft_seed, sha256=sha256, on_notice=on_notice)
         generator = adapter(request)
         soft = request.soft
     if soft == "sample-class" and generator.card.condition != "class-index":

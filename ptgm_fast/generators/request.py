@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast, get_args
 
@@ -26,6 +26,7 @@ class Request:
     soft: Soft | None = None
     soft_seed: int = 0
     licences: tuple[str, ...] = ()
+    on_notice: Callable[[str], None] = lambda message: None
     _known: list[str] = field(default_factory=list)
 
     @property
@@ -73,7 +74,14 @@ class Request:
         return validated(AdapterCard, shared | fields, where=self.what)
 
 
-def parse(text: str, *, soft: Soft | None, soft_seed: int, sha256: str | None) -> Request:
+def parse(
+    text: str,
+    *,
+    soft: Soft | None,
+    soft_seed: int,
+    sha256: str | None,
+    on_notice: Callable[[str], None],
+) -> Request:
     """A URI with the options shared by all, which may also be given apart. Raises UserError for what is malformed."""
     place, _, query = text.partition("?")
     scheme, _, target = place.partition(":")
@@ -88,7 +96,7 @@ def parse(text: str, *, soft: Soft | None, soft_seed: int, sha256: str | None) -
         raise UserError(f"generator {text!r}: an option is given twice, or without a value")
     if not target:
         raise UserError(f"generator {text!r}: nothing follows {scheme + ':'!r}")
-    request = Request(text, scheme, target, options)
+    request = Request(text, scheme, target, options, on_notice=on_notice)
     request.soft = cast("Soft | None", request.choice("soft", get_args(Soft), soft or "") or None)
     request.soft_seed = request.whole("soft_seed", soft_seed)
     request.sha256 = sha256 or request.take("sha256") or None

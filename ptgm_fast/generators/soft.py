@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -52,18 +53,26 @@ def class_tables(module: nn.Module, num_rows: int) -> list[nn.Embedding]:
 
 
 @contextmanager
-def mixing(module: nn.Module, weights: Tensor) -> Iterator[Tensor]:
-    """Within the block every table of a row a class answers weights @ table, [N, D], whatever indices it is asked for.
+def mixing(module: nn.Module, weights: Tensor, num_rows: int) -> Iterator[Tensor]:
+    """Within the block, index num_rows + n asks every table of num_rows rows for weights[n] @ table[:K], [D].
 
-    weights: float [N, rows]. The network runs with mixed class embeddings though it takes only indices: it is given
-    the int64 [N] that the block starts with, which only asks for rows.
+    weights: float [N, K], K <= num_rows; further rows (a null class) are never mixed. Other indices give their rows as
+    before, so that a network may put its null class beside the samples, double the batch or reorder it. Yields the
+    indices of all samples, int64 [N]: the network runs with mixed class embeddings though it takes only indices.
     """
 
-    def mixed(table: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        assert isinstance(table, nn.Embedding)
-        return weights.to(table.weight.dtype) @ table.weight
+    def answering(table: nn.Embedding) -> Callable[[Tensor], Tensor]:
+        def forward(indices: Tensor) -> Tensor:
+            rows = weights.to(table.weight.dtype) @ table.weight[: weights.shape[1]]
+            mixed = F.embedding((indices - num_rows).clamp(min=0), rows)
+            plain = F.embedding(indices.clamp(max=num_rows - 1), table.weight)
+            return torch.where((indices < num_rows)[..., None], plain, mixed)
+
+        return forward
 
     with ExitStack() as stack:
-        for table in class_tables(module, weights.shape[1]):
-            stack.callback(table.register_forward_hook(mixed).remove)
-        yield weights.argmax(1)
+        for table in class_tables(module, num_rows):
+            # The instance's own forward comes before its class's.
+            vars(table)["forward"] = answering(table)
+            stack.callback(vars(table).pop, "forward")
+        yield torch.arange(weights.shape[0], device=weights.device) + num_rows

@@ -32,7 +32,7 @@ def optimize(
     on_notice: Callable[[str], None],
 ) -> tuple[Optimized, Rates | None]:
     """Load, rewrite, verify, time. rounds = 0 leaves the timing out. Raises UserError and notices as `load` and `optimize` do."""
-    generator = generators.load(uri, device=choose_device(device))
+    generator = generators.load(uri, device=choose_device(device), on_notice=on_notice)
     optimized = generators.optimize(generator, truncation=truncation, on_notice=on_notice)
     rewritten = optimized.module
     assert isinstance(rewritten, Generator)

@@ -72,11 +72,11 @@ def build_task(
 def build_source(
     config: RunConfig, on_notice: Callable[[str], None] = lambda message: None
 ) -> SourceModels:
-    """The frozen generator and source classifier of a config, on its device; on_notice: see `generators.optimize`."""
+    """The frozen generator and source classifier of a config, on its device; on_notice: see `generators.load` and `optimize`."""
     device = choose_device(config.device)
     choice = config.source.classifier
     truncation = config.source.truncation or None
-    generator = generators.load(config.source.generator, device=device)
+    generator = generators.load(config.source.generator, device=device, on_notice=on_notice)
     classifier = _load_classifier(config, generator.card)
     optimized = None
     if config.source.optimize:

@@ -56,13 +56,61 @@ def test_mix_embedding_mixes_every_table() -> None:
     network = generator.network
     latents, soft = torch.randn(4, 3), torch.softmax(torch.randn(4, 5), 1)
     hidden = (network.linear(latents) * (soft @ network.first.weight)).repeat(1, 3)
-    expected = (hidden + soft @ network.second.weight).view(-1, 3, 4, 4)
+    expected = (hidden + soft @ network.second.weight).view(-1, 3, 4, 4).tanh()
     torch.testing.assert_close(generator.generate(latents, soft), expected)
     labels = torch.tensor([0, 1, 2, 4])
     assert torch.equal(generator.generate(latents, labels), network(latents, labels))
     assert generator.card.soft_labels == "mix-embedding"
     with pytest.raises(UserError, match=r"torch\.nn\.Embedding of num_classes = 10 rows"):
         generators.load("module:own_dcgan:DCGAN", soft="mix-embedding")
+
+
+def test_a_null_class_is_not_mixed() -> None:
+    """Guidance doubles the batch inside; mixed classes are traced and rewritten as any others."""
+    generator = generators.load("module:own_dcgan:Guided?soft=mix-embedding")
+    network = generator.network
+    latents, soft = torch.randn(4, 3), torch.softmax(torch.randn(4, 5), 1)
+    hidden, table = network.linear(latents), network.table.weight
+    with_class, without = hidden * (soft @ table[:5]), hidden * table[5]
+    expected = (without + 2 * (with_class - without)).view(-1, 3, 4, 4).tanh()
+    labels = torch.tensor([0, 4, 2, 4])
+    optimized = generators.optimize(generator)
+    assert optimized.left is None
+    for made in (generator, optimized.module):
+        torch.testing.assert_close(made.generate(latents, soft), expected)
+        torch.testing.assert_close(made.generate(latents, labels), network(latents, labels))
+    assert torch.equal(network(latents, labels), generator.generate(latents, labels))
+    with pytest.raises(UserError, match="null_class = 4 is one of the 5 classes"):
+        generators.load("module:own_dcgan:Guided?null_class=4")
+
+
+def test_labels_that_are_used_in_other_ways_cannot_be_mixed() -> None:
+    with pytest.raises(UserError, match="uses its labels in other ways too; use soft=sample-class"):
+        generators.load("module:own_dcgan:Checked?soft=mix-embedding")
+    generators.load("module:own_dcgan:Checked?soft=sample-class")
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("Unconditional", "ignores its label"),
+        ("Deaf", "ignores its latents"),
+        ("Unit", r"none negative.*output_range=0,1"),
+        ("Bytes?output_range=0,100", "the output_range 0,100 does not hold them"),
+    ],
+)
+def test_what_is_most_likely_not_meant_is_said(uri: str, message: str) -> None:
+    with pytest.warns(UserWarning, match=message):
+        generators.load(f"module:own_dcgan:{uri}")
+
+
+@pytest.mark.parametrize(
+    "uri", ["Unit?output_range=0,1", "Unit?output_range=-1,1", "Bytes?output_range=0,255", "Noise"]
+)
+def test_what_is_meant_passes_in_silence(uri: str) -> None:
+    notices: list[str] = []
+    generators.load(f"module:own_dcgan:{uri}", on_notice=notices.append)
+    assert notices == []
 
 
 def test_sampled_classes_follow_the_soft_label_and_the_sample() -> None:
@@ -93,6 +141,14 @@ def test_sampled_classes_follow_the_soft_label_and_the_sample() -> None:
         ("module:not_there:G", "cannot be imported"),
         ("module:own_dcgan:DCGAN?weights=none.pt", "does not exist"),
         ("module:own_dcgan:DCGAN?num_classes=9", "the network failed on latents"),
+        ("module:own_dcgan:OwnSeed", "another image alone than in a batch"),
+        ("module:own_dcgan:BatchStatistics", "another image alone than in a batch"),
+        ("module:own_dcgan:Bytes", r"no output_range is stated.*output_range=0,255"),
+        ("module:own_dcgan:RGBA", "4 channels; accepted: 1 .* or 3"),
+        ("module:own_dcgan:Unbuildable", r"RuntimeError: Attempting .*own_dcgan\.py line \d+"),
+        ("module:own_dcgan:exits", "SystemExit: usage"),
+        ("module:own_broken:G", r"OSError: weights\.pt is not there"),
+        ("module:own_dcgan:Guided?soft=mix-embedding&null_class=6", "tables of 6 rows; name the"),
         ("module:own_dcgan:DCGAN?num_classes=ten", "must be a whole number"),
         ("module:own_dcgan:DCGAN?surprise=1", "unknown option surprise; accepted: condition"),
         ("module:own_dcgan:DCGAN?soft=argmax", "accepted: mix-embedding, sample-class"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ptgm_fast.errors import MissingExtraError, UserError
@@ -61,15 +61,13 @@ class DiT(AdaptedGenerator):
             x = torch.cat([x, x])
         # By value, not by copy: a copy from the host's memory would wait for the device at every step.
         times = torch.full((len(x),), time.item(), dtype=time.dtype, device=x.device)
-        if condition.dim() == 1:
+        with ExitStack() as stack:
+            if condition.dim() == 2:
+                weights = condition.to(x.dtype)
+                rows = self.null_class + 1
+                condition = stack.enter_context(mixing(self.transformer, weights, rows))
             labels = torch.cat([condition, null]) if guided else condition
             predicted = self.transformer(x, timestep=times, class_labels=labels).sample
-        else:
-            weights = F.pad(condition.to(x.dtype), (0, 1))
-            if guided:
-                weights = torch.cat([weights, F.one_hot(null, weights.shape[1]).to(x.dtype)])
-            with mixing(self.transformer, weights) as labels:
-                predicted = self.transformer(x, timestep=times, class_labels=labels).sample
         predicted = predicted[:, :channels]
         if not guided:
             return predicted

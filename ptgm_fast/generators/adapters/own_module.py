@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.adapted import AdaptedGenerator
+from ptgm_fast.generators.adapters.own_checks import look_at, raised
 from ptgm_fast.generators.card import AdapterCard, FileCard
 from ptgm_fast.generators.request import Request
 from ptgm_fast.generators.soft import class_tables, mixing
@@ -21,30 +23,50 @@ SIZES = ("num_classes", "latent_dim", "embedding_dim")
 
 
 class OwnModule(AdaptedGenerator):
-    """Calls network(latents [N, *latent_shape], condition); the card says what the condition is."""
+    """Calls network(latents [N, *latent_shape], condition); the card says what the condition is.
+
+    A network of class indices whose embeddings are mixed also takes soft labels [N, K].
+    """
+
+    card: AdapterCard
 
     def __init__(self, card: AdapterCard, network: nn.Module) -> None:
         super().__init__()
         self.card, self.network = card, network
 
     @property
+    def _num_rows(self) -> int:
+        """Of the tables that have a row a class."""
+        return table_rows(self.card.num_classes, self.card.settings.get("null_class"))
+
+    @property
     def class_table(self) -> Tensor | None:
         if self.card.condition != "class-embedding":
             return None
-        return class_tables(self.network, self.card.num_classes)[0].weight
+        return class_tables(self.network, self._num_rows)[0].weight[: self.card.num_classes]
 
     def forward(self, latents: Tensor, condition: Tensor) -> Tensor:
-        return self.network(latents, condition)
+        if self.card.condition != "class-index" or condition.dim() == 1:
+            return self.network(latents, condition)
+        with mixing(self.network, condition, self._num_rows) as indices:
+            return self.network(latents, indices)
 
     def synthesize(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
-        if self.card.condition != "class-index" or condition.dim() == 1:
-            return self(latents, condition)
-        with mixing(self.network, condition.to(latents.dtype)) as indices:
-            return self(latents, indices)
+        if self.card.soft == "mix-embedding" and condition.dim() == 1:
+            # One form, of which a rewrite is made: the mixture of one class is its row, bit for bit.
+            condition = F.one_hot(condition, self.card.num_classes)
+        if self.card.soft == "mix-embedding":
+            condition = condition.to(latents.dtype)
+        return self(latents, condition)
+
+
+def table_rows(num_classes: int, null_class: int | None) -> int:
+    """Rows of a class table: one a class, and those up to the null class, which is never mixed."""
+    return num_classes if null_class is None else null_class + 1
 
 
 def load(request: Request) -> OwnModule:
-    """Import the module that the user named, build, load weights strictly, and make one image to read its size.
+    """Import the module that the user named, build, load weights strictly, and make a few images to learn what they are.
 
     Each number of the card comes from the URI, or else from the attribute of that name on the network.
     """
@@ -62,6 +84,8 @@ def load(request: Request) -> OwnModule:
     output = _range(request.take("output_range"), what) or getattr(
         network, "output_range", (-1.0, 1.0)
     )
+    stated = "output_range" in request.options or hasattr(network, "output_range")
+    null_class = request.whole("null_class", getattr(network, "null_class", None))
     weights = request.take("weights")
     request.done()
     if shape and "latent_dim" not in values:
@@ -78,12 +102,18 @@ def load(request: Request) -> OwnModule:
     elif request.sha256:
         raise UserError(f"{what}: sha256 is given without weights=FILE to check")
     num_classes = values["num_classes"]
+    if null_class is not None and null_class < num_classes:
+        raise UserError(
+            f"{what}: null_class = {null_class} is one of the {num_classes} classes; it is a row behind them"
+        )
     if condition == "class-embedding" or request.soft == "mix-embedding":
-        tables = class_tables(network, num_classes)
+        rows = table_rows(num_classes, null_class)
+        tables = class_tables(network, rows)
         if not tables or (condition == "class-embedding" and len(tables) > 1):
+            has = "exactly one for condition=class-embedding" if tables else _tables(network)
+            sizes = f"num_classes = {rows}" if null_class is None else f"null_class + 1 = {rows}"
             raise UserError(
-                f"{what}: embeddings can be mixed only with a torch.nn.Embedding of num_classes = {num_classes} rows "
-                f"({'exactly one for condition=class-embedding' if tables else 'the network has none'})"
+                f"{what}: embeddings can be mixed only with a torch.nn.Embedding of {sizes} rows ({has})"
             )
         if condition == "class-embedding":
             values["embedding_dim"] = tables[0].embedding_dim
@@ -97,46 +127,43 @@ def load(request: Request) -> OwnModule:
         "files": files,
         "soft": request.soft,
         "soft_seed": request.soft_seed,
+        "settings": {} if null_class is None else {"null_class": null_class},
         "image_size": 4,
         **values,
     }
     if (names := getattr(network, "class_names", None)) is not None:
         fields["class_names"] = tuple(map(str, names))
     generator = OwnModule(request.card(**fields), network)
-    size, channels = _probe(generator, what)
+    size, channels = look_at(generator.eval(), what, stated=stated, on_notice=request.on_notice)
     generator.card = request.card(**fields | {"image_size": size, "channels": channels})
     return generator
 
 
-def _probe(generator: OwnModule, what: str) -> tuple[int, int]:
-    """Side and channels of one image. Raises UserError if the network cannot make a square one."""
-    card = generator.card
-    generator.eval()
-    try:
-        with torch.no_grad():
-            images = generator.generate(
-                torch.zeros(1, *card.latent_shape), torch.zeros(1, dtype=torch.int64)
-            )
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(
-            f"{what}: the network failed on latents {[1, *card.latent_shape]} and a {card.condition} condition "
-            f"({type(error).__name__}: {error}); its forward takes (latents, condition)"
-        ) from error
-    if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[2] != images.shape[3]:
-        shape = list(images.shape) if isinstance(images, Tensor) else type(images).__name__
-        raise UserError(
-            f"{what}: the network returned {shape}; expected square images [N, C, S, S]"
-        )
-    return images.shape[2], images.shape[1]
-
-
 def _build(target: str, what: str) -> nn.Module:
-    factory = import_factory(target, what=what)
+    """The module that the user's code makes. Whatever that raises, and an exit of it, is a UserError."""
+    try:
+        factory = import_factory(target, what=what)
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"{what}: importing {target} failed ({raised(error)})") from error
     try:
         network = factory()
-    except TypeError as error:
-        raise UserError(f"{what}: {target} must be callable without arguments ({error})") from error
+    except (Exception, SystemExit) as error:
+        needs = "; it is called without arguments" if isinstance(error, TypeError) else ""
+        raise UserError(f"{what}: making {target} failed ({raised(error)}){needs}") from error
     return checked_module(network, what=what)
+
+
+def _tables(network: nn.Module) -> str:
+    """The tables that a network has instead, and what to do with one more row."""
+    sizes = sorted({m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)})
+    if not sizes:
+        return "the network has none"
+    return (
+        f"the network has tables of {', '.join(map(str, sizes))} rows; name the row of a null class, which is not mixed, "
+        "with null_class=ROW"
+    )
 
 
 def _shape(text: str, what: str) -> tuple[int, ...] | None:
