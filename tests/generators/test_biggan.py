@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -140,6 +141,28 @@ def test_without_shared_embeddings(tmp_path: Path) -> None:
         expected = plain(state, z, vector, 0)
         assert expected.std() > 0.05
         torch.testing.assert_close(ours.generate(z, condition), expected, atol=1e-5, rtol=0)
+
+
+def test_checkpoints_as_authors_save_them(tmp_path: Path) -> None:
+    """Beside a script's arguments, in a dict, under the prefixes of wrappers, one of several."""
+    path, state = tmp_path / "G.pth", made(CHUNK)
+    torch.save(state, path)
+    z, labels = torch.randn(2, CHUNK * 4), torch.tensor([0, 5])
+    expected = generators.load(f"biggan:{path}").generate(z, labels)
+    args = argparse.Namespace(lr=0.1, out=Path("runs"))
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    noise = {name: torch.randn_like(value) for name, value in state.items()}
+    optimizer = {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}
+    for content, choice in (
+        ({"state_dict": state}, ""),
+        ({"ema": wrapped, "args": args}, ""),
+        ({"model": noise, "ema": wrapped, "opt": optimizer, "args": args}, "#ema"),
+    ):
+        torch.save(content, path)
+        found = generators.load(f"biggan:{path}{choice}").generate(z, labels)
+        assert torch.equal(found, expected)
+    with pytest.raises(UserError, match="holds several that fit: 'model', 'ema'"):
+        generators.load(f"biggan:{path}")
 
 
 def test_mistakes(tmp_path: Path) -> None:

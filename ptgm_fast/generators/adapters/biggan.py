@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +11,10 @@ from torch import Tensor, nn
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.card import AdapterCard, FileCard
+from ptgm_fast.generators.files import read_weights
 from ptgm_fast.generators.request import Request
-from ptgm_fast.models.weights import load_state, read_state
+from ptgm_fast.models.checkpoints import split_choice
+from ptgm_fast.models.weights import load_state
 
 
 class StoredNorm(nn.Module):
@@ -166,11 +167,11 @@ def bake_power_iteration(state: dict[str, Tensor], *, eps: float, where: str) ->
 
 def load(request: Request) -> BigGAN:
     """Read the sizes off the tensors, bake spectral norm, load strictly. bn_eps, sn_eps: as it was trained."""
-    what, path = request.what, Path(request.target)
+    what, (path, _) = request.what, split_choice(request.target)
     bn_eps, sn_eps = request.number("bn_eps", 1e-5), request.number("sn_eps", 1e-6)
     request.done()
     file = FileCard.of(path, request.sha256, what=what)
-    state = bake_power_iteration(read_state(path, what=what, mapped=True), eps=sn_eps, where=what)
+    state = bake_power_iteration(read_weights(request.target, what=what), eps=sn_eps, where=what)
     try:
         first_norm = state["blocks.0.0.bn1.gain.weight"]
         shared = state.get("shared.weight")
