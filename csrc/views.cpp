@@ -3,25 +3,15 @@
 
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "common.h"
+#include "view_tile.h"
 #include "views.h"
 
 namespace ptgm::views {
 namespace {
-
-INLINE float unit(bf16 value) { return views::unit(to_float(value)); }
-INLINE float unit(f16 value) { return views::unit(to_float(value)); }
-using views::unit;
-
-typedef float f4 __attribute__((vector_size(16)));
-typedef float f8 __attribute__((vector_size(32)));
-
-struct Image {
-  const void* data;
-  int64_t stride_c, stride_h, stride_w;
-};
 
 // (u - mean) / std as a product and a sum, repeated along a row of channels-last values.
 struct Normalize {
@@ -36,80 +26,6 @@ struct Normalize {
     }
   }
 };
-
-// One thread's buffers. A colour pixel of the tile has four floats, the last unused, so that two horizontal
-// neighbors are one 32-byte load.
-struct Scratch {
-  int row;
-  std::unique_ptr<float[]> tile, line, weight_x, weight_y;
-  std::unique_ptr<int[]> index;
-
-  explicit Scratch(const Sizes& s)
-      : row((s.in.width + 3) * (s.in.channels == 1 ? 1 : 4)),
-        tile(new float[static_cast<size_t>(s.in.height + 3) * row]),
-        line(new float[4 * static_cast<size_t>(std::max(s.in.width, s.out.width)) + 8]()),
-        weight_x(new float[s.out.width]),
-        weight_y(new float[s.out.width]),
-        index(new int[s.out.width]) {}
-};
-
-// By reference: a 32-byte vector as an argument or a result would have an ABI that depends on the instruction set.
-template <class V>
-INLINE void load(V& v, const float* p) {
-  std::memcpy(&v, p, sizeof(v));
-}
-
-INLINE void store(float* p, const f4& v) { std::memcpy(p, &v, sizeof(v)); }
-
-template <class T>
-INLINE void unpack(const Image& image, Size size, Scratch& s) {
-  const T* data = static_cast<const T*>(image.data);
-  const int width = size.width;
-  for (int i = 0; i < size.height; ++i) {
-    float* row = s.tile.get() + static_cast<size_t>(i + 1) * s.row;
-    const T* in = data + i * image.stride_h;
-    if (size.channels == 1) {
-      float* out = row + 1;
-      if (image.stride_w == 1) {
-        for (int j = 0; j < width; ++j) out[j] = unit(in[j]);
-      } else {
-        for (int j = 0; j < width; ++j) out[j] = unit(in[j * image.stride_w]);
-      }
-      continue;
-    }
-    float* out = row + 4;
-    float* line = s.line.get();
-    if (image.stride_c == 1 && image.stride_w == 3) {
-      for (int k = 0; k < 3 * width; ++k) line[k] = unit(in[k]);
-      for (int j = 0; j < width; ++j) std::memcpy(out + 4 * j, line + 3 * j, sizeof(f4));
-    } else if (image.stride_w == 1) {
-      for (int c = 0; c < 3; ++c) {
-        const T* plane = in + c * image.stride_c;
-        float* to = line + static_cast<size_t>(c) * width;
-        for (int j = 0; j < width; ++j) to[j] = unit(plane[j]);
-      }
-      const float *r = line, *g = line + width, *b = line + 2 * width;
-      for (int j = 0; j < width; ++j) store(out + 4 * j, f4{r[j], g[j], b[j], 0.0f});
-    } else {
-      for (int j = 0; j < width; ++j) {
-        const T* p = in + j * image.stride_w;
-        store(out + 4 * j, f4{unit(p[0]), unit(p[image.stride_c]), unit(p[2 * image.stride_c]), 0.0f});
-      }
-    }
-  }
-}
-
-INLINE void fill_border(Size size, Scratch& s, float fill) {
-  const int pixel = size.channels == 1 ? 1 : 4, height = size.height + 3;
-  float* tile = s.tile.get();
-  std::fill_n(tile, s.row, fill);
-  std::fill_n(tile + static_cast<size_t>(height - 2) * s.row, 2 * static_cast<size_t>(s.row), fill);
-  for (int i = 1; i < height - 2; ++i) {
-    float* row = tile + static_cast<size_t>(i) * s.row;
-    std::fill_n(row, pixel, fill);
-    std::fill_n(row + s.row - 2 * pixel, 2 * pixel, fill);
-  }
-}
 
 template <bool kScaled>
 INLINE void locate(const Geometry& g, int i, const Sizes& sizes, Scratch& s) {
@@ -193,7 +109,7 @@ INLINE void render(const float* row, const Normalize& norm, const Sizes& sizes, 
   const Pointwise p = pointwise(row);
   const float* matrix = row + 6;
   const bool identity = is_identity(matrix), steps = p.levels > 0.0f || p.threshold <= 1.0f;
-  const bool resized = sizes.differ();
+  const bool grows = sizes.grows();
   const int c = size.channels, values = size.width * c;
   const int hole_top = border(p.top, size.height), hole_bottom = border(p.top + p.side, size.height);
   const int hole_left = c * border(p.left, size.width), hole_right = c * border(p.left + p.side, size.width);
@@ -201,7 +117,7 @@ INLINE void render(const float* row, const Normalize& norm, const Sizes& sizes, 
   float* line = s.line.get();
   fill_border(sizes.in, s, p.fill);
   for (int i = 0; i < size.height; ++i) {
-    if (resized)
+    if (grows)
       locate<true>(g, i, sizes, s);
     else
       locate<false>(g, i, sizes, s);
@@ -233,43 +149,49 @@ struct Batch {
 };
 
 template <class T, class O>
-INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalize& norm, Scratch& s) {
+INLINE void sample(const Batch<T, O>& b, int64_t n, const Normalize& norm, const Shrink* shrink, Scratch& s) {
   const Size out = b.sizes.out;
   const int64_t values = static_cast<int64_t>(out.channels) * out.height * out.width;
-  unpack<T>({b.images + n * b.stride_n, b.stride_c, b.stride_h, b.stride_w}, b.sizes.in, s);
+  const Image image{b.images + n * b.stride_n, b.stride_c, b.stride_h, b.stride_w};
+  if (shrink)
+    shrink_into_tile<T>(image, b.sizes, *shrink, s);
+  else
+    unpack<T>(image, b.sizes.in, s);
   render(b.weak + n * kNumParameters, norm, b.sizes, s, b.weak_out + n * values);
   if (b.strong) render(b.strong + n * kNumParameters, norm, b.sizes, s, b.strong_out + n * values);
 }
 
 template <class T, class O>
-void sample_portable(const Batch<T, O>& b, int64_t n, const Normalize& norm, Scratch& s) {
-  sample(b, n, norm, s);
+void sample_portable(const Batch<T, O>& b, int64_t n, const Normalize& norm, const Shrink* shrink, Scratch& s) {
+  sample(b, n, norm, shrink, s);
 }
 
 template <class T, class O>
-TARGET_AVX2 void sample_avx2(const Batch<T, O>& b, int64_t n, const Normalize& norm, Scratch& s) {
-  sample(b, n, norm, s);
+TARGET_AVX2 void sample_avx2(const Batch<T, O>& b, int64_t n, const Normalize& norm, const Shrink* shrink, Scratch& s) {
+  sample(b, n, norm, shrink, s);
 }
 
 template <class T, class O>
 void run(const Batch<T, O>& b, const float* mean, const float* std_, int threads) {
   const auto one = has_avx2() ? sample_avx2<T, O> : sample_portable<T, O>;
   const Normalize norm(b.sizes.out, mean, std_);
-  // Two to four nanoseconds a pixel of a view.
-  const int64_t cost = int64_t{3} * b.sizes.out.height * b.sizes.out.width * (b.strong ? 2 : 1);
+  std::optional<Shrink> shrink;
+  if (b.sizes.shrinks()) shrink.emplace(b.sizes);
+  // Two to four nanoseconds a pixel of a view, one a pixel of the image.
+  const int64_t cost = int64_t{3} * b.sizes.out.height * b.sizes.out.width * (b.strong ? 2 : 1) +
+                       int64_t{b.sizes.image.height} * b.sizes.image.width;
   const int parts = threads_for(threads, b.num, cost);
 #pragma omp parallel num_threads(parts)
   {
     Scratch scratch(b.sizes);
 #pragma omp for schedule(static)
-    for (int64_t n = 0; n < b.num; ++n) one(b, n, norm, scratch);
+    for (int64_t n = 0; n < b.num; ++n) one(b, n, norm, shrink ? &*shrink : nullptr, scratch);
   }
 }
 
 using Numbers = std::vector<int64_t>;
 
-// Shape and element strides of the images; height and width of the views, at least the images'. Outputs are dense and
-// channels-last. strong and strong_out may be 0.
+// Shape and element strides of the images; height and width of the views. Outputs are dense and channels-last. strong and strong_out may be 0.
 void views(int input, uintptr_t images, const Numbers& shape, const Numbers& strides, const Numbers& view_size,
            uintptr_t weak, uintptr_t strong, int output, uintptr_t weak_out, uintptr_t strong_out,
            const std::vector<float>& mean, const std::vector<float>& std_, int threads) {

@@ -3,6 +3,7 @@
 
 #include <math.h>
 
+#include <algorithm>
 #include <cstdint>
 
 #include "common.h"
@@ -16,18 +17,21 @@ struct Size {
   int channels, height, width;
 };
 
-// Images of one size and views of another, at least as large: input pixels per output pixel, exactly 1 where equal.
+// An image, views of another size, and between them `in`, the image with its longer sides shortened to the views': what
+// the map samples. scale: pixels of `in` per pixel of a view, exactly 1 where equal.
 struct Sizes {
-  Size in, out;
+  Size image, in, out;
   float scale_y, scale_x;
 
   Sizes(Size image, Size view)
-      : in(image),
+      : image(image),
+        in{image.channels, std::min(image.height, view.height), std::min(image.width, view.width)},
         out(view),
-        scale_y(static_cast<float>(static_cast<double>(image.height) / view.height)),
-        scale_x(static_cast<float>(static_cast<double>(image.width) / view.width)) {}
+        scale_y(static_cast<float>(static_cast<double>(in.height) / view.height)),
+        scale_x(static_cast<float>(static_cast<double>(in.width) / view.width)) {}
 
-  bool differ() const { return in.height != out.height || in.width != out.width; }
+  bool shrinks() const { return image.height != in.height || image.width != in.width; }
+  bool grows() const { return in.height != out.height || in.width != out.width; }
 };
 
 struct Geometry {
@@ -54,6 +58,8 @@ INLINE Pointwise pointwise(const float* row) {
 // Bytes and generator outputs in [-1, 1] to [0, 1].
 INLINE float unit(uint8_t value) { return static_cast<float>(value) / 255.0f; }
 INLINE float unit(float value) { return (value + 1.0f) * 0.5f; }
+INLINE float unit(bf16 value) { return unit(to_float(value)); }
+INLINE float unit(f16 value) { return unit(to_float(value)); }
 
 // The offset of pixel i of `size` from the centre.
 INLINE float from_centre(int i, int size) { return static_cast<float>(i) - 0.5f * static_cast<float>(size - 1); }

@@ -67,6 +67,7 @@ def cases() -> Iterator[Case]:
         yield norm_case(f"cond_norm_act 32x128x32x32, upsample, {name}", dtype, phases=False)
         yield norm_case(f"cond_norm_act 32x512x33x33, phases, {name}", dtype, phases=True)
     yield view_case("views 128x3x32x32, two", 128, 32, torch.float32)
+    yield view_case("views 128x3x32x32 to 64x64, two", 128, 32, torch.float32, 64)
     yield view_case("views 64x3x128x128, two", 64, 128, torch.float32)
     yield view_case("views 64x3x128x128, two, to bfloat16", 64, 128, torch.bfloat16)
     yield Case(
@@ -90,13 +91,15 @@ def norm_case(name: str, dtype: torch.dtype, *, phases: bool) -> Case:
     return Case(name, "output value", 32 * 128 * 64 * 64, launch)
 
 
-def view_case(name: str, num: int, side: int, dtype: torch.dtype) -> Case:
+def view_case(name: str, num: int, side: int, dtype: torch.dtype, made: int | None = None) -> Case:
+    """made: the side of the views, if it is another than the images'."""
+    made = made or side
     images, packed, half = image(num, 3, side, side), torch.empty(num, 24), [0.5] * 3
 
     def launch() -> object:
-        return views.views(images, packed, packed.clone(), half, half, dtype, (side, side))
+        return views.views(images, packed, packed.clone(), half, half, dtype, (made, made))
 
-    return Case(name, "pixel of a view", 2 * num * side * side, launch)
+    return Case(name, "pixel of a view", 2 * num * made * made, launch)
 
 
 def consistency_case(name: str, num: int, classes: int) -> Case:

@@ -86,8 +86,8 @@ def views(
     size: a side or (H', W') of the views, the images' for None. The views are those of the image resized to it, as
     torchvision's resize (bilinear, antialiased) gives it: shifts, cutout and the fill at the border are in pixels of the
     views. A side that grows does so in the views' own map, so that warp and resize are one bilinear sample of the
-    image; a side that shrinks takes a pass of its own (`resized`). channels: C' of the views, 1 or 3, the images' for None:
-    grey is repeated, colour becomes its BT.601 luma.
+    image; a side that shrinks is shortened first, once for both views (`shortened`). channels: C' of the views, 1 or 3, the
+    images' for None: grey is repeated, colour becomes its BT.601 luma.
     """
     images, (height, width) = _fitted(images, dtype, size, channels)
     num, channels = images.shape[:2]
@@ -207,7 +207,7 @@ def _statistic(name: str, value: Statistic, channels: int) -> list[float]:
 def _fitted(
     images: Tensor, dtype: torch.dtype, size: Size, channels: int | None
 ) -> tuple[Tensor, tuple[int, int]]:
-    """Images that only the op itself has to enlarge, and the views' height and width."""
+    """The images with the channels of their views, and the views' height and width."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise ValueError(
             f"images must be [N, C, H, W] with C 1 or 3 and H, W >= 1, got shape {tuple(images.shape)}"
@@ -220,5 +220,4 @@ def _fitted(
         return images, (images.shape[2], images.shape[3])
     form = (images.shape[1], images.shape[2], images.shape[3])
     channels, height, width = asked_form(form, size, channels)
-    smaller = (min(form[1], height), min(form[2], width))
-    return resized(images, channels, *smaller), (height, width)
+    return resized(images, channels, *form[1:]), (height, width)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .parameters import draw as view_parameters
+from .resize import shortened
 
 __all__ = ["view", "view_parameters", "views"]
 
@@ -23,6 +24,7 @@ def views(
     size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
     """Both views; the second is empty without strong parameters."""
+    images = shortened(images, size)
     first = view(images, weak, mean, std, dtype, size)
     if strong is None:
         return first, first.new_empty(0)
@@ -39,7 +41,7 @@ def view(
 ) -> Tensor:
     """One view [N, C, *size] of `dtype`, channels-last, of images [N, C, H, W] with parameters [N, 24].
 
-    size: at least the images', see `warp`. Computes in float32, or in float64 if the images are.
+    size: at least that of the images, see `warp`. Computes in float32, or in float64 if the images are.
     """
     compute = torch.float64 if images.dtype == torch.float64 else torch.float32
     num, channels = images.shape[:2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -42,6 +44,12 @@ def resized(images: Tensor, channels: int, height: int, width: int) -> Tensor:
             _signed(images), (height, width), mode="bilinear", align_corners=False, antialias=True
         )
     return images if channels == images.shape[1] else images.expand(-1, channels, -1, -1)
+
+
+def shortened(images: Tensor, size: Sequence[int]) -> Tensor:
+    """The images with sides no longer than those of `size`: what is left to views is to enlarge them."""
+    height, width = size
+    return resized(images, images.shape[1], *map(min, images.shape[2:], (height, width)))
 
 
 def _signed(images: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..launch import on_device
 from .parameters import NUM_PARAMETERS
 from .parameters.triton_impl import view_parameters
+from .resize import shortened
 
 __all__ = ["view_parameters", "views"]
 
@@ -248,7 +249,8 @@ def views(
     dtype: torch.dtype,
     size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Both views in one kernel; the second is empty without strong parameters."""
+    """Both views in one kernel, behind the one that shortens images; the second is empty without strong parameters."""
+    images = shortened(images, size)
     num, channels, height, width = images.shape
     out_height, out_width = size
     first = torch.empty(

@@ -211,7 +211,7 @@ class FastSampler(IterableDataset[Batch]):
     ) -> ConditionedSampler:
         """Samples conditioned on target images (P-SSL): the source classifier's soft labels are computed here, once.
 
-        images uint8 [M, C, H, W] or floats in [-1, 1], of the generator's size; mean, std: the classifier's
+        images uint8 [M, C, H, W] or floats in [-1, 1], of a size that the classifier takes; mean, std: its
         normalization of [0, 1] images. See `conditioning_table`, whose errors are raised.
         """
         source = SourceModels(

@@ -1,14 +1,21 @@
-"""What is read from a folder of a generator's: which of its files, JSON, configurations checked by a model."""
+"""What is read of a generator's: which of a folder's files, JSON, configurations checked by a model, weights as authors save them."""
 
 from __future__ import annotations
 
+import argparse
 import json
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PosixPath
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
 
 from ptgm_fast.errors import UserError, first_problem
+from ptgm_fast.models.weights import read_state
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -17,6 +24,26 @@ class PublishedConfig(BaseModel):
     """The arguments that a published network was built with: frozen, and one that is not known is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@contextmanager
+def plain_containers() -> Iterator[None]:
+    """Within the block, weights may lie beside the arguments that a training script was started with: they hold no code."""
+    with torch.serialization.safe_globals([argparse.Namespace, SimpleNamespace, PosixPath]):
+        yield
+
+
+def read_weights(path: Path | str, *, what: str) -> dict[str, Tensor]:
+    """`models.weights.read_state`, mapped, of a published generator: FILE, or FILE#NAME for one of several networks in it.
+
+    Prefixes that wrappers add to every name (`module.`, `_orig_mod.`) are taken off.
+    """
+    with plain_containers():
+        state = read_state(path, what=what, mapped=True)
+    for prefix in ("_orig_mod.", "module.", "_orig_mod."):
+        if all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def find(place: Path, names: tuple[str, ...], *, what: str) -> Path:

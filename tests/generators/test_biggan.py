@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -140,6 +141,50 @@ def test_without_shared_embeddings(tmp_path: Path) -> None:
         expected = plain(state, z, vector, 0)
         assert expected.std() > 0.05
         torch.testing.assert_close(ours.generate(z, condition), expected, atol=1e-5, rtol=0)
+
+
+def test_standing_statistics(tmp_path: Path) -> None:
+    """Collected once where a file has none: then every norm's input has mean 0 and variance 1 over many samples."""
+    path, state = tmp_path / "G.pth", made(CHUNK)
+    for name, value in state.items():
+        if name.endswith(("stored_mean", "stored_var")):
+            value.fill_(name.endswith("var"))
+    torch.save(state, path)
+    with pytest.raises(UserError, match=r"no statistics of its norms.*\?statistics=standing"):
+        generators.load(f"biggan:{path}")
+    ours = generators.load(f"biggan:{path}?statistics=standing")
+    seen: list[Tensor] = []
+    norm = ours.blocks[2][0].bn2
+    norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ours.generate(torch.randn(512, CHUNK * 4), torch.arange(512) % CLASSES)
+    normal = F.batch_norm(seen[0], norm.stored_mean, norm.stored_var, eps=EPS)
+    assert normal.mean((0, 2, 3)).abs().max() < 0.1
+    torch.testing.assert_close(normal.var((0, 2, 3)), torch.ones(8), atol=0.25, rtol=0)
+    z, labels = torch.randn(3, CHUNK * 4), torch.tensor([0, 1, 2])
+    alone = ours.generate(z[:1], labels[:1])
+    torch.testing.assert_close(ours.generate(z, labels)[:1], alone, atol=1e-5, rtol=0)
+
+
+def test_checkpoints_as_authors_save_them(tmp_path: Path) -> None:
+    """Beside a script's arguments, in a dict, under the prefixes of wrappers, one of several."""
+    path, state = tmp_path / "G.pth", made(CHUNK)
+    torch.save(state, path)
+    z, labels = torch.randn(2, CHUNK * 4), torch.tensor([0, 5])
+    expected = generators.load(f"biggan:{path}").generate(z, labels)
+    args = argparse.Namespace(lr=0.1, out=Path("runs"))
+    wrapped = {f"module.{name}": value for name, value in state.items()}
+    noise = {name: torch.randn_like(value) for name, value in state.items()}
+    optimizer = {"state": {0: {"step": torch.ones(1)}}, "param_groups": [{"lr": 0.1}]}
+    for content, choice in (
+        ({"state_dict": state}, ""),
+        ({"ema": wrapped, "args": args}, ""),
+        ({"model": noise, "ema": wrapped, "opt": optimizer, "args": args}, "#ema"),
+    ):
+        torch.save(content, path)
+        found = generators.load(f"biggan:{path}{choice}").generate(z, labels)
+        assert torch.equal(found, expected)
+    with pytest.raises(UserError, match="holds several that fit: 'model', 'ema'"):
+        generators.load(f"biggan:{path}")
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -204,6 +204,13 @@ def test_what_is_no_network_is_named(nvidia: None, tmp_path: Path) -> None:
         assert not out.exists()
 
 
+def test_a_network_of_the_tensorflow_version_is_told_the_way_through(tmp_path: Path) -> None:
+    path = tmp_path / "ffhq.pkl"
+    path.write_bytes(b"cdnnlib.tflib.network\nNetwork\n.")
+    with pytest.raises(UserError, match=r"python legacy\.py --source=ffhq\.pkl"):
+        convert(path, tmp_path / "n.safetensors")
+
+
 def test_arrays_are_not_made(nvidia: None, tmp_path: Path) -> None:
     """Bytes that a pickle declares to be pointers would end the process; sizes that it makes up would fill the memory."""
     pointers = b"A" * 8

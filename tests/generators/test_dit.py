@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,52 @@ def test_soft_labels_mix_the_class_embeddings(tmp_path: Path) -> None:
         expected = ours.generate(noise, torch.tensor([0, 0]))
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=0)
     assert (mixed - by_class).abs().max() > 1e-3
+
+
+def latents_of(uri: str, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """What the sampler hands to the decoder."""
+    ours, seen = generators.load(uri), []
+    ours.vae.post_quant_conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    with torch.no_grad():
+        ours.generate(noise, labels)
+    return torch.cat(seen)
+
+
+def test_guidance_of_some_channels(tmp_path: Path) -> None:
+    """Meta's code guides three of four; one step of the sampler keeps the channels apart."""
+    made(tmp_path, 7)
+    noise, labels = torch.randn(2, 4, 8, 8), torch.tensor([1, 6])
+    uri = f"diffusers:{tmp_path}?steps=1&guidance="
+    all_guided, none, some = (
+        latents_of(f"{uri}{options}", noise, labels)
+        for options in ("3", "1", "3&guided_channels=3")
+    )
+    torch.testing.assert_close(some[:, :3], all_guided[:, :3])
+    torch.testing.assert_close(some[:, 3:], none[:, 3:])
+    assert (all_guided - none)[:, 3:].abs().max() > 1e-3
+    with pytest.raises(UserError, match=r"guided_channels must lie in \[1, 4\]"):
+        generators.load(f"{uri}3&guided_channels=5")
+
+
+def test_frequencies_of_time(tmp_path: Path) -> None:
+    made(tmp_path, 7)
+    time, half = torch.tensor([0.0, 3.0, 999.0]), 128
+    for frequencies, last in (("diffusers", half - 1), ("meta", half)):
+        ours = generators.load(f"diffusers:{tmp_path}?frequencies={frequencies}")
+        angles = time[:, None] * 10000 ** (-torch.arange(half) / last)
+        expected = torch.cat([angles.cos(), angles.sin()], 1)
+        for block in ours.transformer.transformer_blocks:
+            found = block.norm1.emb.time_proj(time)
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_class_names_of_the_pipeline(tmp_path: Path) -> None:
+    made(tmp_path, 7)
+    assert generators.load(f"diffusers:{tmp_path}").card.class_names == tuple("0123456")
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    index["id2label"] = {str(i): f"a {name}" for i, name in enumerate("ABCDEFG")}
+    (tmp_path / "model_index.json").write_text(json.dumps(index))
+    assert generators.load(f"diffusers:{tmp_path}").card.class_names[2] == "a C"
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import pickle
 from pathlib import Path
 
@@ -206,6 +207,21 @@ def test_wrong_tensors_are_named(tmp_path: Path) -> None:
         UserError, match=r"missing: net\.0\.bias\nunexpected: extra\nof another.*27"
     ):
         generators.load(f"module:own_dcgan:DCGAN?weights={tmp_path / 'g.pt'}")
+
+
+def test_a_checkpoint_of_a_training_script(weights: Path, tmp_path: Path) -> None:
+    network = generators.load(f"module:own_dcgan:DCGAN?weights={weights}").network
+    ema = {f"module.{name}": value for name, value in network.state_dict().items()}
+    other = {name: torch.randn_like(value) for name, value in ema.items()}
+    content = {"model": other, "ema": ema, "args": argparse.Namespace(seed=0)}
+    torch.save(content, tmp_path / "last.pt")
+    notices: list[str] = []
+    uri = f"module:own_dcgan:DCGAN?weights={tmp_path / 'last.pt'}"
+    loaded = generators.load(f"{uri}#ema", on_notice=notices.append).network
+    assert all(torch.equal(v, network.state_dict()[k]) for k, v in loaded.state_dict().items())
+    assert len(notices) == 1
+    with pytest.raises(UserError, match="several that fit"):
+        generators.load(uri)
 
 
 def test_the_example_of_the_documentation_runs(

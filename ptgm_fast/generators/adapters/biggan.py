@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptgm_fast import kernels
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.card import AdapterCard, FileCard
+from ptgm_fast.generators.files import read_weights
 from ptgm_fast.generators.request import Request
-from ptgm_fast.models.weights import load_state, read_state
+from ptgm_fast.models.checkpoints import split_choice
+from ptgm_fast.models.weights import load_state
 
 
 class StoredNorm(nn.Module):
@@ -135,6 +137,31 @@ class BigGAN(AdaptedGenerator):
         return torch.tanh(self.output_layer(hidden))
 
 
+@torch.no_grad()
+def collect_statistics(generator: BigGAN, batches: int = 16, size: int = 64) -> None:
+    """Standing statistics (Brock et al. 2019, arXiv:1809.11096, section 4): each norm's become the means of those of some
+    batches of latents from N(0, I) and of all classes in turn, each batch normalized by its own."""
+    norms = [part for part in generator.modules() if isinstance(part, StoredNorm)]
+    totals = [torch.zeros(2, len(norm.get_buffer("stored_mean"))) for norm in norms]
+
+    def use_own(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        norm.get_buffer("stored_mean").copy_(mean)
+        norm.get_buffer("stored_var").copy_(variance)
+        totals[norms.index(norm)] += torch.stack([mean, variance])
+
+    handles = [norm.register_forward_pre_hook(use_own) for norm in norms]
+    card = generator.card
+    for start in range(0, batches * size, size):
+        labels = torch.arange(start, start + size) % card.num_classes
+        generator.generate(kernels.latents(size, card.latent_dim, seed=0, start=start), labels)
+    for handle in handles:
+        handle.remove()
+    for norm, total in zip(norms, totals, strict=True):
+        norm.get_buffer("stored_mean").copy_(total[0] / batches)
+        norm.get_buffer("stored_var").copy_(total[1] / batches)
+
+
 def bake_power_iteration(state: dict[str, Tensor], *, eps: float, where: str) -> dict[str, Tensor]:
     """BigGAN-PyTorch's spectral norm, one power iteration from the stored u0 at every evaluation, baked into the weights.
 
@@ -165,12 +192,16 @@ def bake_power_iteration(state: dict[str, Tensor], *, eps: float, where: str) ->
 
 
 def load(request: Request) -> BigGAN:
-    """Read the sizes off the tensors, bake spectral norm, load strictly. bn_eps, sn_eps: as it was trained."""
-    what, path = request.what, Path(request.target)
+    """Read the sizes off the tensors, bake spectral norm, load strictly. bn_eps, sn_eps: as it was trained.
+
+    statistics: of the norms, "stored" in the file or "standing", collected anew.
+    """
+    what, (path, _) = request.what, split_choice(request.target)
     bn_eps, sn_eps = request.number("bn_eps", 1e-5), request.number("sn_eps", 1e-6)
+    statistics = request.choice("statistics", ("stored", "standing"), "stored")
     request.done()
     file = FileCard.of(path, request.sha256, what=what)
-    state = bake_power_iteration(read_state(path, what=what, mapped=True), eps=sn_eps, where=what)
+    state = bake_power_iteration(read_weights(request.target, what=what), eps=sn_eps, where=what)
     try:
         first_norm = state["blocks.0.0.bn1.gain.weight"]
         shared = state.get("shared.weight")
@@ -202,10 +233,17 @@ def load(request: Request) -> BigGAN:
         image_size=4 * 2**count,
         condition="class-embedding" if width else "soft-vector",
         truncation="scales-latents",
-        settings={"bn_eps": bn_eps, "sn_eps": sn_eps},
+        settings={"bn_eps": bn_eps, "sn_eps": sn_eps, "statistics": statistics},
         files={path.name: file},
     )
     with torch.device("meta"):
         generator = BigGAN(card, widths, chunk, bn_eps)
     load_state(generator, state, where=f"{what}: {str(path)!r}", assign=True)
+    if statistics == "standing":
+        collect_statistics(generator)
+    elif not any(value.any() for name, value in state.items() if name.endswith("stored_mean")):
+        raise UserError(
+            f"{what}: {str(path)!r} holds no statistics of its norms (all means are 0): it was sampled with those of each batch, "
+            "with which a sample would depend on its batch. Write ?statistics=standing to collect them once"
+        )
     return generator

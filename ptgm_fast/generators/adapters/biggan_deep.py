@@ -14,9 +14,10 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.adapters.biggan import attend
 from ptgm_fast.generators.card import AdapterCard, FileCard
-from ptgm_fast.generators.files import PublishedConfig, find, read_json, validated
+from ptgm_fast.generators.files import PublishedConfig, find, read_json, read_weights, validated
 from ptgm_fast.generators.request import Request
-from ptgm_fast.models.weights import load_state, read_state
+from ptgm_fast.models.checkpoints import split_choice
+from ptgm_fast.models.weights import load_state
 
 WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 
@@ -223,7 +224,7 @@ def _vector(state: dict[str, Tensor], name: str, where: str) -> Tensor:
 
 def load(request: Request) -> BigGANDeep:
     """Build on the meta device, map the file, bake spectral norm in place, hand the tensors over."""
-    what, place = request.what, Path(request.target)
+    what, (place, choice) = request.what, split_choice(request.target)
     weights = find(place, WEIGHTS, what=what) if place.is_dir() else place
     config_path = Path(request.take("config") or weights.with_name("config.json"))
     request.done()
@@ -253,6 +254,8 @@ def load(request: Request) -> BigGANDeep:
     )
     with torch.device("meta"):
         generator = BigGANDeep(card, config)
-    state = bake_torch(read_state(weights, what=what, mapped=True), where=what)
+    state = bake_torch(
+        read_weights(f"{weights}#{choice}" if choice else weights, what=what), where=what
+    )
     load_state(generator, state, where=f"{what}: {str(weights)!r}", assign=True)
     return generator

@@ -25,8 +25,8 @@ WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 class DiT(AdaptedGenerator):
     """Noise [N, C, H, W] -> latents by a deterministic sampler with classifier-free guidance -> images in [-1, 1].
 
-    eps = eps(null) + guidance (eps(y) - eps(null)) for guidance > 1 (Ho, Salimans 2022, arXiv:2207.12598). A soft
-    label, chosen with mix-embedding, mixes the rows of every block's class embedding table.
+    eps = eps(null) + guidance (eps(y) - eps(null)) for guidance > 1 (Ho, Salimans 2022, arXiv:2207.12598), in the first
+    `guided_channels`; eps(y) in others. A soft label, chosen with mix-embedding, mixes the rows of every block's class embedding table.
     """
 
     card: AdapterCard
@@ -72,7 +72,9 @@ class DiT(AdaptedGenerator):
         if not guided:
             return predicted
         with_class, without = predicted.chunk(2)
-        return without + guidance * (with_class - without)
+        number = self.card.settings["guided_channels"]
+        noise = without + guidance * (with_class - without)
+        return torch.cat([noise[:, :number], with_class[:, number:]], 1)
 
 
 def load(request: Request) -> DiT:
@@ -80,6 +82,8 @@ def load(request: Request) -> DiT:
     what, place = request.what, Path(request.target)
     sampler = request.choice("sampler", SAMPLERS, "ddim")
     steps, guidance = request.whole("steps", 50), request.number("guidance", 4.0)
+    frequencies = request.choice("frequencies", ("diffusers", "meta"), "diffusers")
+    guided_channels = request.whole("guided_channels", None)
     request.done()
     if not 1 <= steps <= 1000 or guidance < 0:
         raise UserError(f"{what}: steps must lie in [1, 1000] and guidance must not be negative")
@@ -96,16 +100,30 @@ def load(request: Request) -> DiT:
     file = FileCard.of(weights, request.sha256, what=what)
     transformer = _component(diffusers.DiTTransformer2DModel, place / "transformer", what)
     vae = _component(diffusers.AutoencoderKL, place / "vae", what)
+    if frequencies == "meta":
+        # Of the embedding of time: 10000^(-i / n), where diffusers has 10000^(-i / (n - 1)).
+        for block in transformer.transformer_blocks:
+            block.norm1.emb.time_proj.downscale_freq_shift = 0
     scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(
         read_json(place / "scheduler" / "scheduler_config.json", what=what)
     )
     config = transformer.config
     side = config.sample_size
+    if guided_channels is None:
+        guided_channels = config.in_channels
+    if not 1 <= guided_channels <= config.in_channels:
+        raise UserError(
+            f"{what}: guided_channels must lie in [1, {config.in_channels}], got {guided_channels}"
+        )
     upsampling = 2 ** (len(vae.config.block_out_channels) - 1)
+    num_classes = config.num_embeds_ada_norm
+    names = index.get("id2label")
+    named = isinstance(names, dict) and all(str(i) in names for i in range(num_classes))
     card = request.card(
         name=place.name,
         architecture="diffusers:DiT",
-        num_classes=config.num_embeds_ada_norm,
+        num_classes=num_classes,
+        class_names=tuple(str(names[str(i)]) if named else str(i) for i in range(num_classes)),
         latent_dim=config.in_channels * side**2,
         grid=(config.in_channels, side, side),
         image_size=side * upsampling,
@@ -114,7 +132,13 @@ def load(request: Request) -> DiT:
         truncation="none",
         soft=request.soft,
         soft_seed=request.soft_seed,
-        settings={"sampler": sampler, "steps": steps, "guidance": guidance},
+        settings={
+            "sampler": sampler,
+            "steps": steps,
+            "guidance": guidance,
+            "guided_channels": guided_channels,
+            "frequencies": frequencies,
+        },
         files={f"transformer/{weights.name}": file},
     )
     return DiT(card, transformer, vae, scheduler)

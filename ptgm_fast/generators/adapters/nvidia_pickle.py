@@ -111,6 +111,11 @@ def read_pickle(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read ({error.strerror})") from error
     except _Refused as error:
+        if "tflib" in str(error):
+            raise UserError(
+                f"{str(path)!r} is of the TensorFlow version. NVIDIA's stylegan2-ada-pytorch rewrites it: "
+                f"python legacy.py --source={path.name} --dest=NEW.pkl; then convert NEW.pkl"
+            ) from error
         raise UserError(
             f"{str(path)!r} was not read: it asks for {error}, which is no tensor and no plain container, and loading it could "
             "run code. Only pickles of NVIDIA's StyleGAN2-ADA and StyleGAN3 (PyTorch) are understood"

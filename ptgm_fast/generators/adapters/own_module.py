@@ -12,6 +12,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.adapters.own_checks import look_at, raised
 from ptgm_fast.generators.card import AdapterCard, FileCard
+from ptgm_fast.generators.files import plain_containers
 from ptgm_fast.generators.request import Request
 from ptgm_fast.generators.soft import class_tables, mixing
 from ptgm_fast.models.build import checked_module, import_factory
@@ -98,7 +99,8 @@ def load(request: Request) -> OwnModule:
     if weights:
         file, _ = split_choice(weights)
         files[file.name] = FileCard.of(file, request.sha256, what=what)
-        load_weights(network, weights, what=what)
+        with plain_containers():
+            load_weights(network, weights, what=what, on_notice=request.on_notice)
     elif request.sha256:
         raise UserError(f"{what}: sha256 is given without weights=FILE to check")
     num_classes = values["num_classes"]

@@ -14,9 +14,10 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.generators.adapted import AdaptedGenerator
 from ptgm_fast.generators.adapters.stylegan_parts import StyleGANConfig, StyleGANNetwork
 from ptgm_fast.generators.card import AdapterCard, FileCard
-from ptgm_fast.generators.files import read_json, validated
+from ptgm_fast.generators.files import read_json, read_weights, validated
 from ptgm_fast.generators.request import Request
-from ptgm_fast.models.weights import load_state, read_metadata, read_state
+from ptgm_fast.models.checkpoints import split_choice
+from ptgm_fast.models.weights import load_state, read_metadata
 
 Config = TypeVar("Config", bound=StyleGANConfig)
 
@@ -43,7 +44,7 @@ def load_stylegan(
 
     build: the network of its arguments and a cutoff. settings: the card's, beside the cutoff.
     """
-    what, path = request.what, Path(request.target)
+    what, (path, _) = request.what, split_choice(request.target)
     config_path = request.take("config")
     cutoff = request.whole("cutoff", None)
     request.done()
@@ -69,7 +70,7 @@ def load_stylegan(
         settings={"cutoff": cutoff, **settings},
         files={path.name: file},
     )
-    state = read_state(path, what=what, mapped=True)
+    state = read_weights(request.target, what=what)
     load_state(network, state, where=f"{what}: {str(path)!r}", assign=True)
     return StyleGAN(card, network)
 

@@ -32,7 +32,7 @@ class MappingConfig(PublishedConfig):
     layer_features: int | None = Field(None, ge=1)
     activation: Literal["linear", "relu", "lrelu"] = "lrelu"
     lr_multiplier: float = Field(0.01, gt=0)
-    w_avg_beta: float = 0.995
+    w_avg_beta: float | None = 0.995
 
 
 class SynthesisConfig(PublishedConfig):
@@ -65,7 +65,7 @@ class StyleGAN2Config(StyleGANConfig):
             raise ValueError(f"img_resolution {self.img_resolution} is no power of 2")
         taps = self.synthesis_kwargs.resample_filter
         if len(taps) % 2 or len(taps) > 6:
-            raise ValueError(f"resample_filter has {len(taps)} taps; accepted: 2, 4 or 6")
+            raise ValueError(f"resample_filter has {len(taps)} taps; supported: 2, 4 or 6")
         return self
 
 
@@ -80,7 +80,8 @@ class StyledConv(nn.Module):
     ) -> None:
         super().__init__()
         self.up, self.config = up, config
-        num_taps = len(config.resample_filter)
+        # A convolution that does not upsample keeps the default filter, whatever the network's.
+        num_taps = len(config.resample_filter) if up else 4
         self.affine = EqualizedLinear(w_dim, inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
         self.bias = nn.Parameter(torch.empty(outputs))

@@ -29,7 +29,7 @@ class MappingConfig(PublishedConfig):
 
     num_layers: int = Field(2, ge=1)
     lr_multiplier: float = Field(0.01, gt=0)
-    w_avg_beta: float = 0.998
+    w_avg_beta: float | None = 0.998
     freeze_layers: int = 0
     freeze_embed: bool = False
 

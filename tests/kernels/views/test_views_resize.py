@@ -70,7 +70,7 @@ def test_the_images_own_size_changes_no_bit(impl: str, source: torch.dtype) -> N
     size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
     source=st.sampled_from([torch.uint8, torch.float32, torch.bfloat16, torch.float16]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
-    channels_last=st.booleans(),
+    layout=st.sampled_from(["contiguous", "channels-last", "strided", "repeated"]),
     preset=st.sampled_from(["none", "weak", "strong", "flip-shift"]),
 )
 def test_cpu_equals_the_reference_in_float64(
@@ -80,13 +80,17 @@ def test_cpu_equals_the_reference_in_float64(
     size: Side,
     source: torch.dtype,
     dtype: torch.dtype,
-    channels_last: bool,
+    layout: str,
     preset: str,
 ) -> None:
     need_the_extension()
     images = image_batch(num, channels, *side, source)
-    if channels_last:
+    if layout == "channels-last":
         images = images.contiguous(memory_format=torch.channels_last)
+    elif layout == "strided":
+        images = images.repeat_interleave(2, dim=3)[..., ::2]
+    elif layout == "repeated":
+        images = images[:, :1].expand(-1, channels, -1, -1)
     exact = images.double() / 127.5 - 1 if source == torch.uint8 else images.double()
     weak, strong = both_parameters(num, channels, *size, view_preset(preset))
     options: dict[str, Any] = {"mean": 0.4, "std": 0.3, "size": size}
@@ -146,22 +150,23 @@ def test_any_map_samples_a_ramp_where_it_says(impl: str, size: Side) -> None:
 
 @pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_every_instruction_set(isa: str, channels: int) -> None:
+@pytest.mark.parametrize("size", [(23, 37), (9, 6)])
+def test_every_instruction_set(isa: str, channels: int, size: Side) -> None:
     need_the_extension()
     from ptgm_fast import _C
 
     images = image_batch(4, channels, 13, 17)
-    weak, strong = both_parameters(4, channels, 23, 37, FULL)
+    weak, strong = both_parameters(4, channels, *size, FULL)
     before = _C.isa()
     try:
         _C.use_isa(isa)
     except ValueError as error:
         pytest.skip(str(error))
     try:
-        actual = apply_views(images, weak, strong, size=(23, 37), impl="cpu")
+        actual = apply_views(images, weak, strong, size=size, impl="cpu")
     finally:
         _C.use_isa(before)
-    expected = apply_views(images, weak, strong, size=(23, 37), impl="reference")
+    expected = apply_views(images, weak, strong, size=size, impl="reference")
     for a, e in zip(actual, expected, strict=True):
         assert a is not None
         assert e is not None
@@ -224,8 +229,8 @@ def test_colour_images_become_grey_by_their_luma(
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_opcheck(requires_grad: bool) -> None:
     images = image_batch(2, 1, 6, 5).requires_grad_(requires_grad)
-    weak, strong = both_parameters(2, 1, 9, 5, FULL)
-    arguments = (images, weak.packed, strong.packed, [0.5], [0.5], torch.float32, (9, 5), "")
+    weak, strong = both_parameters(2, 1, 9, 3, FULL)
+    arguments = (images, weak.packed, strong.packed, [0.5], [0.5], torch.float32, (9, 3), "")
     torch.library.opcheck(torch.ops.ptgm_fast.views.default, arguments)
 
 

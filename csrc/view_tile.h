@@ -1,0 +1,197 @@
+// An image as the float tile that views sample: padded, on [0, 1], in cache; shrunk on the way where it has to be.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "common.h"
+#include "views.h"
+
+namespace ptgm::views {
+
+typedef float f4 __attribute__((vector_size(16)));
+typedef float f8 __attribute__((vector_size(32)));
+
+struct Image {
+  const void* data;
+  int64_t stride_c, stride_h, stride_w;
+};
+
+// F.interpolate's antialiased bilinear weights along an axis: output i sums `count[i]` inputs from `first[i]` on.
+struct Taps {
+  int width;
+  std::vector<int> first, count;
+  std::vector<float> weights;
+
+  Taps(int in, int out) : first(out), count(out) {
+    // A triangle of a step to each side. Without shrinking it meets no neighbor.
+    const double step = static_cast<double>(in) / out;
+    width = 2 * static_cast<int>(std::ceil(step)) + 1;
+    weights.resize(static_cast<size_t>(out) * width);
+    for (int i = 0; i < out; ++i) {
+      const double centre = step * (i + 0.5);
+      first[i] = std::max(0, static_cast<int>(centre - step + 0.5));
+      count[i] = std::min({in - first[i], static_cast<int>(centre + step + 0.5) - first[i], width});
+      if (in == out) count[i] = 1;
+      const auto weight = [&](int k) { return std::max(0.0, 1.0 - std::abs(first[i] + k + 0.5 - centre) / step); };
+      double sum = 0.0;
+      for (int k = 0; k < count[i]; ++k) sum += weight(k);
+      for (int k = 0; k < count[i]; ++k) weights[i * static_cast<size_t>(width) + k] = static_cast<float>(weight(k) / sum);
+    }
+  }
+
+  const float* of(int i) const { return weights.data() + i * static_cast<size_t>(width); }
+};
+
+struct Shrink {
+  Taps y, x;
+
+  explicit Shrink(const Sizes& s) : y(s.image.height, s.in.height), x(s.image.width, s.in.width) {}
+};
+
+// One thread's buffers. A colour pixel of the tile has four floats, the last unused, so that two horizontal
+// neighbors are one 32-byte load.
+struct Scratch {
+  int row;
+  std::unique_ptr<float[]> tile, line, sums, weight_x, weight_y;
+  std::unique_ptr<int[]> index;
+
+  explicit Scratch(const Sizes& s)
+      : row((s.in.width + 3) * (s.in.channels == 1 ? 1 : 4)),
+        tile(new float[static_cast<size_t>(s.in.height + 3) * row]),
+        line(new float[4 * static_cast<size_t>(std::max(s.image.width, s.out.width)) + 8]()),
+        sums(new float[3 * static_cast<size_t>(s.image.width) + 8]()),
+        weight_x(new float[s.out.width]),
+        weight_y(new float[s.out.width]),
+        index(new int[s.out.width]) {}
+};
+
+// By reference: a 32-byte vector as an argument or a result would have an ABI that depends on the instruction set.
+template <class V>
+INLINE void load(V& v, const float* p) {
+  std::memcpy(&v, p, sizeof(v));
+}
+
+INLINE void store(float* p, const f4& v) { std::memcpy(p, &v, sizeof(v)); }
+
+template <class T>
+INLINE void unpack(const Image& image, Size size, Scratch& s) {
+  const T* data = static_cast<const T*>(image.data);
+  const int width = size.width;
+  for (int i = 0; i < size.height; ++i) {
+    float* row = s.tile.get() + static_cast<size_t>(i + 1) * s.row;
+    const T* in = data + i * image.stride_h;
+    if (size.channels == 1) {
+      float* out = row + 1;
+      if (image.stride_w == 1) {
+        for (int j = 0; j < width; ++j) out[j] = unit(in[j]);
+      } else {
+        for (int j = 0; j < width; ++j) out[j] = unit(in[j * image.stride_w]);
+      }
+      continue;
+    }
+    float* out = row + 4;
+    float* line = s.line.get();
+    if (image.stride_c == 1 && image.stride_w == 3) {
+      for (int k = 0; k < 3 * width; ++k) line[k] = unit(in[k]);
+      for (int j = 0; j < width; ++j) std::memcpy(out + 4 * j, line + 3 * j, sizeof(f4));
+    } else if (image.stride_w == 1) {
+      for (int c = 0; c < 3; ++c) {
+        const T* plane = in + c * image.stride_c;
+        float* to = line + static_cast<size_t>(c) * width;
+        for (int j = 0; j < width; ++j) to[j] = unit(plane[j]);
+      }
+      const float *r = line, *g = line + width, *b = line + 2 * width;
+      for (int j = 0; j < width; ++j) store(out + 4 * j, f4{r[j], g[j], b[j], 0.0f});
+    } else {
+      for (int j = 0; j < width; ++j) {
+        const T* p = in + j * image.stride_w;
+        store(out + 4 * j, f4{unit(p[0]), unit(p[image.stride_c]), unit(p[2 * image.stride_c]), 0.0f});
+      }
+    }
+  }
+}
+
+// sums[k] of `values` columns `step` elements apart, over rows `stride` elements apart.
+template <class T>
+INLINE void sum_rows(const T* rows, int64_t stride, int64_t step, const float* weights, int count, int values,
+                     float* __restrict sums) {
+  std::fill_n(sums, values, 0.0f);
+  for (int tap = 0; tap < count; ++tap, rows += stride) {
+    const float weight = weights[tap];
+    if (step == 1) {
+      for (int k = 0; k < values; ++k) sums[k] += weight * to_float(rows[k]);
+    } else {
+      for (int k = 0; k < values; ++k) sums[k] += weight * to_float(rows[k * step]);
+    }
+  }
+}
+
+// Weights sum to 1: values come to [0, 1] after they are summed.
+template <class T, class V>
+INLINE V unit_of_sum(const V& sum) {
+  if constexpr (std::is_same_v<T, uint8_t>)
+    return sum / 255.0f;
+  else
+    return (sum + 1.0f) * 0.5f;
+}
+
+// As `unpack`, of an image larger than the tile: first the sums of rows, which vectorize in any layout, then of columns.
+template <class T>
+INLINE void shrink_into_tile(const Image& image, const Sizes& sizes, const Shrink& shrink, Scratch& s) {
+  const T* data = static_cast<const T*>(image.data);
+  const int width = sizes.image.width, channels = sizes.in.channels;
+  const bool interleaved = channels == 1 || (image.stride_c == 1 && image.stride_w == 3);
+  const int planes = image.stride_c == 0 ? 1 : 3;
+  float *sums = s.sums.get(), *line = s.line.get();
+  for (int i = 0; i < sizes.in.height; ++i) {
+    const T* rows = data + shrink.y.first[i] * image.stride_h;
+    const float* weights = shrink.y.of(i);
+    const int count = shrink.y.count[i];
+    float* row = s.tile.get() + static_cast<size_t>(i + 1) * s.row;
+    if (interleaved) {
+      const int64_t step = channels == 1 ? image.stride_w : 1;
+      sum_rows(rows, image.stride_h, step, weights, count, width * channels, sums);
+    } else {
+      for (int c = 0; c < planes; ++c)
+        sum_rows(rows + c * image.stride_c, image.stride_h, image.stride_w, weights, count, width, sums + c * width);
+      const float *r = sums, *g = sums + (planes == 1 ? 0 : width), *b = sums + (planes == 1 ? 0 : 2 * width);
+      for (int j = 0; j < width; ++j) store(line + 4 * j, f4{r[j], g[j], b[j], 0.0f});
+    }
+    const float* from = interleaved ? sums : line;
+    const int pixel = channels == 1 ? 1 : interleaved ? 3 : 4;
+    for (int j = 0; j < sizes.in.width; ++j) {
+      const float* at = from + shrink.x.first[j] * pixel;
+      const float* weight = shrink.x.of(j);
+      if (channels == 1) {
+        float sum = 0.0f;
+        for (int k = 0; k < shrink.x.count[j]; ++k) sum += weight[k] * at[k];
+        row[1 + j] = unit_of_sum<T>(sum);
+      } else {
+        f4 sum = {}, value;
+        for (int k = 0; k < shrink.x.count[j]; ++k) {
+          load(value, at + k * pixel);
+          sum += weight[k] * value;
+        }
+        store(row + 4 + 4 * j, unit_of_sum<T>(sum));
+      }
+    }
+  }
+}
+
+INLINE void fill_border(Size size, Scratch& s, float fill) {
+  const int pixel = size.channels == 1 ? 1 : 4, height = size.height + 3;
+  float* tile = s.tile.get();
+  std::fill_n(tile, s.row, fill);
+  std::fill_n(tile + static_cast<size_t>(height - 2) * s.row, 2 * static_cast<size_t>(s.row), fill);
+  for (int i = 1; i < height - 2; ++i) {
+    float* row = tile + static_cast<size_t>(i) * s.row;
+    std::fill_n(row, pixel, fill);
+    std::fill_n(row + s.row - 2 * pixel, 2 * pixel, fill);
+  }
+}
+
+}  // namespace ptgm::views
