@@ -69,15 +69,17 @@ def rehearse(network: TargetNetwork, images: Tensor) -> None:
     shows in `check_exported` from then on.
     """
     features = network.train().features(images)
-    sum(head(features).square().mean() for head in network.heads.values()).backward()  # type: ignore[union-attr]
+    torch.stack(
+        [head(features).square().mean() for head in network.heads.values()]
+    ).sum().backward()
     with torch.no_grad():
         for parameter in network.parameters():
             if parameter.grad is not None:
-                parameter -= 0.01 * parameter.abs().mean() * parameter.grad.sign()
+                parameter.sub_(0.01 * parameter.abs().mean() * parameter.grad.sign())
         network.zero_grad()
         spread = network.eval()(images).std(1).mean()
         for parameter in network.heads["target"].parameters():
-            parameter *= torch.where(spread > 0, 3 / spread, 1.0)
+            parameter.mul_(torch.where(spread > 0, 3 / spread, 1.0))
 
 
 def _probabilities(scores: Tensor) -> Tensor:
