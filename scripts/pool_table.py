@@ -12,15 +12,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from ptgm_fast.config import RunConfig, load_config, with_method
-from ptgm_fast.runs.task import Task, build_task
-from ptgm_fast.runs.train import make_stages, run_stages
-from ptgm_fast.training.context import Context
+from ptgm_fast.runs.task import build_task
+from ptgm_fast.runs.tune import measure
 
 FRESH = 1
 
@@ -39,18 +37,6 @@ def with_pool(config: RunConfig, part: int, num_targets: int) -> RunConfig:
     return config.model_copy(update={"synthesis": synthesis})
 
 
-def measure(task: Task, part: int) -> tuple[float, float, list[float]]:
-    """Validation accuracy, seconds of all stages, seconds of each."""
-    chosen = replace(task, config=with_pool(task.config, part, len(task.data.train)))
-    network = chosen.new_network()
-    began = time.perf_counter()
-    results = run_stages(make_stages(chosen, network), Context())
-    seconds = time.perf_counter() - began
-    accuracy = results[-1].validation_accuracy
-    assert accuracy is not None, "there are no validation images: set data.validation_per_class"
-    return accuracy, seconds, [result.seconds for result in results]
-
-
 def error(values: Sequence[float]) -> float:
     """The standard error of a mean."""
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
@@ -66,13 +52,13 @@ def main(arguments: Sequence[str]) -> None:
     given = parser.parse_args(arguments)
     parts = [FRESH, *map(int, given.parts.split(","))]
     rows: dict[int, list[tuple[float, float, list[float]]]] = {part: [] for part in parts}
-    source = None
+    task = None
     for seed in map(int, given.seeds.split(",")):
         config = with_method(load_config(given.config, given.settings, seed), given.method)
-        task = build_task(config, source)
-        source = task.source
+        task = build_task(config, task)
         for part in parts:
-            rows[part].append(measure(task, part))
+            chosen = with_pool(task.config, part, len(task.data.train))
+            rows[part].append(measure(replace(task, config=chosen)))
             accuracy, seconds, _ = rows[part][-1]
             print(f"seed {seed} {name(part)}: {accuracy:.4f}, {seconds:.1f} s", file=sys.stderr)
     stages = task.config.stages

@@ -190,6 +190,25 @@ def compare(
 
 
 @app.command()
+def tune(
+    config: ConfigArgument = None,
+    out: OutOption = None,
+    minutes: Annotated[
+        float, typer.Option("--minutes", min=0.01, help="About how long to search.")
+    ] = 30.0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search in --out DIR.")
+    ] = False,
+    settings: SetOption = None,
+    no_optimize: OriginalOption = False,
+) -> None:
+    """Find a cheaper budget of the same accuracy, on validation images; write its config."""
+    from ptgm_fast.cli.tune import run
+
+    run(config, out, minutes, _settings(settings, no_optimize), resume)
+
+
+@app.command()
 def profile(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --profile.")

@@ -97,7 +97,7 @@ def compare(
     # What does not fit is found before the folder exists: a wrong network, a pool of something else or too small.
     task = build_task(targets[0], on_notice=context.on_notice)
     for target in targets:
-        task = task if target == task.config else build_task(target, task.source)
+        task = build_task(target, task)
         for method in methods:
             chosen = replace(task, config=with_method(target, method))
             make_stages(chosen, chosen.new_network(), None, Pools(out / POOL))
@@ -112,7 +112,7 @@ def compare(
         uniform = Pools(out / POOL) if asked.share_pool else None
         for seed in seeds:
             if seed != task.config.seed:
-                task = build_task(targets[0].model_copy(update={"seed": seed}), task.source)
+                task = build_task(targets[0].model_copy(update={"seed": seed}), task)
             pools = Pools(out / POOL / f"seed-{seed}", uniform=uniform)
             pre_trained: dict[str, tuple[TargetNetwork, list[StageResult]]] = {}
             for target, method in itertools.product(targets, methods):

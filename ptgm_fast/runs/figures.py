@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
+    from ptgm_fast.runs.tune import Budget
+
 # For shades in pictures, which a stylesheet cannot reach: readable on white and on black.
 ACCENT = (0.16, 0.50, 0.72)
 # A legend over the axes hides no data.
@@ -236,4 +238,42 @@ def comparison(methods: Mapping[str, Method], title: str = "") -> Figure:
         axis.set_xlim(start, min(101.0, max(every) + 2 * margin))
         axis.set_xlabel(f"test accuracy, % ± standard deviation (axis starts at {start})")
         figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def frontier(first: Sequence[Budget], found: Sequence[Budget], chosen: Budget) -> Figure:
+    """Validation accuracy against seconds: budgets tried on one seed, those kept with their errors, and the chosen one."""
+    label = f"Accuracy and seconds of {len(first)} budgets; chosen: {chosen.seconds:.1f} s"
+    with drawing(1.25 * WIDTH, 4.2, label) as figure:
+        axis = figure.subplots()
+        axis.plot(
+            [b.seconds for b in first],
+            [100 * b.accuracy for b in first],
+            "o",
+            ms=4,
+            color=SERIES[7],
+            alpha=0.5,
+            label="one seed",
+        )
+        for name, color, shown in (
+            (f"{chosen.seeds} seeds ± standard error of the difference", SERIES[0], found),
+            ("the config itself", INK, [b for b in found if b.number == 0]),
+            ("chosen", SERIES[1], [chosen]),
+        ):
+            axis.errorbar(
+                [b.seconds for b in shown],
+                [100 * b.accuracy for b in shown],
+                yerr=[100 * b.error if b.number else 0.0 for b in shown],
+                fmt="D",
+                ms=6,
+                capsize=4,
+                color=color,
+                label=name,
+            )
+        axis.set_xscale("log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.set_xlabel("seconds of training, synthesis included (logarithmic)")
+        axis.set_ylabel("validation accuracy, %")
+        axis.legend(**ABOVE)
     return figure

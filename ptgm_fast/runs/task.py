@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -23,6 +23,14 @@ NUM_CHECKED = 8
 
 
 @dataclass(frozen=True)
+class ReadImages:
+    """What data.images and data.test_images hold, before the split of a seed. test: None without images of its own."""
+
+    images: ImageSet
+    test: ImageSet | None
+
+
+@dataclass(frozen=True)
 class Task:
     """A config with its data and its frozen source pair, all shapes checked."""
 
@@ -30,6 +38,7 @@ class Task:
     device: torch.device
     source: SourceModels
     data: TargetData
+    read: ReadImages = field(repr=False)
 
     @property
     def num_classes(self) -> int:
@@ -80,19 +89,27 @@ class Task:
 
 def build_task(
     config: RunConfig,
-    source: SourceModels | None = None,
+    like: Task | None = None,
     on_notice: Callable[[str], None] = lambda message: None,
 ) -> Task:
-    """Load what the config names; `source` is its source pair, if that is there already.
+    """Load what the config names. like: another task; what both name (source pair, images) is its own, and not tried again.
 
-    on_notice: see `data.load` and `models.load_weights`.
+    on_notice: see `data.load`, `models.load_weights` and `generators.optimize`.
     Raises UserError where something is missing or does not fit together.
     """
-    source = source or build_source(config, on_notice)
-    card = source.generator.card
-    target = _load_target_data(config, *_target_form(config, card), on_notice)
-    task = Task(config, source.device, source, target)
-    _check_networks(task)
+    same = {
+        name: like is not None and getattr(like.config, name) == getattr(config, name)
+        for name in ("source", "data", "target", "device")
+    }
+    known = like if same["source"] and same["device"] else None
+    source = known.source if known else build_source(config, on_notice)
+    channels, size = _target_form(config, source.generator.card)
+    read = (
+        like.read if like and same["data"] and known else _read(config, channels, size, on_notice)
+    )
+    task = Task(config, source.device, source, _split(config, read), read)
+    if not (known and same["data"] and same["target"]):
+        _check_networks(task)
     return task
 
 
@@ -172,9 +189,9 @@ def _load_classifier(
     return classifier
 
 
-def _load_target_data(
+def _read(
     config: RunConfig, channels: int, size: int, on_notice: Callable[[str], None]
-) -> TargetData:
+) -> ReadImages:
     choice = config.data
     load = partial(data.load, channels=channels, image_size=size, on_notice=on_notice)
     images = load(choice.images)
@@ -187,6 +204,12 @@ def _load_target_data(
         raise UserError(
             f"data.test_images has the classes {list(separate.class_names)}, but data.images has {list(images.class_names)}"
         )
+    return ReadImages(images, separate)
+
+
+def _split(config: RunConfig, read: ReadImages) -> TargetData:
+    """The labelled, validation and test images of the config's seed."""
+    choice, images, separate = config.data, read.images, read.test
     split_seed = derive_seed(config.seed, "split")
     num_test = None if choice.test_per_class == "all" else choice.test_per_class
     split = data.split_per_class(
@@ -209,7 +232,8 @@ def _load_target_data(
         )
         test = separate.subset(chosen.test)
     mean, std = (
-        values * channels if len(values) == 1 else values for values in (choice.mean, choice.std)
+        values * images.channels if len(values) == 1 else values
+        for values in (choice.mean, choice.std)
     )
     return TargetData(images.subset(split.train), images.subset(split.validation), test, mean, std)
 

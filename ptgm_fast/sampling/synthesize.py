@@ -114,9 +114,19 @@ class Synthesis:
             return generate(latents, condition, kind)
 
     def views(
-        self, images: Tensor, start: int | Tensor, spans: Spans = no_spans
+        self,
+        images: Tensor,
+        start: int | Tensor,
+        spans: Spans = no_spans,
+        *,
+        size: int | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The weak and the strong view of the samples start, start + 1, ...; the second None without a strong spec."""
+        """The weak and the strong view of the samples start, start + 1, ...; the second None without a strong spec.
+
+        size: their side, that of the form for None.
+        """
         assert self._views is not None, "this synthesis has no views"
         with spans("views"):
-            return self._views(images, start=start)
+            if size is None:
+                return self._views(images, start=start)
+            return self._views(images, start=start, size=size)

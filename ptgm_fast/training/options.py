@@ -163,6 +163,10 @@ class StageOptions(OptimizerOptions):
     )
 
 
+# A side in pixels, and the share of the steps at which it ends.
+Phase = tuple[Annotated[int, Field(ge=1)], float]
+
+
 class PPOptions(StageOptions):
     """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
 
@@ -170,6 +174,22 @@ class PPOptions(StageOptions):
     batch_size: int = Field(128, ge=2, description="generated images a step")
     lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
+    resolution: tuple[Phase, ...] = Field(
+        (),
+        description="side of the views, and until which share of the steps: [[14, 0.6], [28, 1.0]]; empty is data.image_size",
+    )
+
+    @field_validator("resolution")
+    @classmethod
+    def _in_order(cls, value: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        ends = [end for _, end in value]
+        if value and not (ends == sorted(set(ends)) and ends[0] > 0 and ends[-1] == 1):
+            raise ValueError(f"shares of the steps must rise to 1.0, got {ends}")
+        return value
+
+    def side(self, step: int) -> int | None:
+        """The side of a step's views; None is that of the images."""
+        return next((side for side, end in self.resolution if step < end * self.steps), None)
 
 
 class TargetOptions(StageOptions):

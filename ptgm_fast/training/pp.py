@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import Pool, SourceModels, Synthesis
 from ptgm_fast.spans import Spans, no_spans
@@ -67,10 +69,37 @@ class PseudoPreTraining(Stage):
         )
         self.images_per_step = options.batch_size
         self.pseudo_images_per_step = options.batch_size
+        if options.resolution and self.engine.capture:
+            raise UserError(
+                "engine.capture replays steps of one size: leave pp.resolution out, or engine.capture"
+            )
+        channels = form[0] if form else source.generator.card.channels
+        for side, _ in options.resolution:
+            self._try(torch.zeros(2, channels, side, side, device=self.device))
 
-    def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
+    @torch.no_grad()
+    def _try(self, inputs: Tensor) -> None:
+        """Raise UserError for a network that does not take images of that size."""
+        training = self.network.training
+        try:
+            self.network.eval()(inputs)
+        except Exception as error:  # whatever the network of the user's raises
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"pp.resolution: the target network does not take images of {inputs.shape[2]}x{inputs.shape[3]} ({reason}); "
+                "leave the setting out, or choose sides that it takes"
+            ) from None
+        finally:
+            self.network.train(training)
+
+    def batch_inputs(self, step: int) -> tuple[int | Tensor | None, ...]:
         start, count = self.samples(step, self.options.batch_size)
-        return (start,) if self.pool is None else (start, *self.pool_images(start, count))
+        served = (None, None) if self.pool is None else self.pool_images(start, count)
+        side = self.options.side(step)
+        # A graph that replays `make` is fed tensors alone.
+        if side is None:
+            return (start,) if self.pool is None else (start, *served)
+        return start, *served, side
 
     def make(
         self,
@@ -78,13 +107,14 @@ class PseudoPreTraining(Stage):
         start: int | Tensor,
         images: Tensor | None = None,
         labels: Tensor | None = None,
+        side: int | None = None,
     ) -> PseudoBatch:
         if images is None or labels is None:
             count = self.group.share(self.options.batch_size)[1]
             with spans("latents"):
                 labels = self.synthesis.labels(count, start)
             images = self.synthesis.images(count, start, labels, "class", spans)
-        inputs, _ = self.synthesis.views(images, start, spans)
+        inputs, _ = self.synthesis.views(images, start, spans, size=side)
         return PseudoBatch(inputs, labels)
 
     def losses(

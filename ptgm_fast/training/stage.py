@@ -109,7 +109,7 @@ class Stage(ABC):
         return images.to(self.device), labels.to(self.device)
 
     @abstractmethod
-    def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
+    def batch_inputs(self, step: int) -> tuple[int | Tensor | None, ...]:
         """What tells a step's batch from another step's, on the stage's device: first samples, orders."""
 
     @abstractmethod
