@@ -142,13 +142,15 @@ def collect_statistics(generator: BigGAN, batches: int = 16, size: int = 64) -> 
     """Standing statistics (Brock et al. 2019, arXiv:1809.11096, section 4): each norm's become the means of those of some
     batches of latents from N(0, I) and of all classes in turn, each batch normalized by its own."""
     norms = [part for part in generator.modules() if isinstance(part, StoredNorm)]
-    totals = [torch.zeros(2, len(norm.get_buffer("stored_mean"))) for norm in norms]
+    stored = {n: (n.get_buffer("stored_mean"), n.get_buffer("stored_var")) for n in norms}
+    totals = {norm: [torch.zeros_like(part) for part in stored[norm]] for norm in norms}
 
     def use_own(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, StoredNorm)
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
-        norm.get_buffer("stored_mean").copy_(mean)
-        norm.get_buffer("stored_var").copy_(variance)
-        totals[norms.index(norm)] += torch.stack([mean, variance])
+        for part, total, own in zip(stored[norm], totals[norm], (mean, variance), strict=True):
+            part.copy_(own)
+            total += own
 
     handles = [norm.register_forward_pre_hook(use_own) for norm in norms]
     card = generator.card
@@ -157,9 +159,9 @@ def collect_statistics(generator: BigGAN, batches: int = 16, size: int = 64) -> 
         generator.generate(kernels.latents(size, card.latent_dim, seed=0, start=start), labels)
     for handle in handles:
         handle.remove()
-    for norm, total in zip(norms, totals, strict=True):
-        norm.get_buffer("stored_mean").copy_(total[0] / batches)
-        norm.get_buffer("stored_var").copy_(total[1] / batches)
+    for norm in norms:
+        for part, total in zip(stored[norm], totals[norm], strict=True):
+            part.copy_(total / batches)
 
 
 def bake_power_iteration(state: dict[str, Tensor], *, eps: float, where: str) -> dict[str, Tensor]:

@@ -117,13 +117,15 @@ def load(request: Request) -> DiT:
         )
     upsampling = 2 ** (len(vae.config.block_out_channels) - 1)
     num_classes = config.num_embeds_ada_norm
+    numbers = [str(i) for i in range(num_classes)]
     names = index.get("id2label")
-    named = isinstance(names, dict) and all(str(i) in names for i in range(num_classes))
+    if not isinstance(names, dict) or not all(number in names for number in numbers):
+        names = {number: number for number in numbers}
     card = request.card(
         name=place.name,
         architecture="diffusers:DiT",
         num_classes=num_classes,
-        class_names=tuple(str(names[str(i)]) if named else str(i) for i in range(num_classes)),
+        class_names=tuple(str(names[number]) for number in numbers),
         latent_dim=config.in_channels * side**2,
         grid=(config.in_channels, side, side),
         image_size=side * upsampling,

@@ -33,13 +33,12 @@ def look_at(
     card = generator.card
     z = kernels.latents(2, card.latent_dim, seed=0).view(2, *card.latent_shape)[[0, 1, 0]]
     y = torch.tensor([0, 0, min(1, card.num_classes - 1)])
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         before = torch.get_rng_state()
         images = _images(generator, z, y, what)
         noisy = not torch.equal(before, torch.get_rng_state())
         alone = _images(generator, z[1:2], y[1:2], what)
-        mixed = generator.card.soft == "mix-embedding"
-        plain = generator(z, y) if mixed and not noisy else images
+        plain = generator(z, y) if _mixes(generator) and not noisy else images
     images, alone, plain = images.float(), alone.float(), plain.float()
     _check_range(images, card.output_range, what, stated=stated, on_notice=on_notice)
     # Noise of torch's own is another one for every row; runs find it themselves and make their batches in order.
@@ -64,13 +63,21 @@ def look_at(
     return images.shape[2], images.shape[1]
 
 
+def _mixes(generator: AdaptedGenerator) -> bool:
+    """Whether mixtures of classes are put into the network's tables as it runs."""
+    return (generator.card.condition, generator.card.soft_labels) == (
+        "class-index",
+        "mix-embedding",
+    )
+
+
 def _images(generator: AdaptedGenerator, z: Tensor, y: Tensor, what: str) -> Tensor:
     card = generator.card
     try:
         images = generator.generate(z, y)
     except Exception as error:  # whatever the user's code raises
         hint = "its forward takes (latents, condition)"
-        if card.soft == "mix-embedding":
+        if _mixes(generator):
             hint += (
                 ", and its class tables are asked for mixtures by indices beyond their rows: soft=sample-class needs "
                 "none of that"

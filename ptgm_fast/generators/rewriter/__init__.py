@@ -21,7 +21,13 @@ from ptgm_fast.generators.rewriter.rewrite import (
     rewrite,
     rewrite_parts,
 )
-from ptgm_fast.generators.rewriter.verify import Comparison, compare, redrawn, repeats
+from ptgm_fast.generators.rewriter.verify import (
+    Comparison,
+    compare,
+    on_gpus,
+    redrawn,
+    repeats,
+)
 from ptgm_fast.models.precision import exact_float32
 
 __all__ = ["PASSES", "Optimized", "PassReport", "optimize"]
@@ -91,7 +97,7 @@ def optimize(
         return _left(duplicate(module), why, 0)
 
     # The caller's random numbers stay as they are.
-    with torch.random.fork_rng(enabled=verify):
+    with torch.random.fork_rng(on_gpus(example), enabled=verify):
         if verify and not repeats(module, example):
             return kept(
                 "it draws random numbers in forward, so that no rewrite can be compared with it"

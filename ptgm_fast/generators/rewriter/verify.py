@@ -114,9 +114,10 @@ def redrawn(example: Inputs, seed: int, num: int | None) -> Inputs:
     return tuple(draw(value) for value in example)
 
 
+def on_gpus(inputs: Inputs) -> list[torch.device]:
+    """The CUDA devices that inputs are on."""
+    return list({v.device for v in inputs if isinstance(v, Tensor) and v.device.type == "cuda"})
+
+
 def _random_states(inputs: Inputs) -> list[Tensor]:
-    devices = {v.device for v in inputs if isinstance(v, Tensor) and v.device.type != "cpu"}
-    return [
-        torch.get_rng_state(),
-        *(torch.get_device_module(device).get_rng_state(device) for device in devices),
-    ]
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state(d) for d in on_gpus(inputs))]
