@@ -20,30 +20,36 @@ struct Image {
   int64_t stride_c, stride_h, stride_w;
 };
 
-// F.interpolate's antialiased bilinear weights along an axis: output i sums `count[i]` inputs from `first[i]` on.
+// F.interpolate's antialiased bilinear weights along an axis: output i is the weighted sum of `num` inputs from
+// `first[i]` on, the same number for all, so that the loops over them are predicted.
 struct Taps {
-  int width;
-  std::vector<int> first, count;
+  int num = 1;
+  std::vector<int> first;
   std::vector<float> weights;
 
-  Taps(int in, int out) : first(out), count(out) {
-    // A triangle of a step to each side. Without shrinking it meets no neighbor.
+  Taps(int in, int out) : first(out) {
+    // A triangle of a step to each side; without shrinking it meets no neighbor.
     const double step = static_cast<double>(in) / out;
-    width = 2 * static_cast<int>(std::ceil(step)) + 1;
-    weights.resize(static_cast<size_t>(out) * width);
+    std::vector<int> end(out);
     for (int i = 0; i < out; ++i) {
       const double centre = step * (i + 0.5);
-      first[i] = std::max(0, static_cast<int>(centre - step + 0.5));
-      count[i] = std::min({in - first[i], static_cast<int>(centre + step + 0.5) - first[i], width});
-      if (in == out) count[i] = 1;
-      const auto weight = [&](int k) { return std::max(0.0, 1.0 - std::abs(first[i] + k + 0.5 - centre) / step); };
+      first[i] = in == out ? i : std::max(0, static_cast<int>(centre - step + 0.5));
+      end[i] = in == out ? i + 1 : std::min(in, static_cast<int>(centre + step + 0.5));
+      num = std::max(num, end[i] - first[i]);
+    }
+    weights.resize(static_cast<size_t>(out) * num);
+    for (int i = 0; i < out; ++i) {
+      const int start = std::min(first[i], in - num);
+      const auto weight = [&](int k) { return std::max(0.0, 1.0 - std::abs(k + 0.5 - step * (i + 0.5)) / step); };
       double sum = 0.0;
-      for (int k = 0; k < count[i]; ++k) sum += weight(k);
-      for (int k = 0; k < count[i]; ++k) weights[i * static_cast<size_t>(width) + k] = static_cast<float>(weight(k) / sum);
+      for (int k = first[i]; k < end[i]; ++k) sum += weight(k);
+      float* to = weights.data() + static_cast<size_t>(i) * num - start;
+      for (int k = first[i]; k < end[i]; ++k) to[k] = static_cast<float>(weight(k) / sum);
+      first[i] = start;
     }
   }
 
-  const float* of(int i) const { return weights.data() + i * static_cast<size_t>(width); }
+  const float* of(int i) const { return weights.data() + static_cast<size_t>(i) * num; }
 };
 
 struct Shrink {
@@ -120,7 +126,16 @@ template <class T>
 INLINE void sum_rows(const T* rows, int64_t stride, int64_t step, const float* weights, int count, int values,
                      float* __restrict sums) {
   std::fill_n(sums, values, 0.0f);
-  for (int tap = 0; tap < count; ++tap, rows += stride) {
+  int tap = 0;
+  // Four rows at a time: the sums themselves come from memory and go there again.
+  for (; step == 1 && tap + 3 < count; tap += 4, rows += 4 * stride) {
+    const T *a = rows, *b = a + stride, *c = b + stride, *d = c + stride;
+    const float* w = weights + tap;
+    const float wa = w[0], wb = w[1], wc = w[2], wd = w[3];
+    for (int k = 0; k < values; ++k)
+      sums[k] += wa * to_float(a[k]) + wb * to_float(b[k]) + (wc * to_float(c[k]) + wd * to_float(d[k]));
+  }
+  for (; tap < count; ++tap, rows += stride) {
     const float weight = weights[tap];
     if (step == 1) {
       for (int k = 0; k < values; ++k) sums[k] += weight * to_float(rows[k]);
@@ -150,7 +165,7 @@ INLINE void shrink_into_tile(const Image& image, const Sizes& sizes, const Shrin
   for (int i = 0; i < sizes.in.height; ++i) {
     const T* rows = data + shrink.y.first[i] * image.stride_h;
     const float* weights = shrink.y.of(i);
-    const int count = shrink.y.count[i];
+    const int count = shrink.y.num;
     float* row = s.tile.get() + static_cast<size_t>(i + 1) * s.row;
     if (interleaved) {
       const int64_t step = channels == 1 ? image.stride_w : 1;
@@ -162,17 +177,17 @@ INLINE void shrink_into_tile(const Image& image, const Sizes& sizes, const Shrin
       for (int j = 0; j < width; ++j) store(line + 4 * j, f4{r[j], g[j], b[j], 0.0f});
     }
     const float* from = interleaved ? sums : line;
-    const int pixel = channels == 1 ? 1 : interleaved ? 3 : 4;
+    const int pixel = channels == 1 ? 1 : interleaved ? 3 : 4, taps = shrink.x.num;
     for (int j = 0; j < sizes.in.width; ++j) {
       const float* at = from + shrink.x.first[j] * pixel;
       const float* weight = shrink.x.of(j);
       if (channels == 1) {
         float sum = 0.0f;
-        for (int k = 0; k < shrink.x.count[j]; ++k) sum += weight[k] * at[k];
+        for (int k = 0; k < taps; ++k) sum += weight[k] * at[k];
         row[1 + j] = unit_of_sum<T>(sum);
       } else {
         f4 sum = {}, value;
-        for (int k = 0; k < shrink.x.count[j]; ++k) {
+        for (int k = 0; k < taps; ++k) {
           load(value, at + k * pixel);
           sum += weight[k] * value;
         }

@@ -191,7 +191,8 @@ void run(const Batch<T, O>& b, const float* mean, const float* std_, int threads
 
 using Numbers = std::vector<int64_t>;
 
-// Shape and element strides of the images; height and width of the views. Outputs are dense and channels-last. strong and strong_out may be 0.
+// Shape and element strides of the images; height and width of the views. Outputs are dense and channels-last.
+// strong and strong_out may be 0.
 void views(int input, uintptr_t images, const Numbers& shape, const Numbers& strides, const Numbers& view_size,
            uintptr_t weak, uintptr_t strong, int output, uintptr_t weak_out, uintptr_t strong_out,
            const std::vector<float>& mean, const std::vector<float>& std_, int threads) {
