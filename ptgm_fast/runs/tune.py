@@ -23,6 +23,7 @@ from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.runs.train import make_stages, run_stages
 from ptgm_fast.sampling import derive_seed
 from ptgm_fast.training.context import Context
+from ptgm_fast.training.options import StageOptions
 
 # Apart from the seeds that people report: 0, 1, 2, ...
 FIRST_SEED = 1000
@@ -61,25 +62,32 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
     """What is searched: the values of each setting, the config's own first."""
     found: dict[str, list[Any]] = {}
     if "pp" in config.stages:
-        pp, side = config.pp, config.data.image_size
+        pp = config.pp
         found["pp.steps"] = _parts(pp.steps, (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6))
         found["pp.lr"] = [pp.lr, 2 * pp.lr, pp.lr / 2]
         found["pp.batch_size"] = [pp.batch_size, *_parts(pp.batch_size, (1 / 2,))]
-        if isinstance(side, int) and side >= 16:
-            half = side // 2
-            lower = [[[half, share], [side, 1.0]] for share in (0.4, 0.6, 0.8)]
-            found["pp.resolution"] = [[list(p) for p in pp.resolution], *lower]
+        found["pp.resolution"] = _phases(config, pp)
         served = pp.steps * pp.batch_size
         sizes = [served // part for part in (4, 8, 16, 32)]
         pools = [size for size in sizes if size >= 2 * pp.batch_size]
         found["synthesis.images"] = [config.synthesis.images, *pools]
     training = config.training
-    found["training.steps"] = _parts(training.steps, (1, 2 / 3, 1 / 2, 1 / 3))
+    found["training.steps"] = _parts(training.steps, (1, 4 / 3, 2 / 3, 1 / 2))
     found["training.lr"] = [training.lr, 2 * training.lr]
+    found["training.resolution"] = _phases(config, training)
     if "p-ssl" in config.stages:
         size = config.p_ssl.batch_size
         found["p_ssl.batch_size"] = [size, *_parts(size, (1 / 2,))]
         found["synthesis.images_per_target"] = [config.synthesis.images_per_target, 8, 32]
+    return found
+
+
+def _phases(config: RunConfig, options: StageOptions) -> list[Any]:
+    """The config's own, and half of the side for a part of the steps."""
+    found: list[Any] = [[list(phase) for phase in options.resolution]]
+    side = config.data.image_size
+    if isinstance(side, int) and side >= 16:
+        found += [[[side // 2, share], [side, 1.0]] for share in (0.4, 0.6, 0.8)]
     return found
 
 
@@ -135,8 +143,8 @@ def tune(
 ) -> dict[str, Any]:
     """Search for about so many minutes in the folder `out`; what tune.json holds.
 
-    Half of the time goes to budgets on one seed each, drawn from `space`; then half of them, on the side of the frontier of
-    accuracy and seconds, go on to 2, 4 and 8 seeds. Only validation images are looked at, and seeds from `FIRST_SEED` on.
+    Half of the time goes to budgets on one seed each, drawn from `space`; of those that are faster than the config itself the
+    more accurate half goes on to 2, 4 and 8 seeds. Only validation images are looked at, and seeds from `FIRST_SEED` on.
     chosen.toml is the config with the fastest budget that is not worse than the config itself by more than one standard
     error. metrics.jsonl has a line a training; with resume those that are there are not run again.
     Raises UserError as `train` does and `Interrupted`.
@@ -228,15 +236,11 @@ def budget(done: Mapping[tuple[int, int], Trial], number: int, seeds: int) -> Bu
 
 
 def halved(found: Sequence[Budget]) -> list[int]:
-    """The config itself, and the half of the others that fewest are both more accurate and faster than."""
-
-    def dominated(b: Budget) -> int:
-        return sum(o.accuracy > b.accuracy and o.seconds < b.seconds for o in found)
-
-    others = sorted(
-        (b for b in found if b.number), key=lambda b: (dominated(b), b.seconds, b.number)
-    )
-    return [0, *(b.number for b in others[: max(1, len(others) // 2)])]
+    """The config itself, and the more accurate half of the others that are faster."""
+    (own,) = (b for b in found if b.number == 0)
+    others = [b for b in found if b.number and b.seconds < own.seconds]
+    others.sort(key=lambda b: (-b.accuracy, b.seconds, b.number))
+    return [0, *(b.number for b in others[: -(-len(others) // 2)])]
 
 
 def choose(found: Sequence[Budget]) -> Budget:

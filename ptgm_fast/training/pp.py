@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import Pool, SourceModels, Synthesis
 from ptgm_fast.spans import Spans, no_spans
@@ -69,37 +67,11 @@ class PseudoPreTraining(Stage):
         )
         self.images_per_step = options.batch_size
         self.pseudo_images_per_step = options.batch_size
-        if options.resolution and self.engine.capture:
-            raise UserError(
-                "engine.capture replays steps of one size: leave pp.resolution out, or engine.capture"
-            )
-        channels = form[0] if form else source.generator.card.channels
-        for side, _ in options.resolution:
-            self._try(torch.zeros(2, channels, side, side, device=self.device))
+        self.check_resolution(form[0] if form else source.generator.card.channels)
 
-    @torch.no_grad()
-    def _try(self, inputs: Tensor) -> None:
-        """Raise UserError for a network that does not take images of that size."""
-        training = self.network.training
-        try:
-            self.network.eval()(inputs)
-        except Exception as error:  # whatever the network of the user's raises
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"pp.resolution: the target network does not take images of {inputs.shape[2]}x{inputs.shape[3]} ({reason}); "
-                "leave the setting out, or choose sides that it takes"
-            ) from None
-        finally:
-            self.network.train(training)
-
-    def batch_inputs(self, step: int) -> tuple[int | Tensor | None, ...]:
+    def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.options.batch_size)
-        served = (None, None) if self.pool is None else self.pool_images(start, count)
-        side = self.options.side(step)
-        # A graph that replays `make` is fed tensors alone.
-        if side is None:
-            return (start,) if self.pool is None else (start, *served)
-        return start, *served, side
+        return (start,) if self.pool is None else (start, *self.pool_images(start, count))
 
     def make(
         self,
@@ -107,6 +79,7 @@ class PseudoPreTraining(Stage):
         start: int | Tensor,
         images: Tensor | None = None,
         labels: Tensor | None = None,
+        *,
         side: int | None = None,
     ) -> PseudoBatch:
         if images is None or labels is None:

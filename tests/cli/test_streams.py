@@ -57,11 +57,11 @@ def shell(line: str) -> subprocess.CompletedProcess[str]:
     "line",
     [
         "CLI doctor | head -1",
-        "CLI doctor > /dev/full",
-        "CLI doctor >&-",
-        "CLI doctor >&- 2>&-",
+        "CLI --help > /dev/full",
+        "CLI --help >&-",
+        "CLI --help >&- 2>&-",
         "PYTHONIOENCODING=ascii CLI doctor",
-        "PYTHONUNBUFFERED=1 CLI doctor | true",
+        "PYTHONUNBUFFERED=1 CLI --help | true",
     ],
 )
 def test_the_exit_code_is_as_if_it_had_been_printed(line: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 WORKER = Path(__file__).parent / "kill_worker.py"
-KILLS = 20
+KILLS = 8
 
 
 @pytest.mark.slow

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = Path(__file__).parents[1]
+COMPILED = FOLDER.parents[1] / "build" / "triton"
 TIMEOUT_SECONDS = 600
 
 
@@ -63,12 +64,12 @@ class Checks:
                 "--results",
                 str(results),
             ]
-            # Compiled kernels go to a cache that dies with the process.
+            # Kernels are compiled once for all tests; Triton's key is the source with its version, target and options.
             env = {
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(FOLDER), os.environ.get("PYTHONPATH", "")]),
                 "OMP_NUM_THREADS": "1",
-                "TRITON_CACHE_DIR": folder,
+                "TRITON_CACHE_DIR": str(COMPILED),
             }
             env.pop("TRITON_INTERPRET", None)
             if self.interpret:
