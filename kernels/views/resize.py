@@ -40,9 +40,17 @@ def resized(images: Tensor, channels: int, height: int, width: int) -> Tensor:
         r, g, b = _signed(images).unbind(1)
         images = (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2]).unsqueeze(1)
     if (height, width) != tuple(images.shape[2:]):
+        images = _signed(images)
+        # On CPUs torch gives wrong sums for an output that is one pixel wide and not one high.
+        turn = width == 1
         images = F.interpolate(
-            _signed(images), (height, width), mode="bilinear", align_corners=False, antialias=True
+            images.mT if turn else images,
+            (width, height) if turn else (height, width),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
         )
+        images = images.mT if turn else images
     return images if channels == images.shape[1] else images.expand(-1, channels, -1, -1)
 
 

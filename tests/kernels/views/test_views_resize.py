@@ -52,6 +52,14 @@ def test_equals_torchvision(
     torch.testing.assert_close(plain(images, impl, size=size), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("height", [2, 5])
+def test_one_pixel_wide(impl: str, height: int) -> None:
+    # torch's own resize is wrong here; a column of a wide image whose rows are constant is right.
+    images = image_batch(1, 1, 3, 1)
+    expected = plain(images.repeat(1, 1, 1, 4), impl, size=(height, 4))[..., :1]
+    torch.testing.assert_close(plain(images, impl, size=(height, 1)), expected)
+
+
 @pytest.mark.parametrize("source", [torch.float32, torch.uint8, torch.bfloat16])
 def test_the_images_own_size_changes_no_bit(impl: str, source: torch.dtype) -> None:
     images = image_batch(4, 3, 14, 14, source)
