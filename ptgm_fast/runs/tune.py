@@ -23,7 +23,6 @@ from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.runs.train import make_stages, run_stages
 from ptgm_fast.sampling import derive_seed
 from ptgm_fast.training.context import Context
-from ptgm_fast.training.options import StageOptions
 
 # Apart from the seeds that people report: 0, 1, 2, ...
 FIRST_SEED = 1000
@@ -66,7 +65,7 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
         found["pp.steps"] = _parts(pp.steps, (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6))
         found["pp.lr"] = [pp.lr, 2 * pp.lr, pp.lr / 2]
         found["pp.batch_size"] = [pp.batch_size, *_parts(pp.batch_size, (1 / 2,))]
-        found["pp.resolution"] = _phases(config, pp)
+        found["pp.resolution"] = _phases(config)
         served = pp.steps * pp.batch_size
         sizes = [served // part for part in (4, 8, 16, 32)]
         pools = [size for size in sizes if size >= 2 * pp.batch_size]
@@ -74,7 +73,6 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
     training = config.training
     found["training.steps"] = _parts(training.steps, (1, 4 / 3, 2 / 3, 1 / 2))
     found["training.lr"] = [training.lr, 2 * training.lr]
-    found["training.resolution"] = _phases(config, training)
     if "p-ssl" in config.stages:
         size = config.p_ssl.batch_size
         found["p_ssl.batch_size"] = [size, *_parts(size, (1 / 2,))]
@@ -82,9 +80,9 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
     return found
 
 
-def _phases(config: RunConfig, options: StageOptions) -> list[Any]:
+def _phases(config: RunConfig) -> list[Any]:
     """The config's own, and half of the side for a part of the steps."""
-    found: list[Any] = [[list(phase) for phase in options.resolution]]
+    found: list[Any] = [[list(phase) for phase in config.pp.resolution]]
     side = config.data.image_size
     if isinstance(side, int) and side >= 16:
         found += [[[side // 2, share], [side, 1.0]] for share in (0.4, 0.6, 0.8)]

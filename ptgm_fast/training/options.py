@@ -149,10 +149,6 @@ class OptimizerOptions(Options):
     )
 
 
-# A side in pixels, and the share of the steps at which it ends.
-Phase = tuple[Annotated[int, Field(ge=1)], float]
-
-
 class StageOptions(OptimizerOptions):
     """What every stage has: a budget, an optimizer, an exponential moving average (EMA)."""
 
@@ -165,6 +161,19 @@ class StageOptions(OptimizerOptions):
     checkpoint_every: int = Field(
         100, ge=0, description="steps between checkpoints; 0 saves at the stage's end only"
     )
+
+
+# A side in pixels, and the share of the steps at which it ends.
+Phase = tuple[Annotated[int, Field(ge=1)], float]
+
+
+class PPOptions(StageOptions):
+    """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
+
+    steps: int = Field(600, ge=1, description="optimizer steps")
+    batch_size: int = Field(128, ge=2, description="generated images a step")
+    lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
+    views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
     resolution: tuple[Phase, ...] = Field(
         (),
         description="side of the views, and until which share of the steps: [[14, 0.6], [28, 1.0]]; empty is data.image_size",
@@ -181,15 +190,6 @@ class StageOptions(OptimizerOptions):
     def side(self, step: int) -> int | None:
         """The side of a step's views; None is that of the images."""
         return next((side for side, end in self.resolution if step < end * self.steps), None)
-
-
-class PPOptions(StageOptions):
-    """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
-
-    steps: int = Field(600, ge=1, description="optimizer steps")
-    batch_size: int = Field(128, ge=2, description="generated images a step")
-    lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
-    views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
 
 
 class TargetOptions(StageOptions):

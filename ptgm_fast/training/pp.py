@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import Pool, SourceModels, Synthesis
 from ptgm_fast.spans import Spans, no_spans
@@ -65,9 +67,34 @@ class PseudoPreTraining(Stage):
             form=form,
             precision=self.precision,
         )
+        self._side = options.side
         self.images_per_step = options.batch_size
         self.pseudo_images_per_step = options.batch_size
-        self.check_resolution(form[0] if form else source.generator.card.channels)
+        self._check_resolution(form[0] if form else source.generator.card.channels)
+
+    @torch.no_grad()
+    def _check_resolution(self, channels: int) -> None:
+        """Raise UserError for phases of other sizes that the network, or a captured step, cannot have."""
+        if self.options.resolution and self.engine.capture:
+            raise UserError(
+                "engine.capture replays steps of one size: leave pp.resolution out, or engine.capture"
+            )
+        training = self.network.training
+        for side, _ in self.options.resolution:
+            try:
+                self.network.eval()(torch.zeros(2, channels, side, side, device=self.device))
+            except Exception as error:  # whatever the network of the user's raises
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                raise UserError(
+                    f"the target network does not take images of {side}x{side} ({reason}); "
+                    "leave pp.resolution out, or choose sides that it takes"
+                ) from None
+            finally:
+                self.network.train(training)
+
+    def make_batch(self, step: int, spans: Spans = no_spans) -> PseudoBatch:
+        with torch.no_grad():
+            return self.make(spans, *self.batch_inputs(step), side=self._side(step))
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.options.batch_size)

@@ -83,26 +83,6 @@ class Stage(ABC):
                 )
             self.pool_order = PoolOrder(len(pool), seed=seed, purpose=f"{self.name}/pool order")
 
-    @torch.no_grad()
-    def check_resolution(self, channels: int) -> None:
-        """Raise UserError for phases of other sizes that the network, or a captured step, cannot have."""
-        if self.options.resolution and self.engine.capture:
-            raise UserError(
-                "engine.capture replays steps of one size: leave resolution out, or engine.capture"
-            )
-        training = self.network.training
-        for side, _ in self.options.resolution:
-            try:
-                self.network.eval()(torch.zeros(2, channels, side, side, device=self.device))
-            except Exception as error:  # whatever the network of the user's raises
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise UserError(
-                    f"the target network does not take images of {side}x{side} ({reason}); "
-                    "leave resolution out, or choose sides that it takes"
-                ) from None
-            finally:
-                self.network.train(training)
-
     @property
     def images_served(self) -> int:
         """Pseudo samples of all steps."""
@@ -133,8 +113,8 @@ class Stage(ABC):
         """What tells a step's batch from another step's, on the stage's device: first samples, orders."""
 
     @abstractmethod
-    def make(self, spans: Spans, *inputs: Any, side: int | None = None) -> Any:
-        """A step's batch of `batch_inputs`, of views of that side (None: of the data's size): all of the step that depends on no weights that are trained.
+    def make(self, spans: Spans, *inputs: Any) -> Any:
+        """A step's batch of `batch_inputs`: all of the step that depends on no weights that are trained.
 
         So it can be made ahead, in another thread or on another stream. Nothing in it may depend on anything else than
         the inputs, nor read a number on the host: it may be captured as a CUDA graph, whose inputs are all tensors.
@@ -158,7 +138,7 @@ class Stage(ABC):
         """The batch of a step."""
         # A thread has a grad mode of its own, and its default is to record.
         with torch.no_grad():
-            return self.make(spans, *self.batch_inputs(step), side=self.options.side(step))
+            return self.make(spans, *self.batch_inputs(step))
 
     def samples(self, step: int, batch: int) -> tuple[int, int]:
         """Which samples of a step are this process's: the first one's number in the run, and how many."""

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from ptgm_fast import kernels
 from ptgm_fast.data import ImageSet
-from ptgm_fast.kernels.views import resized
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import (
     AddressedOrder,
@@ -115,7 +114,6 @@ class SupervisedStage(Stage):
             len(self.labels), seed=seed, purpose="target/order", device=self.device
         )
         self._views_seed = derive_seed(seed, "target/views")
-        self.check_resolution(data.train.channels)
         self._mean = torch.tensor(data.mean, dtype=torch.float32, device=self.device).view(
             1, -1, 1, 1
         )
@@ -127,12 +125,10 @@ class SupervisedStage(Stage):
         start, count = self.samples(step, self.options.batch_size)
         return start, self.order.indices(start, count)
 
-    def make(self, spans: Spans, *inputs: Any, side: int | None = None) -> Any:
-        return self.make_labelled(spans, *inputs, side=side)
+    def make(self, spans: Spans, *inputs: Any) -> Any:
+        return self.make_labelled(spans, *inputs)
 
-    def make_labelled(
-        self, spans: Spans, start: int | Tensor, index: Tensor, *, side: int | None = None
-    ) -> LabelledBatch:
+    def make_labelled(self, spans: Spans, start: int | Tensor, index: Tensor) -> LabelledBatch:
         """The views of the labelled images `index`, whose samples are start, start + 1, ..."""
         with spans("views"):
             views, _ = kernels.views(
@@ -145,7 +141,7 @@ class SupervisedStage(Stage):
                 std=self.data.std,
             )
         source_logits = None if self.distillation == "none" else self.source_logits(spans, views)
-        return LabelledBatch(shrunk(views, side), self.labels[index], source_logits)
+        return LabelledBatch(views, self.labels[index], source_logits)
 
     def losses(
         self, step: int, batch: Any, average: nn.Module | None = None, spans: Spans = no_spans
@@ -293,9 +289,9 @@ class PseudoSemiSupervised(SupervisedStage):
         provenance = self.pseudo_order.indices(start, count)
         return *super().batch_inputs(step), start, provenance
 
-    def make(self, spans: Spans, *inputs: Any, side: int | None = None) -> TargetBatch:
+    def make(self, spans: Spans, *inputs: Any) -> TargetBatch:
         labelled_start, index, start, provenance, *served = inputs
-        labelled = self.make_labelled(spans, labelled_start, index, side=side)
+        labelled = self.make_labelled(spans, labelled_start, index)
         pssl = self.pssl
         if served:
             (images,) = served
@@ -308,8 +304,7 @@ class PseudoSemiSupervised(SupervisedStage):
             soft_labels = self.source_logits(spans, weak).softmax(1)
         else:
             soft_labels = self.table.soft_labels[provenance]
-        strong = None if strong is None else shrunk(strong, side)
-        return TargetBatch(labelled, provenance, shrunk(weak, side), strong, soft_labels)
+        return TargetBatch(labelled, provenance, weak, strong, soft_labels)
 
     @torch.no_grad()
     def teacher_logits(self, weak: Tensor, average: nn.Module | None) -> Tensor:
@@ -320,11 +315,6 @@ class PseudoSemiSupervised(SupervisedStage):
         logits = self.network.heads["target"](self.features(weak))
         self.network.train()
         return logits
-
-
-def shrunk(views: Tensor, side: int | None) -> Tensor:
-    """Views of another side; the source classifier has seen them at their own."""
-    return views if side is None else resized(views, views.shape[1], side, side)
 
 
 def ramp(step: int, ramp_steps: int) -> float:

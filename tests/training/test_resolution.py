@@ -8,9 +8,8 @@ import torch
 
 from on_disk import same, stop_after, weights
 from ptgm_fast import kernels
-from ptgm_fast.config import RunConfig, with_method
+from ptgm_fast.config import RunConfig
 from ptgm_fast.errors import UserError
-from ptgm_fast.kernels.views import resized
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stage, train
 from ptgm_fast.sampling import derive_seed
@@ -81,26 +80,3 @@ def test_a_network_of_one_size_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not take images of 4x4 \(.*leave the setting out"):
         train(config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize("stage", ["supervised", "p-ssl"])
-def test_the_target_stages_shrink_views_that_the_classifier_saw(tiny: Tiny, stage: str) -> None:
-    """C_s's logits and soft labels are those of the whole views."""
-    name = "soft-target" if stage == "supervised" else "p-ssl"
-    phases = "training.resolution=[[4, 0.5], [8, 1.0]]"
-    found, whole = (
-        make_stage(stage, task, task.new_network())
-        for settings in ((phases,), ())
-        for task in [build_task(with_method(tiny(*settings), name))]
-    )
-    for each in (found, whole):
-        each.prepare()
-    small, large = found.make_batch(3), whole.make_batch(3)
-    if stage == "p-ssl":
-        assert small.weak.shape[2:] == (4, 4)
-        assert torch.equal(small.soft_labels, large.soft_labels)
-        assert torch.equal(small.weak, resized(large.weak, 1, 4, 4))
-        small, large = small.labelled, large.labelled
-    assert torch.equal(small.views, resized(large.views, 1, 4, 4))
-    assert torch.equal(small.source_logits, large.source_logits)
-    assert torch.equal(found.make_batch(15)[0][0], whole.make_batch(15)[0][0])
