@@ -70,17 +70,17 @@ class PseudoPreTraining(Stage):
         self._side = options.side
         self.images_per_step = options.batch_size
         self.pseudo_images_per_step = options.batch_size
-        self._check_resolution(form[0] if form else source.generator.card.channels)
+        self._check_resolution(options, form[0] if form else source.generator.card.channels)
 
     @torch.no_grad()
-    def _check_resolution(self, channels: int) -> None:
+    def _check_resolution(self, options: PPOptions, channels: int) -> None:
         """Raise UserError for phases of other sizes that the network, or a captured step, cannot have."""
-        if self.options.resolution and self.engine.capture:
+        if options.resolution and self.engine.capture:
             raise UserError(
                 "engine.capture replays steps of one size: leave pp.resolution out, or engine.capture"
             )
         training = self.network.training
-        for side, _ in self.options.resolution:
+        for side, _ in options.resolution:
             try:
                 self.network.eval()(torch.zeros(2, channels, side, side, device=self.device))
             except Exception as error:  # whatever the network of the user's raises

@@ -77,6 +77,6 @@ def test_phases_that_are_none(tiny: Tiny, phases: str, message: str) -> None:
 
 def test_a_network_of_one_size_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny("pp.resolution=[[4, 0.5], [8, 1.0]]", "target.network=ptgm:cnn-small")
-    with pytest.raises(UserError, match=r"does not take images of 4x4 \(.*leave the setting out"):
+    with pytest.raises(UserError, match=r"does not take images of 4x4 .*leave pp.resolution out"):
         train(config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
