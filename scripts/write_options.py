@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from ptgm_fast.config import RunConfig
 from ptgm_fast.kernels import ViewSpec
+from ptgm_fast.training.options import Part, Phase
 from ptgm_fast.training.source import SourceOptions
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
@@ -52,6 +53,10 @@ def describe(annotation: Any) -> str:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
     if origin in (typing.Union, types.UnionType):
         return " or ".join(describe(part) for part in get_args(annotation))
+    if annotation == Part:
+        return "`1/N`"
+    if annotation == Phase:
+        return "`[part, share]`"
     if origin is tuple:
         return f"list of {describe(get_args(annotation)[0])}"
     if annotation is ViewSpec:

@@ -102,6 +102,8 @@ test_per_class = 10
 [source]
 generator = "{pair}"
 optimize = false  # tracing takes longer than the whole run; tests that mean it ask for it
+[synthesis]
+images = "fresh"
 [pp]
 steps = 12
 batch_size = 16

@@ -6,6 +6,8 @@ A round is the start and the first steps of a stage as a run does them: optimize
 the table of conditions and the start of whatever works ahead. Nobody validates or writes checkpoints. Each contender's
 step is compared with ours before it is timed (`agreement`), and its losses must be finite and go down.
 
+Images are fresh and whole at every step (`PLAIN`): what a cheaper budget gains is not counted.
+
 Contenders: "ours" as configured by default; "ours, always ahead" with engine.overlap = "always"; "eager": `eager_loop`; "eager channels-last": the same by someone who knows that
 layout; "compile": that one with generator, classifier and network through torch.compile, whose compiling is not timed. "P-SSL uda"
 is the stage with UDA's loss, as `compare --methods uda` has it: "semilearn" is USB's UDA (`usb`), fed by the eager loop's generator
@@ -24,7 +26,7 @@ import pytest
 import torch
 import usb
 from agreement import assert_same_images, assert_same_step
-from eager_loop import LOOPS, SourcePair
+from eager_loop import LOOPS, PLAIN, SourcePair
 from eager_training import Training
 
 from ptgm_fast.config import RunConfig, load_config, with_method
@@ -64,7 +66,7 @@ def config(*overrides: str, method: str | None = None) -> RunConfig:
         ),
         "data.validation_per_class=0",
     ]
-    loaded = load_config(None, [*steps, *overrides])
+    loaded = load_config(None, [*PLAIN, *steps, *overrides])
     return with_method(loaded, f"pp+{method}") if method else loaded
 
 

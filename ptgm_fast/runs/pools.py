@@ -19,6 +19,7 @@ from ptgm_fast.sampling import (
 )
 from ptgm_fast.sampling.recipe import digest_of, weights_digest
 from ptgm_fast.sampling.stores import MemoryStore
+from ptgm_fast.training.options import PPOptions
 
 # In a run's folder: the pools that it kept on disk, one a stage.
 POOL = "pool"
@@ -58,6 +59,13 @@ def conditioned_recipe(task: Task) -> Recipe:
     )
 
 
+def pool_size(images: int | str, pp: PPOptions) -> int | str:
+    """`synthesis.images` as a number, at least two batches for a part; or "fresh"."""
+    if isinstance(images, int) or images == "fresh":
+        return images
+    return max(2 * pp.batch_size, pp.steps * pp.batch_size // int(images.removeprefix("1/")))
+
+
 class Pools:
     """The pools of a run's stages, or of all the runs of a comparison: each is made once."""
 
@@ -74,7 +82,7 @@ class Pools:
         options = task.config.synthesis
         count: int | str = 0
         if stage == "pp":
-            count = options.images
+            count = pool_size(options.images, task.config.pp)
         elif stage == "p-ssl" and options.images_per_target != "fresh":
             count = int(options.images_per_target) * len(task.data.train)
         if not isinstance(count, int) or not count:
@@ -94,6 +102,9 @@ class Pools:
             path = Path(options.pool)
             path = path / stage if (path / stage).is_dir() else path
             pool = open_pool(path, device=task.device)
+            if stage == "pp" and not isinstance(options.images, int):
+                # A part of what is shown is for a pool that is made here; of one that is there all are used.
+                count = len(pool)
             check_pool(pool, recipe, count, f"synthesis.pool = {str(path)!r}")
             return pool.first(count)
         kept = sum(p.num_bytes for p in self._pools.values() if isinstance(p.store, MemoryStore))

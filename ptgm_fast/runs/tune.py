@@ -8,7 +8,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,10 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
         found["pp.steps"] = _parts(pp.steps, (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6))
         found["pp.lr"] = [pp.lr, 2 * pp.lr, pp.lr / 2]
         found["pp.batch_size"] = [pp.batch_size, *_parts(pp.batch_size, (1 / 2,))]
-        found["pp.resolution"] = _phases(config)
-        served = pp.steps * pp.batch_size
-        sizes = [served // part for part in (4, 8, 16, 32)]
-        pools = [size for size in sizes if size >= 2 * pp.batch_size]
-        found["synthesis.images"] = [config.synthesis.images, *pools]
+        own = pp.resolution if pp.resolution == "auto" else [list(p) for p in pp.resolution]
+        found["pp.resolution"] = [own, *([[0.5, share], [1.0, 1.0]] for share in (0.4, 0.8))]
+        parts = [p for p in ("1/4", "1/8", "1/16") if p != config.synthesis.images]
+        found["synthesis.images"] = [config.synthesis.images, *parts]
     training = config.training
     found["training.steps"] = _parts(training.steps, (1, 4 / 3, 2 / 3, 1 / 2))
     found["training.lr"] = [training.lr, 2 * training.lr]
@@ -77,15 +76,6 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
         size = config.p_ssl.batch_size
         found["p_ssl.batch_size"] = [size, *_parts(size, (1 / 2,))]
         found["synthesis.images_per_target"] = [config.synthesis.images_per_target, 8, 32]
-    return found
-
-
-def _phases(config: RunConfig) -> list[Any]:
-    """The config's own, and half of the side for a part of the steps."""
-    found: list[Any] = [[list(phase) for phase in config.pp.resolution]]
-    side = config.data.image_size
-    if isinstance(side, int) and side >= 16:
-        found += [[[side // 2, share], [side, 1.0]] for share in (0.4, 0.6, 0.8)]
     return found
 
 
@@ -150,8 +140,6 @@ def tune(
     context, path = context or Context(), Path(out)
     # What does not fit is found before the folder exists.
     task = build_task(config, on_notice=context.on_notice)
-    config = _sized(config, task)
-    task = replace(task, config=config)
     values = space(config)
     with RunFolder.writing(path, resume=resume) as folder:
         if not resume:
@@ -198,12 +186,6 @@ def tune(
         first = [budget(done, n, 1) for n in {number for number, _ in done}]
         save(figures.frontier(first, found, chosen), path / "frontier.png")
     return report
-
-
-def _sized(config: RunConfig, task: Task) -> RunConfig:
-    """With the side of the target network's images as a number."""
-    data = config.data.model_copy(update={"image_size": task.data.train.form[1]})
-    return config.model_copy(update={"data": data})
 
 
 def _first_round(run: Callable[[int, int], Trial | None], seconds: float) -> Iterator[int]:

@@ -119,11 +119,11 @@ class Synthesis:
         start: int | Tensor,
         spans: Spans = no_spans,
         *,
-        size: int | None = None,
+        size: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """The weak and the strong view of the samples start, start + 1, ...; the second None without a strong spec.
 
-        size: their side, that of the form for None.
+        size: height and width, those of the form for None.
         """
         assert self._views is not None, "this synthesis has no views"
         with spans("views"):

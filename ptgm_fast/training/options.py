@@ -103,11 +103,16 @@ class EngineOptions(Options):
     )
 
 
+# One of so many.
+Part = Annotated[str, Field(pattern=r"^1/[1-9][0-9]*$")]
+
+
 class SynthesisOptions(Options):
     """Where pseudo images come from: the generator at every step, or a pool, made once and served under fresh views."""
 
-    images: int | Literal["fresh"] = Field(
-        "fresh", description="images of PP's pool; fresh makes new ones at every step"
+    images: int | Part | Literal["fresh"] = Field(
+        "1/4",
+        description="images of PP's pool: a number, or a part of those that its steps show, 1/4 (of a folder's pool: all); fresh makes new ones at every step",
     )
     images_per_target: int | Literal["fresh"] = Field(
         "fresh", description="images of P-SSL's pool for each labelled target image; fresh as above"
@@ -163,8 +168,11 @@ class StageOptions(OptimizerOptions):
     )
 
 
-# A side in pixels, and the share of the steps at which it ends.
-Phase = tuple[Annotated[int, Field(ge=1)], float]
+# A part of the side, and the share of the steps until which the views have it.
+Phase = tuple[Annotated[float, Field(gt=0, le=1)], float]
+FULL: tuple[Phase, ...] = ((1.0, 1.0),)
+# What "auto" is, for networks that take smaller images.
+HALF_FIRST: tuple[Phase, ...] = ((0.5, 0.6), (1.0, 1.0))
 
 
 class PPOptions(StageOptions):
@@ -174,22 +182,20 @@ class PPOptions(StageOptions):
     batch_size: int = Field(128, ge=2, description="generated images a step")
     lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
-    resolution: tuple[Phase, ...] = Field(
-        (),
-        description="side of the views, and until which share of the steps: [[14, 0.6], [28, 1.0]]; empty is data.image_size",
+    resolution: tuple[Phase, ...] | Literal["auto"] = Field(
+        "auto",
+        description="part of the side of the views, and until which share of the steps: [[0.5, 0.6], [1.0, 1.0]] is auto for sides of 16 and more and networks that take them; [[1.0, 1.0]] is the whole side throughout",
     )
 
     @field_validator("resolution")
     @classmethod
-    def _in_order(cls, value: tuple[Phase, ...]) -> tuple[Phase, ...]:
-        ends = [end for _, end in value]
-        if value and not (ends == sorted(set(ends)) and ends[0] > 0 and ends[-1] == 1):
+    def _in_order(cls, value: tuple[Phase, ...] | str) -> tuple[Phase, ...] | str:
+        ends = [] if isinstance(value, str) else [end for _, end in value]
+        if not isinstance(value, str) and not (
+            ends and ends == sorted(set(ends)) and ends[0] > 0 and ends[-1] == 1
+        ):
             raise ValueError(f"shares of the steps must rise to 1.0, got {ends}")
         return value
-
-    def side(self, step: int) -> int | None:
-        """The side of a step's views; None is that of the images."""
-        return next((side for side, end in self.resolution if step < end * self.steps), None)
 
 
 class TargetOptions(StageOptions):

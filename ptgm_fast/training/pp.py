@@ -13,8 +13,11 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import Pool, SourceModels, Synthesis
 from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.execution import Execution
-from ptgm_fast.training.options import PPOptions
+from ptgm_fast.training.options import FULL, HALF_FIRST, Phase, PPOptions
 from ptgm_fast.training.stage import Stage
+
+# Images below it have little to lose.
+LEAST_SIDE = 16
 
 
 class PseudoBatch(NamedTuple):
@@ -67,34 +70,53 @@ class PseudoPreTraining(Stage):
             form=form,
             precision=self.precision,
         )
-        self._side = options.side
         self.images_per_step = options.batch_size
         self.pseudo_images_per_step = options.batch_size
-        self._check_resolution(options, form[0] if form else source.generator.card.channels)
+        card = source.generator.card
+        self._form = form or (card.channels, card.image_size, card.image_size)
+        self.phases = self._phases(options)
+
+    def _phases(self, options: PPOptions) -> tuple[Phase, ...]:
+        """The phases that this network and engine can have. Raises UserError where they were asked for and cannot be."""
+        if options.resolution == "auto":
+            fits = min(self._form[1:]) >= LEAST_SIDE and not self._problem(HALF_FIRST[0][0])
+            return HALF_FIRST if fits else FULL
+        problem = next(filter(None, (self._problem(p) for p, _ in options.resolution if p < 1)), "")
+        if not problem:
+            return options.resolution
+        raise UserError(
+            f"pp.resolution: {problem}; leave it out, or choose parts of the side that fit"
+        )
 
     @torch.no_grad()
-    def _check_resolution(self, options: PPOptions, channels: int) -> None:
-        """Raise UserError for phases of other sizes that the network, or a captured step, cannot have."""
-        if options.resolution and self.engine.capture:
-            raise UserError(
-                "engine.capture replays steps of one size: leave pp.resolution out, or engine.capture"
-            )
+    def _problem(self, part: float) -> str:
+        """Why the views cannot have that part of the side; empty if they can."""
+        if self.engine.capture:
+            return "engine.capture replays steps of one size"
+        channels, *_ = self._form
+        height, width = self._size(part)
         training = self.network.training
-        for side, _ in options.resolution:
-            try:
-                self.network.eval()(torch.zeros(2, channels, side, side, device=self.device))
-            except Exception as error:  # whatever the network of the user's raises
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
-                raise UserError(
-                    f"the target network does not take images of {side}x{side} ({reason}); "
-                    "leave pp.resolution out, or choose sides that it takes"
-                ) from None
-            finally:
-                self.network.train(training)
+        try:
+            self.network.eval()(torch.zeros(2, channels, height, width, device=self.device))
+        except Exception as error:  # whatever the network of the user's raises
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            return f"the target network does not take images of {height}x{width} ({reason})"
+        finally:
+            self.network.train(training)
+        return ""
+
+    def _size(self, part: float) -> tuple[int, int]:
+        _, height, width = self._form
+        return max(1, round(part * height)), max(1, round(part * width))
+
+    def size_of(self, step: int) -> tuple[int, int] | None:
+        """Height and width of a step's views; None is the whole."""
+        part = next(part for part, end in self.phases if step < end * self.options.steps)
+        return None if part == 1 else self._size(part)
 
     def make_batch(self, step: int, spans: Spans = no_spans) -> PseudoBatch:
         with torch.no_grad():
-            return self.make(spans, *self.batch_inputs(step), side=self._side(step))
+            return self.make(spans, *self.batch_inputs(step), size=self.size_of(step))
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.options.batch_size)
@@ -107,14 +129,14 @@ class PseudoPreTraining(Stage):
         images: Tensor | None = None,
         labels: Tensor | None = None,
         *,
-        side: int | None = None,
+        size: tuple[int, int] | None = None,
     ) -> PseudoBatch:
         if images is None or labels is None:
             count = self.group.share(self.options.batch_size)[1]
             with spans("latents"):
                 labels = self.synthesis.labels(count, start)
             images = self.synthesis.images(count, start, labels, "class", spans)
-        inputs, _ = self.synthesis.views(images, start, spans, size=side)
+        inputs, _ = self.synthesis.views(images, start, spans, size=size)
         return PseudoBatch(inputs, labels)
 
     def losses(

@@ -14,8 +14,10 @@ def task():
     """The default task, as it is trained; nothing is validated, so that steps are all that a stage does."""
     pytest.importorskip("kornia")
     pytest.importorskip("mlxtend")
+    from eager_loop import PLAIN
+
     from ptgm_fast.config import load_config
     from ptgm_fast.runs.task import build_task
 
-    overrides = ["pp.steps=20", "training.steps=20", "data.validation_per_class=0"]
+    overrides = [*PLAIN, "pp.steps=20", "training.steps=20", "data.validation_per_class=0"]
     return build_task(load_config(None, overrides))

@@ -205,6 +205,29 @@ def test_a_comparison_has_one_pool_for_its_methods(tiny: Tiny) -> None:
     assert Pools(uniform=pools).of("p-ssl", other) is not pools.of("p-ssl", task)
 
 
+@pytest.mark.parametrize(
+    ("images", "size"), [("fresh", None), ("100", 100), ("1/1", 192), ("1/4", 48), ("1/9", 32)]
+)
+def test_a_pool_is_a_part_of_what_is_shown(tiny: Tiny, images: str, size: int | None) -> None:
+    """192 samples of batches of 16: a part is never less than two batches."""
+    pool = Pools().of("pp", build_task(tiny(f"synthesis.images={images}")))
+    assert (None if pool is None else len(pool)) == size
+
+
+@pytest.mark.parametrize("images", ["1/0", "2/3", "1/x", "0.25", "1"])
+def test_what_is_no_size_of_a_pool(tiny: Tiny, images: str) -> None:
+    with pytest.raises(UserError, match=r"synthesis\.images"):
+        tiny(f"synthesis.images={images}")
+
+
+def test_of_a_folders_pool_all_are_shown(tiny: Tiny, tmp_path: Path) -> None:
+    synthesize(tiny(), 150, tmp_path / "pool", format="pool")
+    config = tiny("synthesis.images=1/4", f"synthesis.pool={tmp_path / 'pool'}")
+    pool = Pools().of("pp", build_task(config))
+    assert pool is not None
+    assert len(pool) == 150
+
+
 def test_the_metrics_of_a_resume_are_those_of_the_whole(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*POOLS), tmp_path / "whole")
     with pytest.raises(Interrupted):

@@ -13,10 +13,12 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stage, train
 from ptgm_fast.sampling import derive_seed
+from ptgm_fast.training import pp
 from ptgm_fast.training.context import Interrupted
+from ptgm_fast.training.options import FULL, HALF_FIRST
 
 Tiny = Callable[..., RunConfig]
-SIDES = "pp.resolution=[[4, 0.25], [6, 0.5], [8, 1.0]]"
+SIDES = "pp.resolution=[[0.5, 0.25], [0.75, 0.5], [1.0, 1.0]]"
 
 
 @pytest.mark.parametrize("images", ["fresh", "64"])
@@ -44,7 +46,7 @@ def test_the_smaller_views_are_those_of_smaller_images(tiny: Tiny) -> None:
         config.pp.views,
         seed=derive_seed(config.seed, "pp/views"),
         start=16,
-        size=4,
+        size=(4, 4),
         impl="reference",
     )
     found = stage.make_batch(1).inputs
@@ -64,10 +66,12 @@ def test_a_stop_in_any_phase_resumes_bit_for_bit(tiny: Tiny, tmp_path: Path, ste
 @pytest.mark.parametrize(
     ("phases", "message"),
     [
-        ("[[4, 0.5]]", "must rise to 1.0"),
-        ("[[4, 0.6], [8, 0.5]]", "must rise to 1.0"),
-        ("[[0, 1.0]]", "greater than or equal to 1"),
-        ("[[4, 0.0], [8, 1.0]]", "must rise to 1.0"),
+        ("[[0.5, 0.5]]", "must rise to 1.0"),
+        ("[[0.5, 0.6], [1.0, 0.5]]", "must rise to 1.0"),
+        ("[[0.0, 1.0]]", "greater than 0"),
+        ("[[1.5, 1.0]]", "less than or equal to 1"),
+        ("[[0.5, 0.0], [1.0, 1.0]]", "must rise to 1.0"),
+        ("[]", "must rise to 1.0"),
     ],
 )
 def test_phases_that_are_none(tiny: Tiny, phases: str, message: str) -> None:
@@ -75,8 +79,22 @@ def test_phases_that_are_none(tiny: Tiny, phases: str, message: str) -> None:
         tiny(f"pp.resolution={phases}")
 
 
-def test_a_network_of_one_size_is_refused(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny("pp.resolution=[[4, 0.5], [8, 1.0]]", "target.network=ptgm:cnn-small")
-    with pytest.raises(UserError, match=r"does not take images of 4x4 .*leave pp.resolution out"):
+def test_a_network_of_one_size_is_refused_where_smaller_images_were_asked_for(
+    tiny: Tiny, tmp_path: Path
+) -> None:
+    config = tiny("pp.resolution=[[0.5, 0.5], [1.0, 1.0]]", "target.network=ptgm:cnn-small")
+    with pytest.raises(UserError, match=r"does not take images of 4x4 .*leave it out"):
         train(config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "phases"), [("ptgm:resnet-small", HALF_FIRST), ("ptgm:cnn-small", FULL)]
+)
+def test_auto_is_half_where_the_network_takes_it(
+    network: str, phases: object, monkeypatch: pytest.MonkeyPatch, tiny: Tiny
+) -> None:
+    task = build_task(tiny(f"target.network={network}"))
+    assert make_stage("pp", task, task.new_network()).phases == FULL
+    monkeypatch.setattr(pp, "LEAST_SIDE", 8)
+    assert make_stage("pp", task, task.new_network()).phases == phases
