@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: train test test-fast lint types unit sanitize bench bench-gpu clean
+.PHONY: train test test-fast lint types unit fuzz sanitize bench bench-gpu clean
 
 train: $(VENV)/.demo
 	$(BIN)/ptgm-fast train --profile --baselines
@@ -32,6 +32,11 @@ unit: $(VENV)/.test
 # What is not slow: for the loop of writing and trying.
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+# 2,000 tries of the fuzzing tests; FIRST=2000 for others.
+FIRST ?= 0
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) tests/fuzz --tries 2000 --first-try $(FIRST)
 
 # The C++ implementations under the address and undefined-behavior sanitizers, in a build of its own. That the
 # sanitizers see a tensor's memory at all is shown first, by a row more than there is.

@@ -15,7 +15,7 @@ NO_GPU = "No GPU has run these suites yet: there is nothing to show.\n"
 HEADLINES = {
     "PP, 20 training steps": "PP, 20 steps, 2 threads",
     "P-SSL, 20 training steps": "P-SSL, 20 steps, 2 threads",
-    "the default training, both stages": "time to accuracy, PP and P-SSL, seed 0, 2 threads",
+    "a whole training, every image fresh": "time to accuracy, PP and P-SSL, seed 0, 2 threads",
     "BigGAN-deep 128, 32 images": "biggan-deep 128, batch 32, 2 threads",
     "the bundled letters generator, 128 images": "letters, batch 128, 2 threads",
     "`views`, weak and strong, 64x3x128x128": "two random views, 64x3x128x128, 2 threads",

@@ -31,6 +31,7 @@ PLAIN = (
     "pp.steps=600",
     "pp.resolution=[[1.0, 1.0]]",
     "synthesis.images=fresh",
+    "training.steps=300",
     "training.batch_size=64",
 )
 

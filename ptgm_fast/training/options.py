@@ -178,7 +178,7 @@ HALF_FIRST: tuple[Phase, ...] = ((0.5, 0.6), (1.0, 1.0))
 class PPOptions(StageOptions):
     """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
 
-    steps: int = Field(600, ge=1, description="optimizer steps")
+    steps: int = Field(200, ge=1, description="optimizer steps")
     batch_size: int = Field(128, ge=2, description="generated images a step")
     lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
@@ -201,8 +201,8 @@ class PPOptions(StageOptions):
 class TargetOptions(StageOptions):
     """The target budget: shared by the supervised and the P-SSL stage, so that methods compare fairly."""
 
-    steps: int = Field(300, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=2, description="labelled images a step")
+    steps: int = Field(200, ge=1, description="optimizer steps")
+    batch_size: int = Field(32, ge=2, description="labelled images a step")
     ema_decay: float = Field(
         0.99, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off"
     )

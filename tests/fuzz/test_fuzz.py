@@ -33,6 +33,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.runs.train import train
 from ptgm_fast.training.context import Context, Interrupted
 
+pytestmark = pytest.mark.fuzz
 Tiny = Callable[..., RunConfig]
 
 
