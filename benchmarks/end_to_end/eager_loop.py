@@ -26,14 +26,8 @@ from ptgm_fast.runs.task import Task
 # What of the P-SSL menu is written out below, each with one-cycle SGD.
 METHODS = ("source-head", "uda", "fixmatch")
 
-# The budget that a plain loop has: every image made for its step, all of one size.
-PLAIN = (
-    "pp.steps=600",
-    "pp.resolution=[[1.0, 1.0]]",
-    "synthesis.images=fresh",
-    "training.steps=300",
-    "training.batch_size=64",
-)
+# A plain loop makes every image for its step.
+PLAIN = ("synthesis.images=fresh",)
 
 
 def kornia_view(spec: ViewSpec, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:

@@ -6,7 +6,7 @@ A round is the start and the first steps of a stage as a run does them: optimize
 the table of conditions and the start of whatever works ahead. Nobody validates or writes checkpoints. Each contender's
 step is compared with ours before it is timed (`agreement`), and its losses must be finite and go down.
 
-Images are fresh and whole at every step (`PLAIN`): what a cheaper budget gains is not counted.
+Images are fresh at every step (`PLAIN`): what a pool gains is not counted.
 
 Contenders: "ours" as configured by default; "ours, always ahead" with engine.overlap = "always"; "eager": `eager_loop`; "eager channels-last": the same by someone who knows that
 layout; "compile": that one with generator, classifier and network through torch.compile, whose compiling is not timed. "P-SSL uda"

@@ -2,7 +2,7 @@
 
 pytest benchmarks/end_to_end/test_time_to_accuracy.py --benchmark-enable --benchmark-only
 
-One run a seed, of `PLAIN`'s whole budget (every image fresh and whole), on two threads. The clock runs from the images in memory: it counts loading the
+One run a seed, of the default's whole budget, every image fresh (`PLAIN`), on two threads. The clock runs from the images in memory: it counts loading the
 frozen networks, rewriting the generator (ours), compiling nothing, and every step. Every tenth step of the target stage keeps a
 copy of the averaged weights, inside the clock and for every contender alike; they are evaluated when the run is over, so that
 evaluation costs nobody time and nobody works ahead during it. The time of a target is that of the first copy whose accuracy on the

@@ -141,8 +141,9 @@ def asked_of(out: Path) -> Asked:
     again = "There is no comparison to resume here; start one without --resume"
     given = read_json(RunFolder.reopen(out).path / ASKED, again=again)
     try:
-        return Asked(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
-    except (AttributeError, TypeError):
+        methods, seeds, networks = (tuple(given[key]) for key in ("methods", "seeds", "networks"))
+        return Asked(methods, seeds, networks, bool(given["share_pool"]))
+    except (KeyError, TypeError):
         raise UserError(f"{str(out / ASKED)!r} is not what this version writes. {again}") from None
 
 

@@ -65,13 +65,15 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
         found["pp.steps"] = _parts(pp.steps, (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6))
         found["pp.lr"] = [pp.lr, 2 * pp.lr, pp.lr / 2]
         found["pp.batch_size"] = [pp.batch_size, *_parts(pp.batch_size, (1 / 2,))]
-        own = pp.resolution if pp.resolution == "auto" else [list(p) for p in pp.resolution]
-        found["pp.resolution"] = [own, *([[0.5, share], [1.0, 1.0]] for share in (0.4, 0.8))]
+        own = [list(phase) for phase in pp.resolution]
+        halves = [[[0.5, share], [1.0, 1.0]] for share in (0.4, 0.6, 0.8)]
+        found["pp.resolution"] = [own, *halves]
         parts = [p for p in ("1/4", "1/8", "1/16") if p != config.synthesis.images]
         found["synthesis.images"] = [config.synthesis.images, *parts]
     training = config.training
     found["training.steps"] = _parts(training.steps, (1, 4 / 3, 2 / 3, 1 / 2))
     found["training.lr"] = [training.lr, 2 * training.lr]
+    found["training.batch_size"] = [training.batch_size, *_parts(training.batch_size, (1 / 2,))]
     if "p-ssl" in config.stages:
         size = config.p_ssl.batch_size
         found["p_ssl.batch_size"] = [size, *_parts(size, (1 / 2,))]

@@ -170,30 +170,25 @@ class StageOptions(OptimizerOptions):
 
 # A part of the side, and the share of the steps until which the views have it.
 Phase = tuple[Annotated[float, Field(gt=0, le=1)], float]
-FULL: tuple[Phase, ...] = ((1.0, 1.0),)
-# What "auto" is, for networks that take smaller images.
-HALF_FIRST: tuple[Phase, ...] = ((0.5, 0.6), (1.0, 1.0))
 
 
 class PPOptions(StageOptions):
     """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
 
-    steps: int = Field(200, ge=1, description="optimizer steps")
+    steps: int = Field(600, ge=1, description="optimizer steps")
     batch_size: int = Field(128, ge=2, description="generated images a step")
     lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
-    resolution: tuple[Phase, ...] | Literal["auto"] = Field(
-        "auto",
-        description="part of the side of the views, and until which share of the steps: [[0.5, 0.6], [1.0, 1.0]] is auto for sides of 16 and more and networks that take them; [[1.0, 1.0]] is the whole side throughout",
+    resolution: tuple[Phase, ...] = Field(
+        ((1.0, 1.0),),
+        description="part of the side of the views, and until which share of the steps: [[0.5, 0.6], [1.0, 1.0]] begins on images of half the side",
     )
 
     @field_validator("resolution")
     @classmethod
-    def _in_order(cls, value: tuple[Phase, ...] | str) -> tuple[Phase, ...] | str:
-        ends = [] if isinstance(value, str) else [end for _, end in value]
-        if not isinstance(value, str) and not (
-            ends and ends == sorted(set(ends)) and ends[0] > 0 and ends[-1] == 1
-        ):
+    def _in_order(cls, value: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        ends = [end for _, end in value]
+        if not (ends and ends == sorted(set(ends)) and ends[0] > 0 and ends[-1] == 1):
             raise ValueError(f"shares of the steps must rise to 1.0, got {ends}")
         return value
 
@@ -201,8 +196,8 @@ class PPOptions(StageOptions):
 class TargetOptions(StageOptions):
     """The target budget: shared by the supervised and the P-SSL stage, so that methods compare fairly."""
 
-    steps: int = Field(200, ge=1, description="optimizer steps")
-    batch_size: int = Field(32, ge=2, description="labelled images a step")
+    steps: int = Field(300, ge=1, description="optimizer steps")
+    batch_size: int = Field(64, ge=2, description="labelled images a step")
     ema_decay: float = Field(
         0.99, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off"
     )

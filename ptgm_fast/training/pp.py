@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,11 +13,8 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import Pool, SourceModels, Synthesis
 from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.execution import Execution
-from ptgm_fast.training.options import FULL, HALF_FIRST, Phase, PPOptions
+from ptgm_fast.training.options import PPOptions
 from ptgm_fast.training.stage import Stage
-
-# Images below it have little to lose.
-LEAST_SIDE = 16
 
 
 class PseudoBatch(NamedTuple):
@@ -74,36 +71,29 @@ class PseudoPreTraining(Stage):
         self.pseudo_images_per_step = options.batch_size
         card = source.generator.card
         self._form = form or (card.channels, card.image_size, card.image_size)
-        self.phases = self._phases(options)
-
-    def _phases(self, options: PPOptions) -> tuple[Phase, ...]:
-        """The phases that this network and engine can have. Raises UserError where they were asked for and cannot be."""
-        if options.resolution == "auto":
-            fits = min(self._form[1:]) >= LEAST_SIDE and not self._problem(HALF_FIRST[0][0])
-            return HALF_FIRST if fits else FULL
-        problem = next(filter(None, (self._problem(p) for p, _ in options.resolution if p < 1)), "")
-        if not problem:
-            return options.resolution
-        raise UserError(
-            f"pp.resolution: {problem}; leave it out, or choose parts of the side that fit"
-        )
+        self._phases = options.resolution
+        for part, _ in self._phases:
+            if part < 1:
+                self._check_size(*self._size(part))
 
     @torch.no_grad()
-    def _problem(self, part: float) -> str:
-        """Why the views cannot have that part of the side; empty if they can."""
+    def _check_size(self, height: int, width: int) -> None:
+        """Raise UserError for a size that the network, or a captured step, cannot have."""
         if self.engine.capture:
-            return "engine.capture replays steps of one size"
-        channels, *_ = self._form
-        height, width = self._size(part)
+            raise UserError(
+                "engine.capture replays steps of one size: leave pp.resolution out, or engine.capture"
+            )
         training = self.network.training
         try:
-            self.network.eval()(torch.zeros(2, channels, height, width, device=self.device))
+            self.network.eval()(torch.zeros(2, self._form[0], height, width, device=self.device))
         except Exception as error:  # whatever the network of the user's raises
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            return f"the target network does not take images of {height}x{width} ({reason})"
+            raise UserError(
+                f"pp.resolution: the target network does not take images of {height}x{width} ({reason}); "
+                "leave it out, or choose parts of the side that fit"
+            ) from None
         finally:
             self.network.train(training)
-        return ""
 
     def _size(self, part: float) -> tuple[int, int]:
         _, height, width = self._form
@@ -111,14 +101,17 @@ class PseudoPreTraining(Stage):
 
     def size_of(self, step: int) -> tuple[int, int] | None:
         """Height and width of a step's views; None is the whole."""
-        part = next(part for part, end in self.phases if step < end * self.options.steps)
+        last = self._phases[-1][0]
+        part = next((part for part, end in self._phases if step < end * self.options.steps), last)
         return None if part == 1 else self._size(part)
 
     def make_batch(self, step: int, spans: Spans = no_spans) -> PseudoBatch:
         with torch.no_grad():
-            return self.make(spans, *self.batch_inputs(step), size=self.size_of(step))
+            start, *served = self.batch_inputs(step)
+            images, labels = served or (None, None)
+            return self.make(spans, start, images, labels, self.size_of(step))
 
-    def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
+    def batch_inputs(self, step: int) -> tuple[Any, ...]:
         start, count = self.samples(step, self.options.batch_size)
         return (start,) if self.pool is None else (start, *self.pool_images(start, count))
 
@@ -128,7 +121,6 @@ class PseudoPreTraining(Stage):
         start: int | Tensor,
         images: Tensor | None = None,
         labels: Tensor | None = None,
-        *,
         size: tuple[int, int] | None = None,
     ) -> PseudoBatch:
         if images is None or labels is None:

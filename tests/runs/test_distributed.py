@@ -51,7 +51,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory, pair: Path, blobs: Path) 
     toml = folder / "tiny.toml"
     toml.write_text(
         f'[data]\nimages = "npz:{blobs}"\nlabels_per_class = 5\nvalidation_per_class = 5\ntest_per_class = 10\n'
-        f'[source]\ngenerator = "{pair}"\n'
+        f'[source]\ngenerator = "{pair}"\n[synthesis]\nimages = "fresh"\n[training]\nbatch_size = 64\n'
     )
     alone, both = folder / "1.json", folder / "2.json"
     for line in (

@@ -13,9 +13,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stage, train
 from ptgm_fast.sampling import derive_seed
-from ptgm_fast.training import pp
 from ptgm_fast.training.context import Interrupted
-from ptgm_fast.training.options import FULL, HALF_FIRST
 
 Tiny = Callable[..., RunConfig]
 SIDES = "pp.resolution=[[0.5, 0.25], [0.75, 0.5], [1.0, 1.0]]"
@@ -86,15 +84,3 @@ def test_a_network_of_one_size_is_refused_where_smaller_images_were_asked_for(
     with pytest.raises(UserError, match=r"does not take images of 4x4 .*leave it out"):
         train(config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
-
-
-@pytest.mark.parametrize(
-    ("network", "phases"), [("ptgm:resnet-small", HALF_FIRST), ("ptgm:cnn-small", FULL)]
-)
-def test_auto_is_half_where_the_network_takes_it(
-    network: str, phases: object, monkeypatch: pytest.MonkeyPatch, tiny: Tiny
-) -> None:
-    task = build_task(tiny(f"target.network={network}"))
-    assert make_stage("pp", task, task.new_network()).phases == FULL
-    monkeypatch.setattr(pp, "LEAST_SIDE", 8)
-    assert make_stage("pp", task, task.new_network()).phases == phases
