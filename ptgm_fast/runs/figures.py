@@ -243,6 +243,8 @@ def comparison(methods: Mapping[str, Method], title: str = "") -> Figure:
 
 def frontier(first: Sequence[Budget], found: Sequence[Budget], chosen: Budget) -> Figure:
     """Validation accuracy against seconds: budgets tried on one seed, those kept with their errors, and the chosen one."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     label = f"Accuracy and seconds of {len(first)} budgets; chosen: {chosen.seconds:.1f} s"
     with drawing(1.25 * WIDTH, 4.2, label) as figure:
         axis = figure.subplots()
@@ -256,8 +258,8 @@ def frontier(first: Sequence[Budget], found: Sequence[Budget], chosen: Budget) -
             label="one seed",
         )
         for name, color, shown in (
-            (f"{chosen.seeds} seeds ± standard error of the difference", SERIES[0], found),
-            ("the config itself", INK, [b for b in found if b.number == 0]),
+            (f"{chosen.seeds} seeds", SERIES[0], found),
+            ("the config", INK, [b for b in found if b.number == 0]),
             ("chosen", SERIES[1], [chosen]),
         ):
             axis.errorbar(
@@ -271,9 +273,10 @@ def frontier(first: Sequence[Budget], found: Sequence[Budget], chosen: Budget) -
                 label=name,
             )
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel("seconds of training, synthesis included (logarithmic)")
-        axis.set_ylabel("validation accuracy, %")
+        axis.set_ylabel("validation accuracy, % ± s.e. of the difference")
         axis.legend(**ABOVE)
     return figure
