@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ptgm_fast.errors import UserError
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -26,12 +28,18 @@ def evaluate(
     """Top-1 accuracy and expected calibration error of `network` in eval mode.
 
     images uint8 [N, C, H, W]; prepare makes a batch of them the network's input. The network's mode is restored.
+    Raises UserError for outputs that are not finite: the loss may have been to the last step.
     """
     training = network.training
     network.eval()
     batches = [network(prepare(batch)).float().softmax(1).cpu() for batch in images.split(500)]
     network.train(training)
     probabilities = torch.cat(batches)
+    if not probabilities.isfinite().all():
+        raise UserError(
+            "the outputs of the trained network are not finite. Lower the learning rates, set gradient_clip = 1.0, "
+            "or check the data for constant images"
+        )
     labels = labels.cpu()
     accuracy = (probabilities.argmax(1) == labels).double().mean().item()
     return Evaluation(

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptgm_fast.errors import UserError
 from ptgm_fast.training.evaluation import evaluate, expected_calibration_error
 
 
@@ -50,3 +51,12 @@ def test_accuracy_agrees_with_scikit_learn() -> None:
     assert result.accuracy == pytest.approx(
         metrics.accuracy_score(labels, result.probabilities.argmax(1))
     )
+
+
+def test_outputs_that_are_not_finite_are_said() -> None:
+    """A last step may have spoilt the weights, with every loss before it finite."""
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    torch.nn.init.constant_(network[1].weight, float("inf"))
+    images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"not finite\. Lower the learning rates"):
+        evaluate(network, lambda x: x.float(), images, torch.zeros(3, dtype=torch.int64))
