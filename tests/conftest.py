@@ -18,6 +18,19 @@ from ptgm_fast.models import save_weights, sha256
 NUM_SOURCE_CLASSES = 6
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out the tests of tests/slow.txt")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--fast"):
+        return
+    listed = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines())
+    left_out = [item for item in items if item.nodeid.partition("[")[0] in listed]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     # Small tensors: more threads only wait for each other, the more so beside other work.
