@@ -75,7 +75,9 @@ def test_the_wheel_is_complete_and_runs_away_from_the_checkout(
     assert (tmp_path / "run" / "summary.json").is_file()
     # The extension is there and can be loaded.
     code = "from ptgm_fast.kernels import dispatch; print(dispatch.extension_missing())"
-    missing = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
+    missing = subprocess.run(
+        [python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
+    )
     assert missing.stdout.strip() == ""
 
 
