@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -11,12 +10,12 @@ from typing import Any
 
 from rich.table import Table
 
-from ptgm_fast.cli.ui import StageProgress, console, percent, stop_on_signal
+from ptgm_fast.cli.ui import StageProgress, console, percent, reentered, stop_on_signal
 from ptgm_fast.config import load_config
 from ptgm_fast.config.run import accepted_methods
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.compare import DEFAULT_METHODS, Asked, Row, asked_of, compare
-from ptgm_fast.runs.folder import RunFolder, free
+from ptgm_fast.runs.folder import free
 from ptgm_fast.training.context import Context, Interrupted
 
 
@@ -35,11 +34,8 @@ def run(
             raise UserError(
                 "compare --resume takes --out DIR alone: everything else is in that folder"
             )
-        folder = RunFolder.reopen(out)
-        config, asked = load_config(folder.config), asked_of(out)
-        out, base = out.absolute(), folder.started_in()
-        # The relative paths of the config start there.
-        os.chdir(base)
+        asked = asked_of(out)
+        config, out = reentered(out)
     else:
         config = load_config(config_path, settings)
         asked = Asked(

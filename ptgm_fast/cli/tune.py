@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 from rich.table import Table
 
-from ptgm_fast.cli.ui import StageProgress, console, percent, stop_on_signal
+from ptgm_fast.cli.ui import StageProgress, console, percent, reentered, stop_on_signal
 from ptgm_fast.config import load_config
 from ptgm_fast.errors import UserError
-from ptgm_fast.runs.folder import RunFolder, free
+from ptgm_fast.runs.folder import free
 from ptgm_fast.runs.tune import Trial, describe, tune
 from ptgm_fast.training.context import Context, Interrupted
 
@@ -29,10 +28,7 @@ def run(
             raise UserError(
                 "tune --resume takes --out DIR and --minutes: the config is in that folder"
             )
-        folder = RunFolder.reopen(out)
-        config, out, base = load_config(folder.config), out.absolute(), folder.started_in()
-        # The relative paths of the config start there.
-        os.chdir(base)
+        config, out = reentered(out)
     else:
         config = load_config(config_path, settings)
     chosen = nullcontext(out) if out else free(Path("runs"), f"{config.task}-tune")

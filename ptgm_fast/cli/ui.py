@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import (
@@ -18,6 +20,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+if TYPE_CHECKING:
+    from ptgm_fast.config import RunConfig
 
 # Names and paths are printed as they are: no markup, no emoji.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -110,6 +115,20 @@ def stop_on_signal(*, alone: bool = True) -> Iterator[list[bool]]:
         # One of several is deaf while it ends: torchrun signals all when the first has ended, and the exit code is to say why.
         for number, handler in previous.items():
             signal.signal(number, handler if alone else signal.SIG_IGN)
+
+
+def reentered(out: Path) -> tuple[RunConfig, Path]:
+    """The config of a folder that is gone on with, and its absolute path; from here on the config's relative paths are true.
+
+    Raises UserError where there is nothing to go on with.
+    """
+    from ptgm_fast.config import load_config
+    from ptgm_fast.runs.folder import RunFolder
+
+    folder = RunFolder.reopen(out)
+    config, absolute = load_config(folder.config), out.absolute()
+    os.chdir(folder.started_in())
+    return config, absolute
 
 
 def percent(value: float | None) -> str:

@@ -82,8 +82,8 @@ def compare(
     """Run every method on every seed in the folder `out`; returns what compare.json holds.
 
     Pseudo pre-training runs once a seed and is shared by the methods that use it; its seconds and images
-    count for each of them. Pools (`config.synthesis`) are made once a seed, for all methods and networks. resume: go on in a folder that such a comparison was stopped in; its finished rows are kept, the others
-    come out as they would have. Raises ValueError for an unknown method, UserError as `train` does, and `Interrupted`.
+    count for each of them. Pools (`config.synthesis`) are made once a seed, for all methods and networks. resume: go on in
+    a folder that such a comparison was stopped in; its finished rows are kept, the others come out as they would have. Raises ValueError for an unknown method, UserError as `train` does, and `Interrupted`.
     """
     out, methods, seeds = Path(out), asked.methods, asked.seeds
     networks = asked.networks or (config.target.network,)

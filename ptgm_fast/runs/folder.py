@@ -126,11 +126,12 @@ def free(root: Path, name: str) -> Iterator[Path]:
     try:
         yield path
     finally:
-        give_up(path)
+        with suppress(OSError):
+            path.rmdir()
 
 
 def claim(root: Path, name: str) -> Path:
-    """The empty folder of `free`, to be given up by hand."""
+    """The empty folder of `free`, which stays."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
@@ -144,12 +145,6 @@ def claim(root: Path, name: str) -> Path:
             f"no folder for {name!r} can be made in {str(root)!r} ({error.strerror}); give --out"
         ) from None
     raise AssertionError("unreachable")
-
-
-def give_up(path: Path) -> None:
-    """Remove a folder if nothing was written to it."""
-    with suppress(OSError):
-        path.rmdir()
 
 
 def newest(root: Path, name: str) -> Path:

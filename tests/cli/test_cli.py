@@ -343,3 +343,59 @@ def test_baselines_are_trained_after_the_run_and_printed_beside_it(
     code, again, _ = cli("train", "--resume", "--out", run, "--baselines")
     assert code == 0
     assert "points against scratch" in again
+
+
+def test_a_comparison_goes_on_from_another_directory(
+    cli: Run, tiny_toml: Path, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relative path of the images starts where the comparison did; only the missing row is trained."""
+    shutil.copy(blobs, tmp_path / "near.npz")
+    images = ("--set", "data.images=npz:near.npz")
+    code, _, _ = cli("compare", tiny_toml, *images, "--methods", "scratch,pp", "--seeds", "3,", "--out", "c")  # fmt: skip
+    assert code == 0
+    lines = (tmp_path / "c" / "metrics.jsonl").read_text().splitlines()
+    (tmp_path / "c" / "metrics.jsonl").write_text(lines[0] + "\n")
+    report = (tmp_path / "c" / "compare.json").read_bytes()
+    (tmp_path / "c" / "compare.json").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, again, err = cli("compare", "--resume", "--out", "../c")
+    assert (code, err) == (0, "")
+    shown = [line.split()[2] for line in again.splitlines() if line.startswith("seed 3")]
+    assert shown == ["pp"]
+    accuracy = [json.loads(r)["methods"]["pp"]["mean"] for r in (report, (tmp_path / "c" / "compare.json").read_bytes())]  # fmt: skip
+    assert accuracy[0] == accuracy[1]
+    code, _, err = cli("compare", "--resume", "--out", "../c", "--seeds", "2")
+    assert code == 2
+    assert "takes --out DIR alone" in err
+
+
+def test_a_run_goes_on_from_another_directory(
+    cli: Run, tiny_toml: Path, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(blobs, tmp_path / "near.npz")
+    assert cli("train", tiny_toml, "--set", "data.images=npz:near.npz", "--out", "r")[0] == 0
+    weights = (tmp_path / "r" / "model.safetensors").read_bytes()
+    (tmp_path / "r" / "summary.json").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    code, _, err = cli("train", "--resume", "--out", "../r")
+    assert (code, err) == (0, "")
+    assert (tmp_path / "r" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_search_prints_what_it_chose(
+    cli: Run, tiny_toml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ptgm_fast.runs import tune
+
+    monkeypatch.setattr(tune, "ROUNDS", (1, 2))
+    monkeypatch.setattr(tune, "LEAST_TRIALS", 2)
+    code, out, err = cli("tune", tiny_toml, "--minutes", 0.01, "--out", "t")
+    assert (code, err) == (0, "")
+    assert "(chosen)" in out
+    assert "ptgm-fast train" in out
+    assert (tmp_path / "t" / "chosen.toml").is_file()
+    code, again, _ = cli("tune", "--resume", "--minutes", 0.01, "--out", "t")
+    assert code == 0
+    assert " seed 1000  validation" not in again

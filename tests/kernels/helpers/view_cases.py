@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -43,3 +44,18 @@ def assert_mostly_close(actual: Tensor, expected: Tensor, *, atol: float, share:
     assert far <= share, (
         f"{far:.2%} of the values differ by more than {atol}, at most {error.max():.3g}"
     )
+
+
+def assert_one_graph(step: Callable[[Tensor], Tensor], images: Tensor) -> None:
+    """The step compiles whole, and gives the same values and gradient as it does eagerly."""
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
+    results, grads = [], []
+    for function in (step, compiled):
+        leaf = images.clone().requires_grad_()
+        results.append(function(leaf))
+        results[-1].sum().backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(results[0], results[1])
+    torch.testing.assert_close(grads[0], grads[1])
+    assert grads[0] is not None
+    assert grads[0].abs().max() > 0

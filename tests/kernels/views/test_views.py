@@ -10,7 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from helpers.view_cases import FULL, assert_mostly_close, both_parameters, image_batch
+from helpers.view_cases import (
+    FULL,
+    assert_mostly_close,
+    assert_one_graph,
+    both_parameters,
+    image_batch,
+)
 from ptgm_fast.kernels import dispatch
 from ptgm_fast.kernels.views import (
     PRESETS,
@@ -235,17 +241,7 @@ def test_one_graph() -> None:
         return (weak * strong).sum(dim=(1, 2, 3))
 
     images = image_batch(3, 3, 8, 6).contiguous(memory_format=torch.channels_last)
-    compiled = torch.compile(step, backend="aot_eager", fullgraph=True)
-    results, grads = [], []
-    for function in (step, compiled):
-        leaf = images.clone().requires_grad_()
-        results.append(function(leaf))
-        results[-1].sum().backward()
-        grads.append(leaf.grad)
-    torch.testing.assert_close(results[0], results[1])
-    torch.testing.assert_close(grads[0], grads[1])
-    assert grads[0] is not None
-    assert grads[0].abs().max() > 0
+    assert_one_graph(step, images)
 
 
 def test_the_gradient_has_the_images_layout() -> None:
