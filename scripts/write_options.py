@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -57,6 +57,8 @@ def describe(annotation: Any) -> str:
         return "`1/N`"
     if annotation == Phase:
         return "`[part, share]`"
+    if origin is Annotated:
+        return describe(get_args(annotation)[0])
     if origin is tuple:
         return f"list of {describe(get_args(annotation)[0])}"
     if annotation is ViewSpec:

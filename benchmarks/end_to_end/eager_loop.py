@@ -64,7 +64,7 @@ class SourcePair:
 
     def __init__(self, task: Task, *, channels_last: bool = False, compiled: bool = False) -> None:
         config = task.config
-        if config.source.classifier.network or config.source.classifier.mean != config.data.mean:
+        if config.source.classifier.network or set(config.data.mean) != {0.5}:
             raise ValueError("the eager loop knows a generator's own classifier, normalized alike")
         self.generator = generators.load(config.source.generator)
         self.classifier = generators.load_classifier(config.source.generator)

@@ -28,13 +28,15 @@ def asked_form(
     return channels or form[0], height, width
 
 
-def resized(images: Tensor, channels: int, height: int, width: int) -> Tensor:
+def resized(
+    images: Tensor, channels: int, height: int, width: int, *, interpolation: str = "bilinear"
+) -> Tensor:
     """Images [N, channels, height, width] of images [N, C, H, W], uint8 or floats in [-1, 1].
 
     Colour becomes grey by its BT.601 luma; a grey image is repeated as three channels without a copy. The size changes as
-    torchvision's resize changes it: `F.interpolate`, bilinear, align_corners=False, with antialiasing, which acts where a
-    side shrinks. What is computed is in [-1, 1] and float32, or float64 if the images are. Images of that form are
-    returned as they are.
+    torchvision's resize changes it: `F.interpolate`, bilinear (or bicubic, clipped), align_corners=False, with
+    antialiasing, which acts where a side shrinks. What is computed is in [-1, 1] and float32, or float64 if the images
+    are. Images of that form are returned as they are.
     """
     if channels < images.shape[1]:
         r, g, b = _signed(images).unbind(1)
@@ -46,11 +48,13 @@ def resized(images: Tensor, channels: int, height: int, width: int) -> Tensor:
         images = F.interpolate(
             images.mT if turn else images,
             (width, height) if turn else (height, width),
-            mode="bilinear",
+            mode=interpolation,
             align_corners=False,
             antialias=True,
         )
         images = images.mT if turn else images
+        if interpolation == "bicubic":
+            images = images.clamp_(-1, 1)
     return images if channels == images.shape[1] else images.expand(-1, channels, -1, -1)
 
 

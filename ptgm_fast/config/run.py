@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from ptgm_fast.models import Preprocessing, stated_preprocessing
 from ptgm_fast.training.options import (
     PSSL_METHODS,
     DistillationOptions,
@@ -92,8 +95,43 @@ class ClassifierConfig(Options):
         "",
         description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it",
     )
-    mean: Mean = Field((0.5,), description="its normalization of images in [0, 1]")
-    std: Std = Field((0.5,), description="its normalization of images in [0, 1]")
+    image_size: Annotated[int, Field(ge=1)] | Literal["network"] = Field(
+        "network",
+        description="side in pixels of what it sees; network: what timm or torchvision state of it, else the generator's",
+    )
+    channels: Literal[1, 3, "network"] = Field("network", description="of what it sees, likewise")
+    mean: Mean | Literal["network"] = Field(
+        "network", description="its normalization of images in [0, 1], likewise, else 0.5"
+    )
+    std: Std | Literal["network"] = Field(
+        "network", description="its normalization of images in [0, 1], likewise, else 0.5"
+    )
+    interpolation: Literal["bilinear", "bicubic", "network"] = Field(
+        "network", description="how images are resized for it, likewise, else bilinear"
+    )
+    crop: Annotated[float, Field(gt=0, le=1)] | Literal["network"] = Field(
+        "network",
+        description="part of a target image's shorter side that it sees, from the middle; likewise, else 1",
+    )
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """The settings that `Preprocessing` has, by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Preprocessing)}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stated(cls, values: Any) -> Any:
+        """What the network itself states takes the place of "network": so a run's config keeps it."""
+        network = values.get("network") if isinstance(values, Mapping) else None
+        stated = stated_preprocessing(network) if isinstance(network, str) else None
+        if stated is None:
+            return values
+        told = {name: value for name, value in values.items() if value != "network"}
+        if told.get("channels", stated.channels) != stated.channels:
+            # Of another number of channels, statistics say nothing.
+            stated = replace(stated, channels=told["channels"], mean=(0.5,), std=(0.5,))
+        return asdict(stated) | told
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:

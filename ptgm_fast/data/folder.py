@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ptgm_fast.data.images import ImageSet, prepare
+from ptgm_fast.data.images import Fit, ImageSet, prepare
 from ptgm_fast.data.pixels import read_image
 from ptgm_fast.errors import UserError
 
@@ -25,7 +25,7 @@ _TEST = ("test", "testing", "val", "valid", "validation", "dev")
 def load_folder(
     path: str,
     channels: int | None,
-    image_size: int | None,
+    image_size: int | Fit | None,
     on_notice: Callable[[str], None],
 ) -> ImageSet:
     """The images under root/CLASS, at any depth, classes in the order of their names.

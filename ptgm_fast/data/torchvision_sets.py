@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ptgm_fast.data.folder import class_name
-from ptgm_fast.data.images import ImageSet, prepare
+from ptgm_fast.data.images import Fit, ImageSet, prepare
 from ptgm_fast.data.pixels import to_bytes
 from ptgm_fast.errors import MissingExtraError, UserError
 from ptgm_fast.query import split_query
@@ -18,7 +18,7 @@ from ptgm_fast.query import split_query
 def load_torchvision(
     rest: str,
     channels: int | None,
-    image_size: int | None,
+    image_size: int | Fit | None,
     on_notice: Callable[[str], None],
 ) -> ImageSet:
     """NAME?option=value&...: the options are the data set's own arguments, values written as they are.

@@ -241,7 +241,7 @@ class FolderFormat(Format):
         chosen = order.indices(start, number)
         table = conditioning_table(
             self.source,
-            train.images[chosen],
+            self.task.data.asking[chosen],
             temperature=options.pcs_temperature,
             top_k=options.pcs_top_k or None,
         )

@@ -32,7 +32,7 @@ def uniform_recipe(config: RunConfig, source: FrozenGenerator) -> Recipe:
 
 def conditioned_recipe(task: Task) -> Recipe:
     """Images for the labelled target images, as P-SSL trains on."""
-    config, source, images = task.config, task.source, task.data.train.images
+    config, source, images = task.config, task.source, task.data.asking
     temperature, top_k = config.p_ssl.pcs_temperature, config.p_ssl.pcs_top_k or None
     return Recipe(
         source,

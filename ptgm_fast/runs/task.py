@@ -6,15 +6,17 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
+from torch import Tensor
 
 from ptgm_fast import __version__, data, generators, models
 from ptgm_fast.config import RunConfig
 from ptgm_fast.data import ImageSet
 from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import decoded, encoded
+from ptgm_fast.runs.classifier import as_files, load_classifier, seen_by_classifier
 from ptgm_fast.sampling import SourceModels, derive_seed, seeded
 from ptgm_fast.training.target import TargetData
 
@@ -24,10 +26,18 @@ NUM_CHECKED = 8
 
 @dataclass(frozen=True)
 class ReadImages:
-    """What data.images and data.test_images hold, before the split of a seed. test: None without images of its own."""
+    """What data.images and data.test_images hold, before the split of a seed. test: None without images of its own.
+
+    read_asking reads data.images once more as the source classifier is to see them; None: it sees them as the target does.
+    """
 
     images: ImageSet
     test: ImageSet | None
+    read_asking: Callable[[], ImageSet] | None
+
+    @cached_property
+    def asking(self) -> Tensor:
+        return self.read_asking().images if self.read_asking else self.images.images
 
 
 @dataclass(frozen=True)
@@ -103,10 +113,8 @@ def build_task(
     }
     known = like if same["source"] and same["device"] else None
     source = known.source if known else build_source(config, on_notice)
-    channels, size = _target_form(config, source.generator.card)
-    read = (
-        like.read if like and same["data"] and known else _read(config, channels, size, on_notice)
-    )
+    card = source.generator.card
+    read = like.read if like and same["data"] and known else _read(config, card, on_notice)
     task = Task(config, source.device, source, _split(config, read), read)
     if not (known and same["data"] and same["target"]):
         _check_networks(task)
@@ -121,10 +129,10 @@ def build_source(
     on_notice(message) is told what `generators.load`, `optimize` and `models.load_weights` found.
     """
     device = choose_device(config.device)
-    choice = config.source.classifier
     truncation = config.source.truncation or None
     generator = generators.load(config.source.generator, device=device, on_notice=on_notice)
-    classifier = _load_classifier(config, generator.card, on_notice)
+    seen = seen_by_classifier(config.source.classifier, generator.card)
+    classifier = load_classifier(config, generator.card, on_notice)
     optimized = None
     if config.source.optimize:
         optimized = generators.optimize(generator, truncation=truncation, on_notice=on_notice)
@@ -134,8 +142,10 @@ def build_source(
         generator,
         classifier,
         optimized=optimized,
-        mean=choice.mean,
-        std=choice.std,
+        mean=seen.mean,
+        std=seen.std,
+        form=seen.form,
+        interpolation=seen.interpolation,
         truncation=truncation,
         device=device,
     )
@@ -145,16 +155,12 @@ def _target_form(config: RunConfig, card: generators.Card) -> tuple[int, int]:
     """Channels and side of the target network's images. Raises UserError for statistics of another number of channels."""
     asked, size = config.data.channels, config.data.image_size
     channels = card.channels if asked == "generator" else asked
-    for place, table, number in (
-        ("data", config.data, channels),
-        ("source.classifier", config.source.classifier, card.channels),
-    ):
-        for which in ("mean", "std"):
-            values = getattr(table, which)
-            if len(values) not in (1, number):
-                raise UserError(
-                    f"{place}.{which} has {len(values)} values for images with {number} channel(s); give 1 or {number}"
-                )
+    for which in ("mean", "std"):
+        values = getattr(config.data, which)
+        if len(values) not in (1, channels):
+            raise UserError(
+                f"data.{which} has {len(values)} values for images with {channels} channel(s); give 1 or {channels}"
+            )
     return channels, card.image_size if size == "generator" else size
 
 
@@ -173,26 +179,9 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _load_classifier(
-    config: RunConfig, card: generators.Card, on_notice: Callable[[str], None]
-) -> torch.nn.Module:
-    choice = config.source.classifier
-    if not choice.network:
-        return generators.load_classifier(config.source.generator)
-    classifier = models.build(
-        choice.network,
-        num_classes=card.num_classes,
-        channels=card.channels,
-        image_size=card.image_size,
-    )
-    models.load_weights(classifier, choice.weights, what="source classifier", on_notice=on_notice)
-    return classifier
-
-
-def _read(
-    config: RunConfig, channels: int, size: int, on_notice: Callable[[str], None]
-) -> ReadImages:
+def _read(config: RunConfig, card: generators.Card, on_notice: Callable[[str], None]) -> ReadImages:
     choice = config.data
+    channels, size = _target_form(config, card)
     load = partial(data.load, channels=channels, image_size=size, on_notice=on_notice)
     images = load(choice.images)
     if images.num_classes < 2:
@@ -204,7 +193,17 @@ def _read(
         raise UserError(
             f"data.test_images has the classes {list(separate.class_names)}, but data.images has {list(images.class_names)}"
         )
-    return ReadImages(images, separate)
+    seen = seen_by_classifier(config.source.classifier, card)
+    alike = (seen.channels, as_files(seen)) == (channels, data.Fit(size))
+    # What was passed over has been said.
+    again = partial(
+        data.load,
+        choice.images,
+        channels=seen.channels,
+        image_size=as_files(seen),
+        on_notice=lambda message: None,
+    )
+    return ReadImages(images, separate, None if alike else again)
 
 
 def _split(config: RunConfig, read: ReadImages) -> TargetData:
@@ -235,7 +234,14 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         values * images.channels if len(values) == 1 else values
         for values in (choice.mean, choice.std)
     )
-    return TargetData(images.subset(split.train), images.subset(split.validation), test, mean, std)
+    return TargetData(
+        images.subset(split.train),
+        images.subset(split.validation),
+        test,
+        mean,
+        std,
+        lambda: read.asking[split.train],
+    )
 
 
 def _check_networks(task: Task) -> None:
@@ -259,7 +265,8 @@ def _check_networks(task: Task) -> None:
             models.rehearse(network, inputs)
         state = decoded(encoded(network.export_state()))
         task.check_exported(network, plain, state, task.data.train)
-    with _or_user_error(f"source classifier does not take images of shape {shape}"):
+    seen = "x".join(str(s) for s in task.source.form or ())
+    with _or_user_error(f"source classifier does not take images of shape {seen}"):
         logits = task.source.classify(images)
     expected = len(images), task.source.num_classes
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from ptgm_fast.config import RunConfig, config_to_toml
 from ptgm_fast.models.weights import load_state
 from ptgm_fast.runs import figures
 from ptgm_fast.runs.artifacts import make_pairs, read_summary, write_evaluation, write_pairs
+from ptgm_fast.runs.classifier import seen_by_classifier
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.pools import POOL, Pools
@@ -258,6 +259,15 @@ def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
     }
 
 
+def describe_classifier(task: Task) -> dict[str, Any]:
+    """The source classifier's network and what it sees."""
+    choice, card = task.config.source.classifier, task.source.generator.card
+    return {
+        "network": choice.network or "the generator's own",
+        **asdict(seen_by_classifier(choice, card)),
+    }
+
+
 def summarize(
     task: Task,
     network: models.TargetNetwork,
@@ -283,6 +293,7 @@ def summarize(
             "soft_labels": card.soft_labels,
             "settings": getattr(card, "settings", {}),
             "optimized": describe_optimizer(task.source),
+            "classifier": describe_classifier(task),
             "sha256": {name: file.sha256 for name, file in card.files.items()},
         },
         "stages": {result.stage: result.as_dict() for result in results},

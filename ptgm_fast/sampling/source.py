@@ -99,8 +99,8 @@ class FrozenGenerator:
 class SourceModels(FrozenGenerator):
     """A frozen generator G_s and a frozen source classifier C_s over the same K_s classes, on one device.
 
-    The classifier sees ((x + 1) / 2 - mean) / std of images x, with the normalization it was trained with. Neither takes
-    a gradient. optimized: what `optimize` did, if it made the generator.
+    The classifier sees ((x + 1) / 2 - mean) / std of images x, in the form (channels, height, width) and with the
+    normalization it was trained with. Neither takes a gradient. optimized: what `optimize` did, if it made the generator.
     """
 
     def __init__(
@@ -110,11 +110,16 @@ class SourceModels(FrozenGenerator):
         *,
         mean: Sequence[float] = (0.5,),
         std: Sequence[float] = (0.5,),
+        form: tuple[int, int, int] | None = None,
+        interpolation: str = "bilinear",
         truncation: float | None = None,
         optimized: Optimized | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
+        """form: channels, height and width that images are brought to, by `interpolation`, before C_s sees them; None: the
+        generator's channels, and the size that they have."""
         super().__init__(generator, truncation=truncation, device=device)
+        self.form, self.interpolation = form, interpolation
         self.optimized = optimized
         self.classifier = classifier.to(self.device).requires_grad_(False).eval()
         self.classifier.to(memory_format=torch.channels_last)
@@ -127,8 +132,12 @@ class SourceModels(FrozenGenerator):
 
     @torch.no_grad()
     def classify(self, images: Tensor) -> Tensor:
-        """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1]; C_s sees the generator's channels."""
-        images = resized(images, self.image_shape[0], *images.shape[2:])
+        """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1], of any size and channels.
+
+        They are brought to C_s's own form by `resized`, antialiased where they shrink; images of that form stay as they are.
+        """
+        form = self.form or (self.image_shape[0], *images.shape[2:])
+        images = resized(images, *form, interpolation=self.interpolation)
         unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
         logits: Tensor = self.classifier((unit.to(self.device) - self.mean) / self.std)
         return logits

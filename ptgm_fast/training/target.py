@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -33,13 +34,22 @@ from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
 
 @dataclass(frozen=True)
 class TargetData:
-    """The target task as the stages see it. mean, std: normalization of [0, 1] images, one value a channel."""
+    """The target task as the stages see it. mean, std: normalization of [0, 1] images, one value a channel.
+
+    read_asking gives the training images as C_s sees their files, uint8; None: as they are in `train`.
+    """
 
     train: ImageSet
     validation: ImageSet
     test: ImageSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    read_asking: Callable[[], Tensor] | None = None
+
+    @cached_property
+    def asking(self) -> Tensor:
+        """The training images that soft source labels are computed of, uint8 [N, C, H, W], at C_s's own size; read when asked for."""
+        return self.train.images if self.read_asking is None else self.read_asking()
 
     def normalizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """A function from uint8 images to the target network's input, without any augmentation."""
@@ -242,7 +252,7 @@ class PseudoSemiSupervised(SupervisedStage):
             # A pool that is made here has asked for them already.
             self.table = (recipe.table if recipe else None) or conditioning_table(
                 self.source,
-                self.images,
+                self.data.asking,
                 temperature=pssl.pcs_temperature,
                 top_k=pssl.pcs_top_k or None,
             )

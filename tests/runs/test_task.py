@@ -21,7 +21,10 @@ Tiny = Callable[..., RunConfig]
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["data.image_size=28"], r"source classifier does not take images of shape 1x28x28"),
+        (
+            ["source.classifier.image_size=28"],
+            r"source classifier does not take images of shape 1x28x28",
+        ),
         (["data.mean=[0.1,0.2,0.3]"], r"data\.mean has 3 values for images with 1 channel"),
         (
             ["data.channels=3", "source.classifier.std=[0.1,0.2,0.3]"],
