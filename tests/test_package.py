@@ -104,6 +104,7 @@ def test_the_readmes_files_exist() -> None:
         "CONTRIBUTING.md",
         "benchmarks/README.md",
         "docs/source.md",
+        "docs/check.md",
         "docs/benchmarks.md",
         "docs/profiling.md",
         "docs/report.md",

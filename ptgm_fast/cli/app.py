@@ -300,11 +300,38 @@ def source(
     out: OutOption = None,
     seed: SeedOption = None,
     settings: SetOption = None,
+    classifier_only: Annotated[
+        bool,
+        typer.Option(
+            "--classifier-only",
+            help="Train only a classifier, on the samples of the generator that a run's config names.",
+        ),
+    ] = False,
 ) -> None:
     """Train a source pair - a conditional generator and a classifier - from labelled images of your own."""
-    from ptgm_fast.cli.source import run
+    from ptgm_fast.cli.source import run, run_classifier
 
-    run(config, out, seed, settings or [])
+    (run_classifier if classifier_only else run)(config, out, seed, settings or [])
+
+
+@app.command()
+def check(
+    config: ConfigArgument = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder of check.png and check.json."),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option("--samples", metavar="N", min=1, help="About so many samples are drawn.")
+    ] = 512,
+    seed: SeedOption = None,
+    settings: SetOption = None,
+    no_optimize: OriginalOption = False,
+) -> None:
+    """Show samples of the generator to the classifier: do they fit each other, and the target? Name what does not."""
+    from ptgm_fast.cli.check import run
+
+    run(config, out, samples, seed, _settings(settings, no_optimize))
 
 
 @app.command()

@@ -21,6 +21,8 @@ from ptgm_fast.training.options import (
     TargetOptions,
 )
 
+# source.classifier: there is none.
+NONE = "none"
 STAGES = ("pp", "supervised", "p-ssl")
 
 
@@ -88,9 +90,12 @@ class DataConfig(Options):
 
 
 class ClassifierConfig(Options):
-    """The source classifier C_s. Empty: the one that came with the generator."""
+    """The source classifier C_s. Empty: the one that came with the generator; "none" trains one on its samples."""
 
-    network: str = Field("", description="architecture, as for target.network")
+    network: str = Field(
+        "",
+        description='architecture, as for target.network; source.classifier = "none" trains one, see source.training',
+    )
     weights: str = Field(
         "",
         description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it",
@@ -123,6 +128,8 @@ class ClassifierConfig(Options):
     @classmethod
     def _stated(cls, values: Any) -> Any:
         """What the network itself states takes the place of "network": so a run's config keeps it."""
+        if values == NONE:
+            return {"network": NONE}
         network = values.get("network") if isinstance(values, Mapping) else None
         stated = stated_preprocessing(network) if isinstance(network, str) else None
         if stated is None:
@@ -135,11 +142,24 @@ class ClassifierConfig(Options):
 
     @model_validator(mode="after")
     def _both_or_none(self) -> Self:
-        if bool(self.network) != bool(self.weights):
+        if self.network == NONE:
+            given = [name for name, value in self.preprocessing.items() if value != "network"]
+            if self.weights or given:
+                raise ValueError(
+                    f'"none" trains a classifier that sees what the generator makes: leave {(["weights"] * bool(self.weights) + given)[0]} out'
+                )
+        elif bool(self.network) != bool(self.weights):
             raise ValueError(
                 "network and weights belong together: give both, or neither for the generator's own classifier"
             )
         return self
+
+
+class OwnClassifierOptions(PPOptions):
+    """The classifier that `source.classifier = "none"` trains on the generator's samples before all else."""
+
+    network: str = Field("ptgm:resnet-small", description="architecture, as for target.network")
+    seed: int = Field(0, ge=0, lt=2**63, description="of its training: runs of all seeds share it")
 
 
 class SourceConfig(Options):
@@ -157,6 +177,7 @@ class SourceConfig(Options):
         description="rewrite the generator into an equal, cheaper one; false keeps the original",
     )
     classifier: ClassifierConfig = ClassifierConfig()
+    training: OwnClassifierOptions = OwnClassifierOptions()
 
 
 class NetworkConfig(Options):
@@ -221,6 +242,11 @@ class RunConfig(Options):
                 'p_ssl.teacher = "ema" needs training.ema_decay > 0 (for example 0.99)'
             )
         return self
+
+
+def is_trained_here(config: RunConfig) -> bool:
+    """Whether the source classifier is trained on the generator's samples first."""
+    return config.source.classifier.network == NONE
 
 
 METHODS = {

@@ -8,10 +8,11 @@ from torch import nn
 
 from ptgm_fast import generators, models
 from ptgm_fast.config import RunConfig
-from ptgm_fast.config.run import ClassifierConfig
+from ptgm_fast.config.run import ClassifierConfig, is_trained_here
 from ptgm_fast.data import Fit
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import Preprocessing
+from ptgm_fast.sampling import seeded
 
 
 def load_classifier(
@@ -20,6 +21,15 @@ def load_classifier(
     """C_s with its weights, for images as `seen_by_classifier` has them. on_notice(message): told what it is to see, and what
     `models.load_weights` found."""
     choice = config.source.classifier
+    if is_trained_here(config):
+        # Its weights follow (`own_classifier.train_classifier`).
+        with seeded(config.source.training.seed, "source classifier/init"):
+            return models.build(
+                config.source.training.network,
+                num_classes=card.num_classes,
+                channels=card.channels,
+                image_size=card.image_size,
+            )
     if not choice.network:
         return generators.load_classifier(config.source.generator)
     seen = seen_by_classifier(choice, card)

@@ -18,7 +18,9 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.records import read_json
 from ptgm_fast.runs import figures
 from ptgm_fast.runs.artifacts import COMPARISON, Method, read_comparison, read_summary
+from ptgm_fast.runs.check import check_at_start
 from ptgm_fast.runs.folder import ASKED, RunFolder
+from ptgm_fast.runs.own_classifier import train_classifier
 from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.task import Task, build_task, versions
@@ -105,6 +107,8 @@ def compare(
         if not resume:
             folder.write_json(folder.path / ASKED, asdict(asked))
             folder.write_config(config_to_toml(config))
+        train_classifier(task.source, config, out, context)
+        check_at_start(task, folder.path, context.on_notice)
         # A line that a kill cut off goes.
         finished = [Row(**record) for record in folder.read_metrics()]
         folder.write_metrics([vars(row) for row in finished])
@@ -176,6 +180,7 @@ def against_baselines(
     if (path / COMPARISON).is_file():
         return read_comparison(path)
     task = build_task(config, on_notice=context.on_notice)
+    train_classifier(task.source, config, out, context)
     with RunFolder.writing(path, resume=(path / "config.toml").exists()) as folder:
         folder.write_config(config_to_toml(config))
         folder.write_metrics([])

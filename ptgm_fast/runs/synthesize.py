@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ptgm_fast.config import RunConfig
+from ptgm_fast.config.run import is_trained_here
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.formats import FolderFormat, Format, PoolFormat, TarFormat
 from ptgm_fast.runs.task import build_source, build_task
@@ -93,6 +94,11 @@ def open_format(
     """What is to be written, with its source built; nothing is written. Raises UserError for an unknown format."""
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}; accepted: {', '.join(FORMATS)}")
+    if conditioned and is_trained_here(config):
+        raise UserError(
+            'source.classifier = "none": the soft labels of target images need a classifier. Train it with '
+            "`ptgm-fast source --classifier-only CONFIG --out DIR` and name it in source.classifier"
+        )
     task = build_task(config, on_notice=on_notice) if conditioned else None
     source = task.source if task else build_source(config, on_notice)
     return FORMATS[format](config, source, task, count, out)

@@ -15,8 +15,10 @@ from ptgm_fast.config import RunConfig, config_to_toml
 from ptgm_fast.models.weights import load_state
 from ptgm_fast.runs import figures
 from ptgm_fast.runs.artifacts import make_pairs, read_summary, write_evaluation, write_pairs
+from ptgm_fast.runs.check import check_at_start
 from ptgm_fast.runs.classifier import seen_by_classifier
 from ptgm_fast.runs.folder import RunFolder
+from ptgm_fast.runs.own_classifier import train_classifier
 from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.profiled import profiled
@@ -162,10 +164,14 @@ def train(
     )
     with opened as folder:
         checkpoint = None
+        if group.is_first and not resume:
+            folder.write_config(config_to_toml(config))
+            folder.write_metrics([])
+        if own := train_classifier(task.source, config, out, context):
+            # A pool for target images is known by the classifier that it was made with.
+            network = task.new_network()
+            stages = make_stages(task, network, group, Pools(out / POOL))
         if group.is_first:
-            if not resume:
-                folder.write_config(config_to_toml(config))
-                folder.write_metrics([])
             context = _recording(context, folder)
             checkpoint = CheckpointFile(
                 folder.checkpoint,
@@ -176,12 +182,23 @@ def train(
         state = group.from_first(
             lambda: _state_to_resume(config, folder, checkpoint) if resume else None
         )
+        with context.spans("check"):
+            found = group.from_first(lambda: _checked(task, folder, context))
+        found = found if own is None else {**found, "classifier": own}
         results = [StageResult(**r) for r in state["results"]] if state else []
         if state and state["step"] == 0:
             load_state(network, state["network"], where="the checkpoint")
             state = None
         results = run_stages(stages, context, results=results, resume=state, checkpoint=checkpoint)
-        return group.from_first(lambda: _write_results(task, network, results, folder, context))
+        return group.from_first(
+            lambda: _write_results(task, network, results, folder, context, found)
+        )
+
+
+def _checked(task: Task, folder: RunFolder, context: Context) -> dict[str, Any]:
+    """The figures of `check_at_start` for the summary, under ``check``."""
+    record = check_at_start(task, folder.path, context.on_notice)
+    return {"check": record.model_dump(mode="json", exclude={"version", "key"}) if record else None}
 
 
 def _finished(out: Path) -> dict[str, Any] | None:
@@ -195,6 +212,7 @@ def _write_results(
     results: Sequence[StageResult],
     folder: RunFolder,
     context: Context,
+    found: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Evaluate, and write the weights, the pictures and, last, the summary."""
     config = task.config
@@ -205,7 +223,7 @@ def _write_results(
             results,
             lambda test: write_evaluation(test, task.data.test.class_names, folder),
         )
-        summary["processes"] = context.group.size
+        summary |= {"processes": context.group.size, **found}
     models.save_weights(
         network.export_state(),
         folder.model,
@@ -262,10 +280,9 @@ def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
 def describe_classifier(task: Task) -> dict[str, Any]:
     """The source classifier's network and what it sees."""
     choice, card = task.config.source.classifier, task.source.generator.card
-    return {
-        "network": choice.network or "the generator's own",
-        **asdict(seen_by_classifier(choice, card)),
-    }
+    seen = seen_by_classifier(choice, card)
+    lists = {"mean": list(seen.mean), "std": list(seen.std)}
+    return {"network": choice.network or "the generator's own", **asdict(seen), **lists}
 
 
 def summarize(

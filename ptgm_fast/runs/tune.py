@@ -18,6 +18,7 @@ from ptgm_fast.config import RunConfig, config_to_toml
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs import figures
 from ptgm_fast.runs.folder import RunFolder
+from ptgm_fast.runs.own_classifier import train_classifier
 from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.runs.train import make_stages, run_stages
@@ -146,6 +147,7 @@ def tune(
     with RunFolder.writing(path, resume=resume) as folder:
         if not resume:
             folder.write_config(config_to_toml(config))
+        train_classifier(task.source, config, path, context)
         done = {(t.number, t.seed): t for t in (Trial(**r) for r in folder.read_metrics())}
         folder.write_metrics([asdict(t) for t in done.values()])
 

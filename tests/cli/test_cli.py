@@ -171,6 +171,35 @@ def test_no_optimize_keeps_the_original(cli: Run, tiny_toml: Path, tmp_path: Pat
             assert f"optimize = {kept}" in (out / "config.toml").read_text()
 
 
+def test_check_prints_what_fits_and_what_does_not(
+    cli: Run, tiny_toml: Path, tmp_path: Path
+) -> None:
+    code, out, _ = cli("check", tiny_toml, "--out", tmp_path / "check", "--samples", 30)
+    assert code == 0
+    for words in (
+        "of 30 samples of 3 classes their label",
+        "most uncertain training images",
+        "target classes that ask for the same source classes: ",
+        "warning: the source classifier agrees with",
+    ):
+        assert words in " ".join(out.split())
+    assert {p.name for p in (tmp_path / "check").iterdir()} == {"check.json", "check.png"}
+
+
+def test_a_classifier_of_the_generators_samples(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
+    out = tmp_path / "classifier"
+    settings = ("--set", "source.training.steps=3", "--set", "source.training.batch_size=8")
+    code, said, _ = cli("source", "--classifier-only", tiny_toml, "--out", out, *settings)
+    assert code == 0
+    assert '"fresh_samples_recognized"' in said
+    assert {p.name for p in out.iterdir()} == {"classifier.safetensors", "classifier.json"}
+    code, _, error = cli(
+        "source", "--classifier-only", tiny_toml, "--out", out, *settings, "--seed", 1
+    )
+    assert code == 2
+    assert "with other settings of source.training" in " ".join(error.split())
+
+
 def test_doctor_names_device_implementations_and_extras(cli: Run) -> None:
     code, out, _ = cli("doctor")
     assert code == 0
@@ -322,7 +351,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
         started = time.perf_counter()
         result = subprocess.run(command("--help"), capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - started)
-    for name in ("train", "compare", "synthesize", "source", "doctor", "profile", "report"):
+    for name in ("train", "compare", "synthesize", "source", "check", "doctor", "profile"):
         assert name in result.stdout
     # 0.18 s measured alone on two cores; the best of three, with room for a busy machine.
     assert min(seconds) < 1.0

@@ -75,6 +75,7 @@ def test_every_part_is_there_for_runs_side_by_side(folders: Path, tmp_path: Path
     methods = json.loads((folders / "methods" / "compare.json").read_text())["methods"]
     for method in methods.values():
         assert f"{100 * method['mean']:.2f} ± {100 * method['std']:.2f}" in page.text
+    assert page.text.count("The source classifier gives") == 2
     assert "train with --profile" in page.text
     assert (folders / "plain" / "config.toml").read_text() in page.text
     # Ten targets a run with eight pseudo samples each; every picture says what it is.

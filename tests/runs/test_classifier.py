@@ -128,7 +128,7 @@ def test_the_run_keeps_what_it_saw(with_a_vit: Tiny, tmp_path: Path) -> None:
     described = describe_classifier(task)
     assert described["network"] == "timm:test_vit"
     assert (described["image_size"], described["channels"], described["crop"]) == (160, 3, 0.5)
-    assert described["mean"] == stated.mean
+    assert described["mean"] == list(stated.mean)
 
 
 def test_what_no_network_states_is_said(tiny: Tiny, tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ def test_spans_cover_the_run(tiny: Tiny, tmp_path: Path) -> None:
     torch.optim.SGD([torch.zeros(1)], lr=0.1)
     spans = SpanRecorder()
     train(tiny(), tmp_path / "run", context=Context(spans=spans))
-    assert {path[0] for path in spans.seconds} == {"pp", "p-ssl", "evaluation", "pictures", "setup"}
+    assert {path[0] for path in spans.seconds} == {
+        *("setup", "check", "pp", "p-ssl", "evaluation", "pictures")
+    }
     for stage in ("pp", "p-ssl"):
         seconds = spans.seconds
         phases = {p[1]: s for p, s in seconds.items() if len(p) == 2 and p[0] == stage}
@@ -49,7 +51,7 @@ def test_a_profiled_run_has_the_same_weights_and_counts_its_images(
     assert profile.complete
     assert profile.versions == summary["versions"]
     stages = {stage.name: stage for stage in profile.stages}
-    assert list(stages) == ["setup", "pp", "p-ssl", "evaluation", "pictures"]
+    assert list(stages) == ["setup", "check", "pp", "p-ssl", "evaluation", "pictures"]
     assert (stages["pp"].steps, stages["p-ssl"].steps) == (12, 20)
     assert stages["pp"].images_synthesized == stages["pp"].images_served == 12 * 16
     assert stages["p-ssl"].images_synthesized == 20 * 8

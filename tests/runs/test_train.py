@@ -26,6 +26,7 @@ def test_a_run_folder_holds_what_it_promises(tiny: Tiny, tmp_path: Path) -> None
     assert summary["task"] == "blobs"
     assert set(summary) >= {"task", "seed", "device", "versions", "stages", "target"}
     assert list(summary["stages"]) == ["pp", "p-ssl"]
+    assert set(summary["check"]) == {"pair", "target", "warnings"}
     for stage in summary["stages"].values():
         assert set(stage) >= {"steps", "seconds", "images_per_second", "images_synthesized"}
     assert summary["stages"]["pp"]["images_synthesized"] == 12 * 16

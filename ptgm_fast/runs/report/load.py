@@ -26,6 +26,7 @@ from ptgm_fast.runs.artifacts import (
     PairsRecord,
     Summary,
 )
+from ptgm_fast.runs.check import CHECK, CheckRecord
 from ptgm_fast.runs.folder import RunFolder
 
 OLDER = "it was written by a version before these were recorded, or has not finished"
@@ -59,6 +60,7 @@ class Run:
     summary: Summary | None
     evaluation: EvaluationRecord | None
     tiles: tuple[Tiles, ...]
+    check: CheckRecord | None
     profile: Profile | None
     trace: list[dict[str, Any]]
     notes: tuple[str, ...]
@@ -129,6 +131,7 @@ def _run(path: Path, name: str) -> Run:
         summary=summary,
         evaluation=evaluation,
         tiles=tiles,
+        check=_optional(path / CHECK, CheckRecord, REMOVE),
         profile=profile,
         trace=trace,
         notes=tuple(notes),

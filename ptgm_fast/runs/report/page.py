@@ -72,6 +72,7 @@ def _run(run: Run) -> dict[str, Any]:
         "time_bars": figures.time_bars(profile) if profile else None,
         "timeline": timeline(profile, run.trace) if profile else None,
         "tiles": run.tiles,
+        "check": run.check,
         "evaluation": run.evaluation,
         "confused": _most_confused(run) if run.evaluation else (),
         "confusion": figures.confusion(run.evaluation) if run.evaluation else None,
