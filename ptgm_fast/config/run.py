@@ -130,6 +130,8 @@ class ClassifierConfig(Options):
         """What the network itself states takes the place of "network": so a run's config keeps it."""
         if values == NONE:
             return {"network": NONE}
+        if isinstance(values, str):
+            raise ValueError('takes "none", or a table with network and weights')
         network = values.get("network") if isinstance(values, Mapping) else None
         stated = stated_preprocessing(network) if isinstance(network, str) else None
         if stated is None:

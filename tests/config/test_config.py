@@ -99,6 +99,7 @@ def test_overrides_change_one_setting(tmp_path: Path) -> None:
         ("[pp]\nviews = 'weakk'", ["pp.views", "weak"]),
         ("[pp.views]\nrotat = 3", ["pp.views", "rotat", "rotate"]),
         ("[pp.views]\nrotate = 1000.0", ["pp.views", "rotate", "180"]),
+        ("[source]\nclassifier = 'no'", ["source.classifier", '"none", or a table']),
         (
             "[source.classifier]\nnetwork = 'ptgm:cnn-small'",
             ["source.classifier", "belong together"],
