@@ -60,10 +60,12 @@ class Readings:
         if not self.ways:
             return
         form = source.form or tuple(images.shape[1:])
-        unit = (resized(images, *form, interpolation=source.interpolation) + 1) / 2
+        unit = (
+            resized(images.to(source.device), *form, interpolation=source.interpolation) + 1
+        ) / 2
         self._least = min(self._least, float(unit.min()))
         for way, given in zip(self.ways, self._other, strict=True):
-            given.append(source.classifier(way.inputs(unit.to(source.device))).argmax(1).cpu())
+            given.append(source.classifier(way.inputs(unit)).argmax(1).cpu())
 
     def first(self) -> Tensor:
         return torch.cat(self._first)

@@ -37,7 +37,8 @@ class ReadImages:
 
     @cached_property
     def asking(self) -> Tensor:
-        return self.read_asking().images if self.read_asking else self.images.images
+        assert self.read_asking is not None
+        return self.read_asking().images
 
 
 @dataclass(frozen=True)
@@ -240,7 +241,7 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         test,
         mean,
         std,
-        lambda: read.asking[split.train],
+        None if read.read_asking is None else lambda: read.asking[split.train],
     )
 
 

@@ -137,9 +137,9 @@ class SourceModels(FrozenGenerator):
         They are brought to C_s's own form by `resized`, antialiased where they shrink; images of that form stay as they are.
         """
         form = self.form or (self.image_shape[0], *images.shape[2:])
-        images = resized(images, *form, interpolation=self.interpolation)
+        images = resized(images.to(self.device), *form, interpolation=self.interpolation)
         unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
-        logits: Tensor = self.classifier((unit.to(self.device) - self.mean) / self.std)
+        logits: Tensor = self.classifier((unit - self.mean) / self.std)
         return logits
 
     def _try_a_sample(self) -> Tensor:
