@@ -93,7 +93,7 @@ def test_a_full_disk_keeps_what_was_written(
 
         def full(descriptor: int) -> None:
             calls.append(descriptor)
-            if len(calls) > 5:
+            if len(calls) > 7:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             real(descriptor)
 
