@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ptgm_fast.data.images import to_uint8
+from ptgm_fast.models.precision import resolved
 from ptgm_fast.sampling.conditioning import ConditioningTable
 from ptgm_fast.sampling.randomness import AddressedOrder, seeded
 from ptgm_fast.sampling.source import FrozenGenerator
@@ -77,7 +78,7 @@ class Recipe:
     @cached_property
     def law(self) -> dict[str, Any]:
         """The description that a pool is known by."""
-        card, device = self.source.generator.card, self.source.device
+        card = self.source.generator.card
         classifier = getattr(card, "classifier", None)
         files = {
             name: file.sha256
@@ -89,9 +90,6 @@ class Recipe:
             for key in ("settings", "soft", "soft_seed")
             if (value := getattr(card, key, None))
         }
-        reduced = self._precision == "bfloat16" or (
-            self._precision == "auto" and device.type == "cuda"
-        )
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -111,7 +109,7 @@ class Recipe:
             "image_range": "uint8: 0 is -1, 255 is 1",
             # How they were computed: other bits in the last place, so one pool is made in one way.
             "computed": {
-                "precision": "bfloat16" if reduced else "float32",
+                "precision": resolved(self._precision, self.source.device),
                 "optimized": getattr(self.source, "optimized", None) is not None,
                 "block": BLOCK,
             },

@@ -12,6 +12,7 @@ from ptgm_fast import kernels
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators import ConditionKind, Generator, Optimized
 from ptgm_fast.kernels.views import resized
+from ptgm_fast.models.precision import in_precision
 
 
 class FrozenGenerator:
@@ -100,7 +101,7 @@ class SourceModels(FrozenGenerator):
     """A frozen generator G_s and a frozen source classifier C_s over the same K_s classes, on one device.
 
     The classifier sees ((x + 1) / 2 - mean) / std of images x, with the normalization it was trained with. Neither takes
-    a gradient. optimized: what `optimize` did, if it made the generator.
+    a gradient. optimized: what `optimize` did, if it made the generator. precision: of the classifier, see `in_precision`.
     """
 
     def __init__(
@@ -113,11 +114,13 @@ class SourceModels(FrozenGenerator):
         truncation: float | None = None,
         optimized: Optimized | None = None,
         device: torch.device | str = "cpu",
+        precision: str = "float32",
     ) -> None:
         super().__init__(generator, truncation=truncation, device=device)
         self.optimized = optimized
         self.classifier = classifier.to(self.device).requires_grad_(False).eval()
         self.classifier.to(memory_format=torch.channels_last)
+        self.precision = precision
         self.mean = torch.tensor(tuple(mean), dtype=torch.float32, device=self.device).view(
             1, -1, 1, 1
         )
@@ -130,8 +133,8 @@ class SourceModels(FrozenGenerator):
         """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1]; C_s sees the generator's channels."""
         images = resized(images, self.image_shape[0], *images.shape[2:])
         unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
-        logits: Tensor = self.classifier((unit.to(self.device) - self.mean) / self.std)
-        return logits
+        classifier = in_precision(self.classifier, device=self.device, precision=self.precision)
+        return classifier((unit.to(self.device) - self.mean) / self.std)
 
     def _try_a_sample(self) -> Tensor:
         return self.classify(super()._try_a_sample())
