@@ -149,7 +149,7 @@ class RunConfig(Options):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the target network's training forward and of the generator: auto is bfloat16 on GPUs, float32 on CPUs",
+        description="of the generator, the source classifier, the target network's training forward and its EMA as teacher: auto is bfloat16 on GPUs, float32 on CPUs",
     )
     deterministic: bool = Field(
         True,

@@ -99,9 +99,9 @@ def build_task(
     """
     same = {
         name: like is not None and getattr(like.config, name) == getattr(config, name)
-        for name in ("source", "data", "target", "device")
+        for name in ("source", "data", "target", "device", "precision")
     }
-    known = like if same["source"] and same["device"] else None
+    known = like if same["source"] and same["device"] and same["precision"] else None
     source = known.source if known else build_source(config, on_notice)
     channels, size = _target_form(config, source.generator.card)
     read = (
@@ -138,6 +138,7 @@ def build_source(
         std=choice.std,
         truncation=truncation,
         device=device,
+        precision=config.precision,
     )
 
 

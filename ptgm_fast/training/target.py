@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ptgm_fast import kernels
 from ptgm_fast.data import ImageSet
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.models.precision import in_precision
 from ptgm_fast.sampling import (
     AddressedOrder,
     Pool,
@@ -308,9 +309,11 @@ class PseudoSemiSupervised(SupervisedStage):
 
     @torch.no_grad()
     def teacher_logits(self, weak: Tensor, average: nn.Module | None) -> Tensor:
-        """The weak view's prediction [M, K_t] in eval mode, by the network itself or by its average."""
+        """The weak view's prediction [M, K_t] in eval mode, by the network itself or by its average, in the run's precision."""
         if self.pssl.teacher == "ema" and average is not None:
-            return average(weak)
+            assert isinstance(average, TargetNetwork)
+            features = in_precision(average.features, device=self.device, precision=self.precision)
+            return average.heads["target"](features(weak))
         self.network.eval()
         logits = self.network.heads["target"](self.features(weak))
         self.network.train()

@@ -135,6 +135,7 @@ def on_gpu(task: Task, mode: FakeTensorMode) -> Task:
         _to(source.generator),  # type: ignore[arg-type]
         _to(source.classifier),
         device=GPU,
+        precision=source.precision,
     )
     data = replace(task.data, train=replace(train, images=images, labels=labels))
     return replace(task, device=GPU, source=fake, data=data)

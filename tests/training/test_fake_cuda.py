@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from on_disk import ready
@@ -127,3 +129,45 @@ def test_a_tensor_left_on_the_cpu_is_found(tiny: Tiny, monkeypatch: pytest.Monke
         with OffTheDevice() as elsewhere:
             stage.make_batch(0)
     assert elsewhere.found == ["aten._to_copy.default"]
+
+
+class Products(TorchDispatchMode):
+    """The dtypes that convolutions, and losses, compute in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions: Counter[torch.dtype] = Counter()
+        self.losses: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.convolutions[args[0].dtype] += 1
+        elif func in LOSSES:
+            self.losses |= {
+                a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()
+            }
+        return func(*args, **(kwargs or {}))
+
+
+LOSSES = (
+    torch.ops.aten._softmax.default,
+    torch.ops.aten._log_softmax.default,
+    torch.ops.ptgm_fast.consistency.default,
+)
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_every_network_of_a_step_computes_in_the_runs_precision(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Generator, source classifier, student and the average that teaches it; the losses are float32's."""
+    settings = ("p_ssl.method=uda", "p_ssl.teacher=ema", "p_ssl.distillation=soft-target")
+    task = build_task(tiny(NO_TRIAL, *settings, f"precision={precision}"))
+    network = task.new_network()
+    with fake_gpu(monkeypatch) as mode:
+        stage = ready(make_stage("p-ssl", on_gpu(task, mode), network.to(GPU)))
+        with Products() as products:
+            step_of(stage)
+    computed = torch.bfloat16 if precision == "auto" else torch.float32
+    assert set(products.convolutions) == {computed}
+    assert products.losses == {torch.float32}
