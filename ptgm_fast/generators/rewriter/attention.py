@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptgm_fast.generators.rewriter.ir import ATTEND, Node, Program, aten, is_node, shape
+from ptgm_fast.generators.rewriter.ir import ATTEND, Node, Program, aten, is_node, on_gpu, shape
 
 # Rows at a time: the weights of a batch of 32 and 1,024 keys then take 16 MiB, which stay in the cache and which an
 # allocator keeps; a batch's whole 512 MiB do neither.
@@ -35,10 +35,6 @@ def attention(program: Program) -> int:
         program.replace(node, out)
         matched += 1
     return matched
-
-
-def on_gpu(node: Node) -> bool:
-    return bool(node.meta["val"].device.type == "cuda")
 
 
 def _whole(program: Program, node: Node, queries: Node, keys: Node, values: Node) -> Node:

@@ -140,6 +140,10 @@ def shape(node: Any) -> tuple[Any, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
+def on_gpu(node: Node) -> bool:
+    return bool(node.meta["val"].device.type == "cuda")
+
+
 def hint(size: Any) -> int:
     """A size as in the example inputs, without tying the graph to it."""
     return int(size.node.hint or 0) if isinstance(size, torch.SymInt) else int(size)

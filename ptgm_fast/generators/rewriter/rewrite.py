@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from ptgm_fast.generators.rewriter.affine import fold_affine
 from ptgm_fast.generators.rewriter.attention import attention
 from ptgm_fast.generators.rewriter.folding import fold_constants
 from ptgm_fast.generators.rewriter.fuse import fuse
@@ -30,6 +31,7 @@ GRAPH_PASSES: dict[str, Callable[[Program], int]] = {
     "fuse": fuse,
     "narrow": narrow_convolutions,
     "attention": attention,
+    "fold-affine": fold_affine,
     "join-linears": join_linears,
     "channels-last": channels_last,
 }
