@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ class FastSampler(IterableDataset[Batch]):
         )
         self.counts = Counts()
         self._streams: weakref.WeakSet[BatchStream] = weakref.WeakSet()
+        self._captured: dict[Any, CapturedStep[Tensor]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -152,16 +154,18 @@ class FastSampler(IterableDataset[Batch]):
         return iter(self.uniform())
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker that is no fork: the streams of this process are not its."""
-        return {name: value for name, value in vars(self).items() if name != "_streams"}
+        """For a worker that is no fork: the streams and graphs of this process are not its."""
+        own = ("_streams", "_captured")
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _streams=weakref.WeakSet())
+        vars(self).update(state, _streams=weakref.WeakSet(), _captured={})
 
     def close(self) -> None:
-        """End every iteration with its thread. The sampler can be used again afterwards."""
+        """End every iteration with its thread, and forget captured graphs. The sampler can be used again afterwards."""
         for stream in list(self._streams):
             stream.close()
+        self._captured.clear()
 
     def uniform(self, num_batches: int | None = None, *, start: int = 0) -> BatchStream:
         """Batches with uniform source labels (pseudo pre-training), without end if num_batches is None.
@@ -301,19 +305,24 @@ class FastSampler(IterableDataset[Batch]):
     def _blocks(self, synthesis: Synthesis, conditions: Conditions) -> Blocks:
         spans = self._spans
 
-        @cache
-        def captured(kind: ConditionKind) -> CapturedStep[Tensor]:
-            return CapturedStep(partial(synthesis.images, BLOCK, kind=kind), self.device)
-
         def make(first: int) -> Tensor:
             with spans("conditioning"):
                 condition, kind = conditions(range(first, first + BLOCK))
             if not self._capture:
                 return synthesis.images(BLOCK, first, condition, kind, spans)
             with spans("generator"):
-                return captured(kind)(first, condition)
+                return self._replayed(synthesis, kind)(first, condition)
 
         return Blocks(make, self.counts, kept=GROUP_BLOCKS + 1 if self._reuse > 1 else 1)
+
+    def _replayed(self, synthesis: Synthesis, kind: ConditionKind) -> CapturedStep[Tensor]:
+        """The block of a series, captured once for all iterations of a stream, which orders their replays."""
+        stream = torch.get_device_module(self.device).current_stream(self.device)
+        key = synthesis.series, kind, stream, threading.get_ident()
+        if key not in self._captured:
+            step = partial(synthesis.images, BLOCK, kind=kind)
+            self._captured[key] = CapturedStep(step, self.device)
+        return self._captured[key]
 
     def _serve(
         self,

@@ -73,7 +73,7 @@ class Synthesis:
 
         form: channels, height and width of the views; None: the images'. precision: of the generator's own computation, see `in_precision`.
         """
-        self.source = source
+        self.source, self.series = source, series
         self._labels, self._latents = (
             derive_seed(seed, "/".join(filter(None, parts)))
             for parts in ((purpose, "labels"), (purpose, series, "latents"))
