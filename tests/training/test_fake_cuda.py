@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -23,7 +23,8 @@ from ptgm_fast.runs.train import make_stage
 from ptgm_fast.spans import no_spans
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.loop import descend
-from ptgm_fast.training.options import PSSL_METHODS
+from ptgm_fast.training.optim import ExponentialMovingAverage, build_optimizer
+from ptgm_fast.training.options import PSSL_METHODS, OptimizerOptions
 from ptgm_fast.training.stage import Stage
 from ptgm_fast.training.state import TrainingState
 
@@ -171,3 +172,37 @@ def test_every_network_of_a_step_computes_in_the_runs_precision(
     computed = torch.bfloat16 if precision == "auto" else torch.float32
     assert set(products.convolutions) == {computed}
     assert products.losses == {torch.float32}
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_of_the_optimizer_is_a_call_a_group(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """And one of the moving average; one more for the counters of its batch norms."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))  # fmt: skip
+    options = OptimizerOptions(optimizer=name)  # type: ignore[arg-type]
+    assert not build_optimizer(network, options).param_groups[0]["fused"]
+    with fake_gpu(monkeypatch):
+        optimizer = build_optimizer(network.to(GPU), options)
+        average = ExponentialMovingAverage(network, 0.9)
+        for _ in range(2):
+            for parameter in network.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            with Calls() as calls:
+                optimizer.step()
+                average.update(network)
+    counted = {n: c for n, c in calls.count.items() if not n.startswith(("profiler", "prim"))}
+    expected = {f"aten::_fused_{name}_": 2, "aten::_foreach_lerp_": 1, "aten::_foreach_copy_": 1}
+    if name == "adamw":
+        expected |= {"aten::_foreach_add_": 2}
+    assert counted == expected
