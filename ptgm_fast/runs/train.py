@@ -21,7 +21,7 @@ from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.profiled import profiled
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.sampling import SourceModels
-from ptgm_fast.training.checkpoint import CheckpointFile
+from ptgm_fast.training.checkpoint import CheckpointFile, written
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.distributed import ProcessGroup, own_device
 from ptgm_fast.training.evaluation import Evaluation, evaluate
@@ -106,17 +106,20 @@ def run_stages(
 ) -> list[StageResult]:
     """Train one network by the stages that `results` has not finished, the first of them from `resume`; all results."""
     done = list(results)
-    for stage in stages[len(done) :]:
-        if checkpoint:
-            checkpoint.carried = {"results": [vars(r) for r in done]}
-        with context.spans(stage.name):
-            done.append(fit(stage, context, checkpoint=checkpoint, resume=resume))
-        resume = None
-        if checkpoint and len(done) < len(stages):
-            # A stop between the stages resumes at the next one.
-            checkpoint.carried = {"results": [vars(r) for r in done]}
-            following = stages[len(done)].name
-            checkpoint.save({"stage": following, "step": 0, "network": stage.network.state_dict()})
+    with written(checkpoint):
+        for stage in stages[len(done) :]:
+            if checkpoint:
+                checkpoint.carried = {"results": [vars(r) for r in done]}
+            with context.spans(stage.name):
+                done.append(fit(stage, context, checkpoint=checkpoint, resume=resume))
+            resume = None
+            if checkpoint and len(done) < len(stages):
+                # A stop between the stages resumes at the next one.
+                checkpoint.carried = {"results": [vars(r) for r in done]}
+                following = stages[len(done)].name
+                checkpoint.save(
+                    {"stage": following, "step": 0, "network": stage.network.state_dict()}
+                )
     return done
 
 

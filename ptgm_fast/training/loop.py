@@ -108,6 +108,8 @@ def fit(
                 with spans("checkpoint"):
                     checkpoint.save(state.as_dict(stage.name, done))
             if stop and not last:
+                if checkpoint:
+                    checkpoint.wait()
                 # No process ends before the first one has saved: its end would be taken for a failure.
                 group.barrier()
                 raise Interrupted(stage.name, done)
