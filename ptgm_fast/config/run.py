@@ -145,7 +145,7 @@ class RunConfig(Options):
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="torch.compile of the target network: auto on GPUs, for stages of 10,000 steps and more",
+        description="torch.compile of the target network: auto on GPUs, for stages whose steps save more seconds than it takes",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

@@ -75,13 +75,19 @@ class ExponentialMovingAverage(Generic[Network]):
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
-        following = [pair for pair in pairs if pair[0].is_floating_point()]
-        counters = [pair for pair in pairs if not pair[0].is_floating_point()]
         # All tensors at once: on a GPU a few launches, not one a tensor.
-        if following:
-            torch._foreach_lerp_(*map(list, zip(*following, strict=True)), 1 - decay)
+        averages, values = _split(pairs, floating=True)
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        counters, counts = _split(pairs, floating=False)
         if counters:
-            torch._foreach_copy_(*map(list, zip(*counters, strict=True)))
+            torch._foreach_copy_(counters, counts)
+
+
+def _split(
+    pairs: list[tuple[Tensor, Tensor]], *, floating: bool
+) -> tuple[list[Tensor], list[Tensor]]:
+    kept = [pair for pair in pairs if pair[0].is_floating_point() is floating]
+    return [average for average, _ in kept], [value for _, value in kept]
 
 
 def _tensors(module: nn.Module) -> list[Tensor]:

@@ -40,11 +40,12 @@ class Stage(ABC):
         options: StageOptions,
         *,
         batches: dict[str, int],
+        form: tuple[int, int, int],
         seed: int,
         execution: Execution,
         pool: Pool | None = None,
     ) -> None:
-        """batches: the sizes of a step's batches by their settings. pool: where pseudo images come from, instead of from
+        """batches: the sizes of a step's batches by their settings. form: channels, height and width of their images. pool: where pseudo images come from, instead of from
         the generator at every step. Changes no weight.
 
         Raises UserError for what would fail later: a batch with fewer images than processes, a graph without CUDA, a pool
@@ -63,7 +64,13 @@ class Stage(ABC):
                 "leave it out, or set device"
             )
         self.compilation = decide(
-            execution.compile, network, self.device, steps=options.steps, group=self.group
+            execution.compile,
+            network,
+            self.device,
+            steps=options.steps,
+            shape=(sum(self.group.share(size)[1] for size in batches.values()), *form),
+            precision=self.precision,
+            group=self.group,
         )
         self.overlap = plan_overlap(self.engine.overlap, source)
         self.features = wrap(

@@ -98,6 +98,7 @@ class SupervisedStage(Stage):
             source,
             options,
             batches={"training.batch_size": options.batch_size, **(batches or {})},
+            form=data.train.form,
             seed=seed,
             execution=execution,
             pool=pool,

@@ -87,13 +87,15 @@ def test_an_error_of_the_thread_is_raised_once(
                 later()
         file.wait()
         assert file.load()["step"] == 1
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(OSError, match="No space left"),
-        written(file),
-    ):
+
+    def block() -> None:
+        with written(file):
+            file.save({"stage": "pp", "step": 2})
+
+    with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
-        file.save({"stage": "pp", "step": 2})
+        with pytest.raises(OSError, match="No space left"):
+            block()
     assert file.load()["step"] == 1
 
 
