@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from ptgm_fast.kernels import consistency
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.training.options import PSSLOptions, TargetOptions
+from ptgm_fast.training.options import TargetOptions
+from ptgm_fast.training.pssl_options import PSSLOptions
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOW = "pip install 'ptgm-fast[usb]' brings it, on Python 3.11 and 3.12"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ptgm_fast import kernels
 from ptgm_fast.data import ImageSet
+from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import (
     AddressedOrder,
@@ -26,9 +27,10 @@ from ptgm_fast.training.batchnorm import joint_features
 from ptgm_fast.training.distillation import distillation_loss
 from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.execution import Execution
-from ptgm_fast.training.options import DistillationOptions, PSSLOptions, TargetOptions
+from ptgm_fast.training.options import DistillationOptions, TargetOptions
+from ptgm_fast.training.pssl_options import PSSLOptions
 from ptgm_fast.training.stage import Stage
-from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
+from ptgm_fast.training.unlabelled import unlabelled_loss
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class LabelledBatch(NamedTuple):
 
 class TargetBatch(NamedTuple):
     """The labelled part, and this process's pseudo samples: the target image that asked for each, int64 [M], its weak and,
-    for `TWO_VIEWS`, strong views [M, C, H, W], and the soft source label [M, K_s] that ``source-head`` learns."""
+    for methods of two views, strong views [M, C, H, W], and the soft source label [M, K_s] that ``source-head`` learns."""
 
     labelled: LabelledBatch
     provenance: Tensor
@@ -187,7 +189,9 @@ class SupervisedStage(Stage):
 class PseudoSemiSupervised(SupervisedStage):
     """minimize CE(f(x_t), y_t) + distillation + lambda L_u(f, x'), x' = G_s(z, softmax(C_s(x_t) / tau)).
 
-    Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning; the menu of L_u is `PSSLOptions.method`.
+    Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning; the menu of L_u is `PSSLOptions.method`, and of
+    several methods lambda L_u is the sum, each with its own lambda. The student sees one view of a pseudo sample: the
+    strong one if any of the methods has two.
     """
 
     name = "p-ssl"
@@ -217,7 +221,10 @@ class PseudoSemiSupervised(SupervisedStage):
             batches={"p_ssl.batch_size": pssl.batch_size},
             pool=pool,
         )
+        if problem := pssl.lacks_average(options.ema_decay):
+            raise UserError(problem)
         self.pssl = pssl
+        self.teacher_decay = pssl.teacher_decay
         self.images_per_step = options.batch_size + pssl.batch_size
         self.pseudo_images_per_step = pssl.batch_size
         self.synthesis = Synthesis(
@@ -225,7 +232,7 @@ class PseudoSemiSupervised(SupervisedStage):
             seed=seed,
             purpose=self.name,
             weak=pssl.weak_views,
-            strong=pssl.strong_views if pssl.method in TWO_VIEWS else None,
+            strong=pssl.strong_views if pssl.two_views else None,
             mean=data.mean,
             std=data.std,
             form=data.train.form,
@@ -256,10 +263,13 @@ class PseudoSemiSupervised(SupervisedStage):
         spans: Spans = no_spans,
     ) -> dict[str, Tensor]:
         pssl = self.pssl
-        weak_logits = None
+        weak_logits: dict[str, Tensor] = {}
         if batch.strong is not None:
             with spans("forward"):
-                weak_logits = self.teacher_logits(batch.weak, average)
+                weak_logits = {
+                    teacher: self.teacher_logits(batch.weak, average if teacher == "ema" else None)
+                    for teacher in pssl.teachers
+                }
         student_views = batch.weak if batch.strong is None else batch.strong
         with spans("forward"):
             features, pseudo_features = joint_features(
@@ -267,18 +277,24 @@ class PseudoSemiSupervised(SupervisedStage):
             )
         terms = self.labelled_losses(features, batch.labelled, spans)
         with spans("loss"):
-            head = self.network.heads["source" if pssl.method == "source-head" else "target"]
-            unlabelled, counted = unlabelled_loss(
-                pssl, head(pseudo_features), weak_logits, batch.soft_labels
-            )
-            unlabelled = self.share_of_mean(unlabelled, pssl.batch_size)
-            terms["unlabelled"] = unlabelled
-            terms["mask_rate"] = self.share_of_mean(counted, pssl.batch_size)
-            if weak_logits is not None:
+            for method, weight in pssl.weights.items():
+                head = self.network.heads["source" if method == "source-head" else "target"]
+                unlabelled, counted = unlabelled_loss(
+                    pssl,
+                    method,
+                    head(pseudo_features),
+                    weak_logits.get(pssl.teacher_of(method)),
+                    batch.soft_labels,
+                )
+                unlabelled = self.share_of_mean(unlabelled, pssl.batch_size)
+                of_method = f" {method}" if len(pssl.methods) > 1 else ""
+                terms[f"unlabelled{of_method}"] = unlabelled
+                terms[f"mask_rate{of_method}"] = self.share_of_mean(counted, pssl.batch_size)
+                terms["loss"] = terms["loss"] + weight * ramp(step, pssl.ramp_steps) * unlabelled
+            for logits in list(weak_logits.values())[:1]:
                 # How often the teacher gives a pseudo sample the class of the target image it was made for.
-                agreement = (weak_logits.argmax(1) == self.labels[batch.provenance]).float().mean()
+                agreement = (logits.argmax(1) == self.labels[batch.provenance]).float().mean()
                 terms["agreement"] = self.share_of_mean(agreement, pssl.batch_size)
-            terms["loss"] = terms["loss"] + pssl.weight * ramp(step, pssl.ramp_steps) * unlabelled
         return terms
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
@@ -300,7 +316,7 @@ class PseudoSemiSupervised(SupervisedStage):
                 condition, kind = self.table.conditions(provenance)
             images = self.synthesis.images(len(provenance), start, condition, kind, spans)
         weak, strong = self.synthesis.views(images, start, spans)
-        if pssl.method == "source-head" and pssl.source_label == "classifier":
+        if "source-head" in pssl.methods and pssl.source_label == "classifier":
             soft_labels = self.source_logits(spans, weak).softmax(1)
         else:
             soft_labels = self.table.soft_labels[provenance]
@@ -308,8 +324,8 @@ class PseudoSemiSupervised(SupervisedStage):
 
     @torch.no_grad()
     def teacher_logits(self, weak: Tensor, average: nn.Module | None) -> Tensor:
-        """The weak view's prediction [M, K_t] in eval mode, by the network itself or by its average."""
-        if self.pssl.teacher == "ema" and average is not None:
+        """The weak view's prediction [M, K_t] in eval mode, by the average of the network, or by itself for None."""
+        if average is not None:
             return average(weak)
         self.network.eval()
         logits = self.network.heads["target"](self.features(weak))

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from on_disk import same, trained, weights
+from on_disk import ready, same, trained, weights
 from ptgm_fast.config import RunConfig, load_config
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import build
 from ptgm_fast.runs.task import build_task
-from ptgm_fast.runs.train import train
-from ptgm_fast.training.options import PSSL_METHODS
+from ptgm_fast.runs.train import make_stage, train
+from ptgm_fast.training.pssl_options import PSSL_METHODS
 
 Tiny = Callable[..., RunConfig]
 
@@ -132,6 +132,9 @@ def test_every_setting_has_an_effect(tiny: Tiny, setting: str) -> None:
         ("uda", "p_ssl.threshold=0.999"),
         ("uda", "p_ssl.strong_views=none"),
         ("uda", "p_ssl.teacher=ema"),
+        ("mean-teacher", "p_ssl.teacher_decay=0.1"),
+        ("['source-head', 'mean-teacher']", "p_ssl.weight=[1.0, 5.0]"),
+        ("['source-head', 'mean-teacher']", "p_ssl.weight=[5.0, 1.0]"),
     ],
 )
 def test_every_setting_of_two_views_has_an_effect(tiny: Tiny, method: str, setting: str) -> None:
@@ -143,6 +146,28 @@ def test_every_setting_of_two_views_has_an_effect(tiny: Tiny, method: str, setti
         "training.ema_decay=0.5",
     )
     assert not same(trained(tiny(*common)), trained(tiny(*common, setting)))
+
+
+def test_the_loss_of_several_methods_is_the_sum_of_their_losses(tiny: Tiny) -> None:
+    """Of the same student's view: both have a strong one."""
+    found = {}
+    for methods in ("['source-head', 'mean-teacher']", "mean-teacher", "['source-head', 'mse']"):
+        weights = "[0.5, 3.0]" if "[" in methods else "3.0"
+        task = build_task(tiny(f"p_ssl.method={methods}", f"p_ssl.weight={weights}"))
+        network = task.new_network().train()
+        stage = ready(make_stage("p-ssl", task, network))
+        average = task.new_network().eval()
+        with torch.no_grad():
+            average.heads["target"].weight *= 10
+        found[methods] = stage.losses(0, stage.make_batch(0), average)
+    both, one, other = found.values()
+    labelled = both["cross_entropy"] + both["distillation"]
+    terms = 0.5 * both["unlabelled source-head"] + 3.0 * both["unlabelled mean-teacher"]
+    torch.testing.assert_close(both["loss"], labelled + terms)
+    assert torch.equal(both["unlabelled mean-teacher"], one["unlabelled"])
+    # The average teaches mean-teacher, the network itself mse.
+    assert torch.equal(both["unlabelled source-head"], other["unlabelled source-head"])
+    assert not torch.equal(both["unlabelled mean-teacher"], other["unlabelled mse"])
 
 
 def test_an_existing_folder_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:

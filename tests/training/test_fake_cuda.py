@@ -21,7 +21,7 @@ from ptgm_fast.runs.train import make_stage
 from ptgm_fast.spans import no_spans
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.loop import descend
-from ptgm_fast.training.options import PSSL_METHODS
+from ptgm_fast.training.pssl_options import PSSL_METHODS
 from ptgm_fast.training.stage import Stage
 from ptgm_fast.training.state import TrainingState
 
