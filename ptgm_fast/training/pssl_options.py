@@ -23,6 +23,8 @@ PSSLMethod = Literal[
 PSSL_METHODS = get_args(PSSLMethod)
 # Methods whose student sees a strong view while a teacher predicts the weak one.
 TWO_VIEWS = frozenset({"uda", "fixmatch", "soft-pseudo-label", "mse", "mean-teacher"})
+# Those of them that learn the prediction of classes.
+PREDICTED = TWO_VIEWS
 Weight = Annotated[float, Field(ge=0)]
 _log = logging.getLogger("ptgm_fast")
 
@@ -65,6 +67,16 @@ class PSSLOptions(Options):
         ge=0,
         lt=1,
         description="EMA of the weights that predicts the weak view; 0 takes the one that is evaluated",
+    )
+    alignment: Literal["none", "uniform", "labelled"] = Field(
+        "none",
+        description="of the weak view's predictions, whose mean over the steps is drawn to equal shares of the classes, or to the mean prediction of labelled images",
+    )
+    average_decay: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="of the means over the steps by which alignment goes; the papers, with 2^20 steps, have 0.999",
     )
     distillation: Distillation = "soft-target"
     weak_views: View = Field(default="weak")  # type: ignore[assignment]
@@ -114,6 +126,15 @@ class PSSLOptions(Options):
         """All who predict the weak view, none without a method of two views."""
         return sorted({self.teacher_of(m) for m in self.methods if m in TWO_VIEWS})
 
+    def alignment_of(self, method: str) -> Literal["none", "uniform", "labelled"]:
+        """Towards what a method's predictions of the weak view are aligned."""
+        return self.alignment if method in PREDICTED else "none"
+
+    @property
+    def keeps_means(self) -> bool:
+        """Whether any method goes by means over the steps."""
+        return any(self.alignment_of(method) != "none" for method in self.methods)
+
     def only(self, method: str) -> Self:
         """One method as its paper has it: no distillation beside it, labelled and pseudo images in one concatenated batch.
 
@@ -126,6 +147,7 @@ class PSSLOptions(Options):
                 "weight": self.weights.get(method, all_of_them),
                 "distillation": "none",
                 "batch_norm": "concat",
+                "alignment": "none",
             }
         )
 
@@ -156,5 +178,18 @@ class PSSLOptions(Options):
             raise ValueError(
                 f'teacher_decay = {self.teacher_decay:g} has no effect {named} and teacher = "self": no average '
                 'predicts. Leave it out, or set teacher = "ema"'
+            )
+        if self.alignment != "none" and not PREDICTED.intersection(self.methods):
+            raise ValueError(
+                f'alignment = "{self.alignment}" has no effect {named}: there is no prediction of a weak view. Leave it '
+                f"out, or choose one of {', '.join(sorted(PREDICTED))}"
+            )
+        if (
+            self.average_decay != type(self).model_fields["average_decay"].default
+            and not self.keeps_means
+        ):
+            raise ValueError(
+                f'average_decay = {self.average_decay:g} has no effect {named} and alignment = "{self.alignment}": '
+                "no mean over the steps is kept. Leave it out, or set alignment"
             )
         return self

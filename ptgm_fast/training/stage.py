@@ -134,11 +134,11 @@ class Stage(ABC):
         this process's part (`share_of_mean`): the processes' terms add up to those of the whole batch.
         """
 
-    def state(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Any]:
         """What the losses of a step change and those of the next one read: beside the weights, it makes a resume exact."""
         return {}
 
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
+    def load_state(self, state: Mapping[str, Any]) -> None:
         """Go on from such a dict."""
         assert not state, "the state of another stage"
 

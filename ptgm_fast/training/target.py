@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ from ptgm_fast.training.execution import Execution
 from ptgm_fast.training.options import DistillationOptions, TargetOptions
 from ptgm_fast.training.pssl_options import PSSLOptions
 from ptgm_fast.training.stage import Stage
-from ptgm_fast.training.unlabelled import unlabelled_loss
+from ptgm_fast.training.unlabelled import UnlabelledLoss
 
 
 @dataclass(frozen=True)
@@ -150,15 +150,16 @@ class SupervisedStage(Stage):
     ) -> dict[str, Tensor]:
         with spans("forward"):
             features = self.features(batch.views)
-        return self.labelled_losses(features, batch, spans)
+            logits = self.network.heads["target"](features)
+        return self.labelled_losses(features, logits, batch, spans)
 
     def labelled_losses(
-        self, features: Tensor, batch: LabelledBatch, spans: Spans
+        self, features: Tensor, logits: Tensor, batch: LabelledBatch, spans: Spans
     ) -> dict[str, Tensor]:
-        """Cross-entropy and, if asked for, distillation; ``loss`` is their sum."""
+        """Cross-entropy and, if asked for, distillation; ``loss`` is their sum. logits: the target head's."""
         whole = self.options.batch_size
         with spans("loss"):
-            loss = F.cross_entropy(self.network.heads["target"](features), batch.labels)
+            loss = F.cross_entropy(logits, batch.labels)
             terms = {"cross_entropy": self.share_of_mean(loss, whole)}
             terms["loss"] = terms["cross_entropy"]
             if batch.source_logits is not None:
@@ -225,6 +226,9 @@ class PseudoSemiSupervised(SupervisedStage):
             raise UserError(problem)
         self.pssl = pssl
         self.teacher_decay = pssl.teacher_decay
+        self.unlabelled = {
+            method: UnlabelledLoss(method, pssl, execution.group) for method in pssl.methods
+        }
         self.images_per_step = options.batch_size + pssl.batch_size
         self.pseudo_images_per_step = pssl.batch_size
         self.synthesis = Synthesis(
@@ -275,16 +279,16 @@ class PseudoSemiSupervised(SupervisedStage):
             features, pseudo_features = joint_features(
                 self.network, batch.labelled.views, student_views, pssl.batch_norm, self.features
             )
-        terms = self.labelled_losses(features, batch.labelled, spans)
+            labelled_logits = self.network.heads["target"](features)
+        terms = self.labelled_losses(features, labelled_logits, batch.labelled, spans)
         with spans("loss"):
             for method, weight in pssl.weights.items():
                 head = self.network.heads["source" if method == "source-head" else "target"]
-                unlabelled, counted = unlabelled_loss(
-                    pssl,
-                    method,
+                unlabelled, counted = self.unlabelled[method](
                     head(pseudo_features),
                     weak_logits.get(pssl.teacher_of(method)),
                     batch.soft_labels,
+                    labelled_logits.detach(),
                 )
                 unlabelled = self.share_of_mean(unlabelled, pssl.batch_size)
                 of_method = f" {method}" if len(pssl.methods) > 1 else ""
@@ -296,6 +300,13 @@ class PseudoSemiSupervised(SupervisedStage):
                 agreement = (logits.argmax(1) == self.labels[batch.provenance]).float().mean()
                 terms["agreement"] = self.share_of_mean(agreement, pssl.batch_size)
         return terms
+
+    def state(self) -> dict[str, Any]:
+        return {method: dict(loss.means.values) for method, loss in self.unlabelled.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for method, loss in self.unlabelled.items():
+            loss.means.load(state[method], self.device)
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.pssl.batch_size)

@@ -7,47 +7,66 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptgm_fast import kernels
-from ptgm_fast.training.pssl_options import TWO_VIEWS, PSSLOptions
+from ptgm_fast.training.distributed import ProcessGroup
+from ptgm_fast.training.pssl_options import PREDICTED, PSSLOptions
+from ptgm_fast.training.running_means import RunningMeans, align
 
 
-def unlabelled_loss(
-    options: PSSLOptions,
-    method: str,
-    student_logits: Tensor,
-    weak_logits: Tensor | None,
-    soft_labels: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """A method's mean loss over the pseudo samples and the share of samples that count (the mask rate), scalars.
+class UnlabelledLoss:
+    """L_u of one method, with the running means that it keeps from step to step (`means.values`, for a checkpoint).
 
-    student_logits: the target head [N, K_t] on the view that the student sees, the strong one if there is one; for ``source-head``
-    the source head [N, K_s]. weak_logits [N, K_t]: the teacher's prediction of the weak view, for `TWO_VIEWS`; takes no
-    gradient. soft_labels q [N, K_s]: what the samples were generated for; ``source-head`` is CE(softmax(source head), q).
-    ``mean-teacher`` is ``mse`` towards the average of the weights (Tarvainen and Valpola 2017, arXiv:1703.01780, section 2).
-    The other definitions are those of `kernels.consistency` and `kernels.pseudo_label`; ``entropy`` is the mean of
-    H(p) (Grandvalet and Bengio 2004, eq. 4).
+    The definitions of ``uda``, ``fixmatch``, ``soft-pseudo-label`` and ``mse`` are those of `kernels.consistency`, that of
+    ``pseudo-label`` is `kernels.pseudo_label` and the cross-entropy with its labels. ``mean-teacher`` is ``mse`` towards the average of the weights
+    (Tarvainen and Valpola 2017, arXiv:1703.01780, section 2), ``entropy`` the mean of H(p) (Grandvalet and Bengio 2004,
+    eq. 4), ``source-head`` CE(softmax(source head), q). Aligned predictions (`align`) take the place of the teacher's.
     """
-    if method in TWO_VIEWS:
-        assert weak_logits is not None
-        thresholded = method in ("uda", "fixmatch")
+
+    def __init__(self, method: str, options: PSSLOptions, group: ProcessGroup) -> None:
+        self.method, self.options = method, options
+        self.means = RunningMeans(options.average_decay, group)
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        weak_logits: Tensor | None,
+        soft_labels: Tensor,
+        labelled_logits: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The mean loss over the pseudo samples and the share of samples that count (the mask rate), scalars.
+
+        student_logits: the target head [N, K_t] on the view that the student sees, the strong one if there is one; for
+        ``source-head`` the source head [N, K_s]. weak_logits [N, K_t]: the teacher's prediction of the weak view, for methods
+        of two views. soft_labels q [N, K_s]: what ``source-head`` learns. labelled_logits [B, K_t]: of the labelled images, for
+        alignment. Gradients flow to the student only.
+        """
+        if self.method in PREDICTED:
+            assert weak_logits is not None
+            return self._two_views(student_logits, weak_logits, labelled_logits)
+        everything = torch.ones((), dtype=torch.float32, device=student_logits.device)
+        if self.method == "source-head":
+            return F.cross_entropy(student_logits, soft_labels), everything
+        if self.method == "entropy":
+            log_p = F.log_softmax(student_logits, 1)
+            return -(log_p.exp() * log_p).sum(1).mean(), everything
+        pseudo = kernels.pseudo_label(student_logits.detach(), threshold=self.options.threshold)
+        mask = pseudo.mask.float()
+        loss = F.cross_entropy(student_logits, pseudo.labels, reduction="none")
+        return (loss * mask).mean(), mask.mean()
+
+    def _two_views(
+        self, student_logits: Tensor, weak_logits: Tensor, labelled_logits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        method, options = self.method, self.options
+        alignment = options.alignment_of(method)
+        if alignment != "none":
+            target = labelled_logits if alignment == "labelled" else None
+            weak_logits = align(weak_logits, self.means, target)
+        threshold = options.threshold if method in ("uda", "fixmatch") else 0.0
         loss = kernels.consistency(
             weak_logits,
             student_logits,
             method="mse" if method == "mean-teacher" else method,
             temperature=options.temperature if method == "uda" else 1.0,
-            threshold=options.threshold if thresholded else 0.0,
+            threshold=threshold,
         ).mean()
-        confidence = kernels.pseudo_label(
-            weak_logits, threshold=options.threshold if thresholded else 0.0
-        )
-        return loss, confidence.mask.float().mean()
-    everything = torch.ones((), dtype=torch.float32, device=student_logits.device)
-    if method == "source-head":
-        return F.cross_entropy(student_logits, soft_labels), everything
-    if method == "entropy":
-        log_p = F.log_softmax(student_logits, 1)
-        return -(log_p.exp() * log_p).sum(1).mean(), everything
-    pseudo = kernels.pseudo_label(student_logits.detach(), threshold=options.threshold)
-    mask = pseudo.mask.float()
-    return (
-        F.cross_entropy(student_logits, pseudo.labels, reduction="none") * mask
-    ).mean(), mask.mean()
+        return loss, kernels.pseudo_label(weak_logits, threshold=threshold).mask.float().mean()

@@ -112,6 +112,8 @@ def test_overrides_change_one_setting(tmp_path: Path) -> None:
             ["mean-teacher", "p_ssl.teacher_decay"],
         ),
         ("[p_ssl]\nteacher = 'ema'", ["p_ssl", 'teacher = "ema"', "source-head"]),
+        ("[p_ssl]\nalignment = 'uniform'", ["p_ssl", 'alignment = "uniform"', "source-head"]),
+        ("[p_ssl]\nmethod = 'uda'\naverage_decay = 0.5", ["average_decay = 0.5", "alignment"]),
         ("[p_ssl]\nmethod = 'uda'\nteacher_decay = 0.9", ["teacher_decay = 0.9", "uda"]),
         ("[p_ssl]\nmethod = ['uda', 'udaa']", ["p_ssl.method", "'udaa'", "mean-teacher"]),
         ("[p_ssl]\nmethod = []", ["p_ssl.method", "list of names"]),

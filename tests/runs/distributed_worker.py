@@ -36,6 +36,16 @@ CASES: dict[str, tuple[bool, tuple[str, ...]]] = {
             "training.gradient_clip=0.5",
         ),
     ),
+    "aligned": (
+        True,
+        (
+            *UNEVEN,
+            "p_ssl.method=['uda', 'mean-teacher']",
+            "p_ssl.alignment=labelled",
+            "p_ssl.threshold=0.2",
+            "p_ssl.teacher_decay=0.5",
+        ),
+    ),
     "supervised": (
         True,
         (*UNEVEN, 'stages=["supervised"]', "supervised.distillation=logit-matching"),

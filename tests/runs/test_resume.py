@@ -48,6 +48,7 @@ def test_a_stopped_run_resumes_bit_for_bit(
     "settings",
     [
         ("p_ssl.method=['source-head', 'mean-teacher']", "p_ssl.teacher_decay=0.3"),
+        ("p_ssl.method=['uda', 'mse']", "p_ssl.threshold=0.0", "p_ssl.alignment=labelled"),
     ],
     ids=str,
 )

@@ -132,6 +132,8 @@ def test_every_setting_has_an_effect(tiny: Tiny, setting: str) -> None:
         ("uda", "p_ssl.threshold=0.999"),
         ("uda", "p_ssl.strong_views=none"),
         ("uda", "p_ssl.teacher=ema"),
+        ("uda", "p_ssl.alignment=uniform"),
+        ("mse", "p_ssl.alignment=labelled"),
         ("mean-teacher", "p_ssl.teacher_decay=0.1"),
         ("['source-head', 'mean-teacher']", "p_ssl.weight=[1.0, 5.0]"),
         ("['source-head', 'mean-teacher']", "p_ssl.weight=[5.0, 1.0]"),

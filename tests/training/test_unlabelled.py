@@ -5,28 +5,33 @@ import torch
 import torch.nn.functional as F
 
 from ptgm_fast.training.distillation import distillation_loss
+from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.options import DistillationOptions
-from ptgm_fast.training.pssl_options import PSSL_METHODS, PSSLOptions
-from ptgm_fast.training.unlabelled import unlabelled_loss
+from ptgm_fast.training.pssl_options import PREDICTED, PSSL_METHODS, PSSLOptions
+from ptgm_fast.training.running_means import RunningMeans, align
+from ptgm_fast.training.unlabelled import UnlabelledLoss
 
 GENERATOR = torch.Generator().manual_seed(0)
 STUDENT = (3 * torch.randn(40, 5, generator=GENERATOR)).requires_grad_()
 WEAK = 3 * torch.randn(40, 5, generator=GENERATOR)
+LABELLED = 4 * torch.randn(30, 5, generator=GENERATOR)
 SOFT = torch.randn(40, 5, generator=GENERATOR).softmax(1)
 
 
 def loss_of(method: str, **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
     options = PSSLOptions(method=method, **settings)  # type: ignore[arg-type]
-    return unlabelled_loss(options, options.methods[0], STUDENT, WEAK, SOFT)
+    return UnlabelledLoss(method, options, ProcessGroup())(STUDENT, WEAK, SOFT, LABELLED)
 
 
-def expected(method: str, temperature: float, threshold: float) -> torch.Tensor:
-    p, q = STUDENT.softmax(1), WEAK.softmax(1)
+def expected(
+    method: str, temperature: float, threshold: float, weak: torch.Tensor = WEAK
+) -> torch.Tensor:
+    p, q = STUDENT.softmax(1), weak.softmax(1)
     confident = (q.max(1).values >= threshold).float()
     own = (p.max(1).values >= threshold).float()
     return {
         "uda": confident
-        * F.kl_div(p.log(), (WEAK / temperature).softmax(1), reduction="none").sum(1),
+        * F.kl_div(p.log(), (weak / temperature).softmax(1), reduction="none").sum(1),
         "fixmatch": confident * -p.log().gather(1, q.argmax(1, keepdim=True))[:, 0],
         "soft-pseudo-label": F.kl_div(p.log(), q, reduction="none").sum(1),
         "mse": (q - p).square().mean(1),
@@ -57,6 +62,48 @@ def test_mask_rate_is_the_share_of_confident_samples() -> None:
     )
     _, rate = loss_of("mse")
     assert rate.item() == 1.0
+
+
+@pytest.mark.parametrize("target", ["uniform", "labelled"])
+def test_aligned_predictions_are_their_formula(target: str) -> None:
+    """p target / mean, renormalized, with running means that begin with the first step's."""
+    means = RunningMeans(0.9, ProcessGroup())
+    mean, share = torch.zeros(5), torch.full((5,), 0.2)
+    for step in range(4):
+        weak, labelled = WEAK.roll(step, 1) + step, LABELLED.roll(step, 1) * (step + 1)
+        p = weak.softmax(1)
+        keep = 0.9 if step else 0.0
+        mean = keep * mean + (1 - keep) * p.mean(0)
+        if target == "labelled":
+            share = keep * share + (1 - keep) * labelled.softmax(1).mean(0)
+        expected = p * share / mean
+        expected /= expected.sum(1, keepdim=True)
+        found = align(weak, means, labelled if target == "labelled" else None).softmax(1)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert (found - p).abs().max() > 0.01
+
+
+def test_alignment_draws_a_collapsed_prediction_to_the_target() -> None:
+    """Nearly everything is predicted as one class: aligned, less than half of it is."""
+    torch.manual_seed(0)
+    weak = torch.randn(4000, 5) + torch.tensor([6.0, 0, 0, 0, 0])
+    assert (weak.argmax(1) == 0).float().mean() > 0.99
+    aligned = align(weak, RunningMeans(0.0, ProcessGroup()), None).softmax(1)
+    shares = aligned.argmax(1).bincount(minlength=5) / len(weak)
+    assert shares[0] < 0.5
+    assert shares[1:].min() > 0.1
+
+
+@pytest.mark.parametrize("method", sorted(PREDICTED))
+def test_every_method_learns_the_aligned_predictions(method: str) -> None:
+    settings = {"alignment": "labelled", "threshold": 0.5, "temperature": 0.7}
+    ours, rate = loss_of(method, **settings)  # type: ignore[arg-type]
+    aligned = WEAK.softmax(1) * LABELLED.softmax(1).mean(0) / WEAK.softmax(1).mean(0)
+    aligned /= aligned.sum(1, keepdim=True)
+    theirs = expected(method, 0.7, 0.5, aligned.log())
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
+    if method in ("uda", "fixmatch"):
+        assert rate.item() == pytest.approx((aligned.amax(1) >= 0.5).float().mean().item())
 
 
 def test_distillation_is_its_formula() -> None:
