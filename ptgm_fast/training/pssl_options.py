@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, field_validator, model_validator
@@ -17,14 +17,21 @@ PSSLMethod = Literal[
     "soft-pseudo-label",
     "mse",
     "mean-teacher",
+    "flexmatch",
+    "freematch",
+    "softmatch",
+    "adamatch",
     "entropy",
     "source-head",
 ]
 PSSL_METHODS = get_args(PSSLMethod)
+Alignment = Literal["none", "uniform", "labelled"]
 # Methods whose student sees a strong view while a teacher predicts the weak one.
-TWO_VIEWS = frozenset({"uda", "fixmatch", "soft-pseudo-label", "mse", "mean-teacher"})
+TWO_VIEWS = frozenset(PSSL_METHODS) - {"pseudo-label", "entropy", "source-head"}
 # Those of them that learn the prediction of classes.
 PREDICTED = TWO_VIEWS
+# What the papers of the others align: nothing.
+ALIGNMENT: Mapping[str, Alignment] = {"softmatch": "uniform", "adamatch": "labelled"}
 Weight = Annotated[float, Field(ge=0)]
 _log = logging.getLogger("ptgm_fast")
 
@@ -43,7 +50,10 @@ class PSSLOptions(Options):
     batch_size: int = Field(32, ge=2, description="pseudo samples a step")
     temperature: float = Field(0.4, gt=0, description="sharpening T of uda's weak prediction")
     threshold: float = Field(
-        0.8, ge=0, le=1, description="least confidence of uda, fixmatch and pseudo-label"
+        0.8,
+        ge=0,
+        le=1,
+        description="least confidence of uda, fixmatch and pseudo-label, the highest such of flexmatch's; of adamatch as a part of that on labelled images",
     )
     pcs_temperature: float = Field(
         1.0, gt=0, description="tau of the soft source label softmax(C_s(x) / tau)"
@@ -68,15 +78,18 @@ class PSSLOptions(Options):
         lt=1,
         description="EMA of the weights that predicts the weak view; 0 takes the one that is evaluated",
     )
-    alignment: Literal["none", "uniform", "labelled"] = Field(
-        "none",
-        description="of the weak view's predictions, whose mean over the steps is drawn to equal shares of the classes, or to the mean prediction of labelled images",
+    alignment: Literal["paper", "none", "uniform", "labelled"] = Field(
+        "paper",
+        description="of the weak view's predictions, whose mean over the steps is drawn to equal shares of the classes (uniform) or to the mean prediction of labelled images; paper: softmatch uniform, adamatch labelled, the others none",
     )
     average_decay: float = Field(
         0.99,
         ge=0,
         lt=1,
-        description="of the means over the steps by which alignment goes; the papers, with 2^20 steps, have 0.999",
+        description="of the means over the steps by which alignment, flexmatch, freematch and softmatch go; papers, with 2^20 steps, have 0.999",
+    )
+    fairness_weight: float = Field(
+        0.01, ge=0, description="of freematch's loss for equal shares of the classes, beside L_u"
     )
     distillation: Distillation = "soft-target"
     weak_views: View = Field(default="weak")  # type: ignore[assignment]
@@ -126,14 +139,17 @@ class PSSLOptions(Options):
         """All who predict the weak view, none without a method of two views."""
         return sorted({self.teacher_of(m) for m in self.methods if m in TWO_VIEWS})
 
-    def alignment_of(self, method: str) -> Literal["none", "uniform", "labelled"]:
+    def alignment_of(self, method: str) -> Alignment:
         """Towards what a method's predictions of the weak view are aligned."""
-        return self.alignment if method in PREDICTED else "none"
+        if method not in PREDICTED or self.alignment == "paper":
+            return ALIGNMENT.get(method, "none")
+        return self.alignment
 
     @property
     def keeps_means(self) -> bool:
         """Whether any method goes by means over the steps."""
-        return any(self.alignment_of(method) != "none" for method in self.methods)
+        own = {"flexmatch", "freematch", "softmatch"}
+        return any(self.alignment_of(m) != "none" or m in own for m in self.methods)
 
     def only(self, method: str) -> Self:
         """One method as its paper has it: no distillation beside it, labelled and pseudo images in one concatenated batch.
@@ -147,7 +163,7 @@ class PSSLOptions(Options):
                 "weight": self.weights.get(method, all_of_them),
                 "distillation": "none",
                 "batch_norm": "concat",
-                "alignment": "none",
+                "alignment": "paper",
             }
         )
 
@@ -179,17 +195,30 @@ class PSSLOptions(Options):
                 f'teacher_decay = {self.teacher_decay:g} has no effect {named} and teacher = "self": no average '
                 'predicts. Leave it out, or set teacher = "ema"'
             )
-        if self.alignment != "none" and not PREDICTED.intersection(self.methods):
+        if self.alignment in ("uniform", "labelled") and not PREDICTED.intersection(self.methods):
             raise ValueError(
                 f'alignment = "{self.alignment}" has no effect {named}: there is no prediction of a weak view. Leave it '
                 f"out, or choose one of {', '.join(sorted(PREDICTED))}"
             )
-        if (
-            self.average_decay != type(self).model_fields["average_decay"].default
-            and not self.keeps_means
-        ):
+        if self.average_decay != self.default("average_decay") and not self.keeps_means:
             raise ValueError(
                 f'average_decay = {self.average_decay:g} has no effect {named} and alignment = "{self.alignment}": '
                 "no mean over the steps is kept. Leave it out, or set alignment"
             )
+        if (
+            self.fairness_weight != self.default("fairness_weight")
+            and "freematch" not in self.methods
+        ):
+            raise ValueError(
+                f"fairness_weight = {self.fairness_weight:g} has no effect {named}: it is freematch's. Leave it out"
+            )
+        if "adamatch" in self.methods and self.batch_norm != "concat":
+            raise ValueError(
+                f'method = "adamatch" interpolates between the logits of two kinds of batch statistics, and batch_norm = "{self.batch_norm}" '
+                'has but one of them: set batch_norm = "concat"'
+            )
         return self
+
+    @classmethod
+    def default(cls, name: str) -> Any:
+        return cls.model_fields[name].default

@@ -46,7 +46,7 @@ def align(weak_logits: Tensor, means: RunningMeans, labelled_logits: Tensor | No
 
     mean: the running mean of p_w. target: uniform, or, with logits of labelled images [B, K], the running mean of their
     predictions. Distribution alignment: Berthelot et al. 2020, arXiv:1911.09785, section 3.1 (towards the labels' shares);
-    2022, arXiv:2106.04732, section 3.2 (towards predictions); uniform: Chen et al. 2023, arXiv:2301.10921, section 3.2.
+    2022, arXiv:2106.04732 (towards predictions); uniform: Chen et al. 2023, arXiv:2301.10921, section 3.3.
     """
     mean, _ = means.of_step(weak_logits.softmax(1))
     mean = means.update("predicted", mean)

@@ -23,7 +23,7 @@ from ptgm_fast.sampling import (
     derive_seed,
 )
 from ptgm_fast.spans import Spans, no_spans
-from ptgm_fast.training.batchnorm import joint_features
+from ptgm_fast.training.batchnorm import frozen_statistics, joint_features
 from ptgm_fast.training.distillation import distillation_loss
 from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.execution import Execution
@@ -56,11 +56,12 @@ class TargetData:
 
 class LabelledBatch(NamedTuple):
     """This process's normalized views [B, C, H, W] and labels, int64 [B], of a step; C_s's logits [B, K_s] of the views,
-    None without distillation."""
+    None without distillation; the parts in [0, 1] [B, K_t] by which ``adamatch`` interpolates logits, None without it."""
 
     views: Tensor
     labels: Tensor
     source_logits: Tensor | None
+    interpolation: Tensor | None = None
 
 
 class TargetBatch(NamedTuple):
@@ -227,7 +228,7 @@ class PseudoSemiSupervised(SupervisedStage):
         self.pssl = pssl
         self.teacher_decay = pssl.teacher_decay
         self.unlabelled = {
-            method: UnlabelledLoss(method, pssl, execution.group) for method in pssl.methods
+            method: UnlabelledLoss(method, pssl, execution.group) for method in pssl.weights
         }
         self.images_per_step = options.batch_size + pssl.batch_size
         self.pseudo_images_per_step = pssl.batch_size
@@ -242,6 +243,7 @@ class PseudoSemiSupervised(SupervisedStage):
             form=data.train.form,
             precision=self.precision,
         )
+        self._interpolation_seed = derive_seed(seed, "p-ssl/interpolation")
         self.pseudo_order = AddressedOrder(
             len(self.labels), seed=seed, purpose="p-ssl/order", device=self.device
         )
@@ -280,6 +282,8 @@ class PseudoSemiSupervised(SupervisedStage):
                 self.network, batch.labelled.views, student_views, pssl.batch_norm, self.features
             )
             labelled_logits = self.network.heads["target"](features)
+            if batch.labelled.interpolation is not None:
+                labelled_logits = self.interpolated(labelled_logits, batch.labelled)
         terms = self.labelled_losses(features, labelled_logits, batch.labelled, spans)
         with spans("loss"):
             for method, weight in pssl.weights.items():
@@ -301,6 +305,17 @@ class PseudoSemiSupervised(SupervisedStage):
                 terms["agreement"] = self.share_of_mean(agreement, pssl.batch_size)
         return terms
 
+    def interpolated(self, logits: Tensor, batch: LabelledBatch) -> Tensor:
+        """AdaMatch's random logit interpolation: r z + (1 - r) z', r ~ Uniform[0, 1] for each logit.
+
+        z [B, K_t]: the logits under the joint batch's statistics; z': under those of the labelled images alone, which leave the running
+        ones as they are (Berthelot et al. 2022, arXiv:2106.04732). Gradients flow through both.
+        """
+        assert batch.interpolation is not None
+        with frozen_statistics(self.network, use_running=False):
+            alone = self.network.heads["target"](self.features(batch.views))
+        return alone.lerp(logits, batch.interpolation.to(logits.dtype))
+
     def state(self) -> dict[str, Any]:
         return {method: dict(loss.means.values) for method, loss in self.unlabelled.items()}
 
@@ -320,6 +335,16 @@ class PseudoSemiSupervised(SupervisedStage):
         labelled_start, index, start, provenance, *served = inputs
         labelled = self.make_labelled(spans, labelled_start, index)
         pssl = self.pssl
+        if "adamatch" in pssl.methods:
+            # The distribution function makes normal numbers uniform ones.
+            normal = kernels.latents(
+                len(index),
+                self.data.train.num_classes,
+                seed=self._interpolation_seed,
+                start=labelled_start,
+                device=self.device,
+            )
+            labelled = labelled._replace(interpolation=torch.special.ndtr(normal))
         if served:
             (images,) = served
         else:

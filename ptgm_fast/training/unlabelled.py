@@ -7,9 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptgm_fast import kernels
+from ptgm_fast.training.adaptive import (
+    adamatch_thresholds,
+    fairness,
+    flexmatch_thresholds,
+    freematch_thresholds,
+    softmatch_weights,
+)
 from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.pssl_options import PREDICTED, PSSLOptions
 from ptgm_fast.training.running_means import RunningMeans, align
+
+# The consistency of a method that brings thresholds or weights of its own, or another teacher.
+LEARNED_AS = {
+    "mean-teacher": "mse",
+    "flexmatch": "fixmatch",
+    "freematch": "fixmatch",
+    "softmatch": "fixmatch",
+    "adamatch": "soft-pseudo-label",
+}
 
 
 class UnlabelledLoss:
@@ -19,6 +35,11 @@ class UnlabelledLoss:
     ``pseudo-label`` is `kernels.pseudo_label` and the cross-entropy with its labels. ``mean-teacher`` is ``mse`` towards the average of the weights
     (Tarvainen and Valpola 2017, arXiv:1703.01780, section 2), ``entropy`` the mean of H(p) (Grandvalet and Bengio 2004,
     eq. 4), ``source-head`` CE(softmax(source head), q). Aligned predictions (`align`) take the place of the teacher's.
+
+    ``flexmatch``, ``freematch`` and ``softmatch`` are ``fixmatch`` with the thresholds, or the weights, of `adaptive`; ``freematch``
+    adds `fairness`. ``adamatch`` is KL(p_w || p_s) of aligned predictions above the threshold of `adaptive`, which is the
+    paper's cross-entropy but for a constant (Berthelot et al. 2022, arXiv:2106.04732); its interpolation of the
+    labelled images' logits is the stage's.
     """
 
     def __init__(self, method: str, options: PSSLOptions, group: ProcessGroup) -> None:
@@ -56,17 +77,39 @@ class UnlabelledLoss:
     def _two_views(
         self, student_logits: Tensor, weak_logits: Tensor, labelled_logits: Tensor
     ) -> tuple[Tensor, Tensor]:
-        method, options = self.method, self.options
-        alignment = options.alignment_of(method)
+        method, options, means = self.method, self.options, self.means
+        alignment, aligned = options.alignment_of(method), weak_logits
         if alignment != "none":
-            target = labelled_logits if alignment == "labelled" else None
-            weak_logits = align(weak_logits, self.means, target)
+            aligned = align(
+                weak_logits, means, labelled_logits if alignment == "labelled" else None
+            )
         threshold = options.threshold if method in ("uda", "fixmatch") else 0.0
+        thresholds = weights = None
+        if method == "flexmatch":
+            thresholds = flexmatch_thresholds(aligned, means, options.threshold)
+        elif method == "freematch":
+            thresholds = freematch_thresholds(aligned, means)
+        elif method == "adamatch":
+            thresholds = adamatch_thresholds(labelled_logits, means, options.threshold)
+        elif method == "softmatch":
+            weights = softmatch_weights(aligned, means)
+        # SoftMatch weighs by aligned predictions, and learns the labels as they are.
+        learned = weak_logits if method == "softmatch" else aligned
         loss = kernels.consistency(
-            weak_logits,
+            learned,
             student_logits,
-            method="mse" if method == "mean-teacher" else method,
+            method=LEARNED_AS.get(method, method),
             temperature=options.temperature if method == "uda" else 1.0,
             threshold=threshold,
+            class_thresholds=thresholds,
+            sample_weight=weights,
         ).mean()
-        return loss, kernels.pseudo_label(weak_logits, threshold=threshold).mask.float().mean()
+        if weights is not None:
+            return loss, weights.mean()
+        pseudo = kernels.pseudo_label(learned, threshold=threshold)
+        counts = pseudo.mask
+        if thresholds is not None:
+            counts = pseudo.confidence >= thresholds[pseudo.labels]
+        if method == "freematch" and options.fairness_weight:
+            loss = loss + options.fairness_weight * fairness(student_logits, counts, means)
+        return loss, counts.float().mean()

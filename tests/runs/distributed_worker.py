@@ -46,6 +46,16 @@ CASES: dict[str, tuple[bool, tuple[str, ...]]] = {
             "p_ssl.teacher_decay=0.5",
         ),
     ),
+    "adaptive": (
+        True,
+        (
+            *UNEVEN,
+            "p_ssl.method=['flexmatch', 'freematch', 'softmatch', 'adamatch']",
+            "p_ssl.batch_norm=concat",
+            "p_ssl.threshold=0.5",
+            "p_ssl.fairness_weight=0.5",
+        ),
+    ),
     "supervised": (
         True,
         (*UNEVEN, 'stages=["supervised"]', "supervised.distillation=logit-matching"),

@@ -73,6 +73,7 @@ def test_every_method_trains_and_depends_on_its_pseudo_samples(
 ) -> None:
     common = (
         f"p_ssl.method={method}",
+        "p_ssl.batch_norm=concat",
         "p_ssl.threshold=0.0",
         'stages=["p-ssl"]',
         "training.steps=6",
@@ -133,6 +134,8 @@ def test_every_setting_has_an_effect(tiny: Tiny, setting: str) -> None:
         ("uda", "p_ssl.strong_views=none"),
         ("uda", "p_ssl.teacher=ema"),
         ("uda", "p_ssl.alignment=uniform"),
+        ("softmatch", "p_ssl.average_decay=0.5"),
+        ("freematch", "p_ssl.fairness_weight=0.5"),
         ("mse", "p_ssl.alignment=labelled"),
         ("mean-teacher", "p_ssl.teacher_decay=0.1"),
         ("['source-head', 'mean-teacher']", "p_ssl.weight=[1.0, 5.0]"),

@@ -42,7 +42,11 @@ def expected(
     }[method].mean()
 
 
-@pytest.mark.parametrize("method", PSSL_METHODS)
+# The others, by their running means: test_adaptive.py.
+METHODS = set(PSSL_METHODS) - {"flexmatch", "freematch", "softmatch", "adamatch"}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.parametrize(("temperature", "threshold"), [(0.4, 0.8), (1.0, 0.0), (2.0, 0.95)])
 def test_losses_and_gradients_are_their_formulas(
     method: str, temperature: float, threshold: float
@@ -94,7 +98,7 @@ def test_alignment_draws_a_collapsed_prediction_to_the_target() -> None:
     assert shares[1:].min() > 0.1
 
 
-@pytest.mark.parametrize("method", sorted(PREDICTED))
+@pytest.mark.parametrize("method", sorted(PREDICTED & METHODS))
 def test_every_method_learns_the_aligned_predictions(method: str) -> None:
     settings = {"alignment": "labelled", "threshold": 0.5, "temperature": 0.7}
     ours, rate = loss_of(method, **settings)  # type: ignore[arg-type]
