@@ -116,7 +116,7 @@ def _series(records: Sequence[Mapping[str, Any]]) -> tuple[Series, Series]:
     shares = {
         n: series.pop(n)
         for n in list(series)
-        if "accuracy" in n or n.startswith("mask_rate") or n == "agreement"
+        if "accuracy" in n or n.startswith("mask_rate") or n in ("agreement", "kept")
     }
     if set(series) == {"loss", "cross_entropy"}:
         # The only term is the sum.

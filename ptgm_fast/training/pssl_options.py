@@ -16,6 +16,7 @@ PSSLMethod = Literal[
     "pseudo-label",
     "soft-pseudo-label",
     "mse",
+    "feature-mse",
     "mean-teacher",
     "flexmatch",
     "freematch",
@@ -29,7 +30,7 @@ Alignment = Literal["none", "uniform", "labelled"]
 # Methods whose student sees a strong view while a teacher predicts the weak one.
 TWO_VIEWS = frozenset(PSSL_METHODS) - {"pseudo-label", "entropy", "source-head"}
 # Those of them that learn the prediction of classes.
-PREDICTED = TWO_VIEWS
+PREDICTED = TWO_VIEWS - {"feature-mse"}
 # What the papers of the others align: nothing.
 ALIGNMENT: Mapping[str, Alignment] = {"softmatch": "uniform", "adamatch": "labelled"}
 Weight = Annotated[float, Field(ge=0)]
@@ -90,6 +91,16 @@ class PSSLOptions(Options):
     )
     fairness_weight: float = Field(
         0.01, ge=0, description="of freematch's loss for equal shares of the classes, beside L_u"
+    )
+    filter: Literal["none", "confidence"] = Field(
+        "none",
+        description="which pseudo samples count; confidence: those that C_s finds to be what they were made for",
+    )
+    filter_threshold: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="least overlap, the sum of min(q, p), of the soft label that was asked for and of C_s's, for filter",
     )
     distillation: Distillation = "soft-target"
     weak_views: View = Field(default="weak")  # type: ignore[assignment]
@@ -204,6 +215,11 @@ class PSSLOptions(Options):
             raise ValueError(
                 f'average_decay = {self.average_decay:g} has no effect {named} and alignment = "{self.alignment}": '
                 "no mean over the steps is kept. Leave it out, or set alignment"
+            )
+        if self.filter_threshold != self.default("filter_threshold") and self.filter == "none":
+            raise ValueError(
+                f'filter_threshold = {self.filter_threshold:g} has no effect with filter = "none": set filter = '
+                '"confidence", or leave it out'
             )
         if (
             self.fairness_weight != self.default("fairness_weight")

@@ -14,6 +14,7 @@ from ptgm_fast import kernels
 from ptgm_fast.data import ImageSet
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.models.precision import in_precision
 from ptgm_fast.sampling import (
     AddressedOrder,
     Pool,
@@ -73,6 +74,7 @@ class TargetBatch(NamedTuple):
     weak: Tensor
     strong: Tensor | None
     soft_labels: Tensor
+    kept: Tensor | None
 
 
 class SupervisedStage(Stage):
@@ -188,6 +190,10 @@ class SupervisedStage(Stage):
         ).accuracy
 
 
+# Where a method's loss is, if not at the target head; "": at the features.
+HEADS = {"source-head": "source", "feature-mse": ""}
+
+
 class PseudoSemiSupervised(SupervisedStage):
     """minimize CE(f(x_t), y_t) + distillation + lambda L_u(f, x'), x' = G_s(z, softmax(C_s(x_t) / tau)).
 
@@ -269,11 +275,11 @@ class PseudoSemiSupervised(SupervisedStage):
         spans: Spans = no_spans,
     ) -> dict[str, Tensor]:
         pssl = self.pssl
-        weak_logits: dict[str, Tensor] = {}
+        taught: dict[str, dict[str, Tensor]] = {}
         if batch.strong is not None:
             with spans("forward"):
-                weak_logits = {
-                    teacher: self.teacher_logits(batch.weak, average if teacher == "ema" else None)
+                taught = {
+                    teacher: self.taught(batch.weak, average if teacher == "ema" else None)
                     for teacher in pssl.teachers
                 }
         student_views = batch.weak if batch.strong is None else batch.strong
@@ -287,21 +293,27 @@ class PseudoSemiSupervised(SupervisedStage):
         terms = self.labelled_losses(features, labelled_logits, batch.labelled, spans)
         with spans("loss"):
             for method, weight in pssl.weights.items():
-                head = self.network.heads["source" if method == "source-head" else "target"]
+                head = HEADS.get(method, "target")
+                student = self.network.heads[head](pseudo_features) if head else pseudo_features
                 unlabelled, counted = self.unlabelled[method](
-                    head(pseudo_features),
-                    weak_logits.get(pssl.teacher_of(method)),
+                    student,
+                    taught.get(pssl.teacher_of(method), {}).get(head),
                     batch.soft_labels,
                     labelled_logits.detach(),
+                    batch.kept,
                 )
                 unlabelled = self.share_of_mean(unlabelled, pssl.batch_size)
                 of_method = f" {method}" if len(pssl.methods) > 1 else ""
                 terms[f"unlabelled{of_method}"] = unlabelled
                 terms[f"mask_rate{of_method}"] = self.share_of_mean(counted, pssl.batch_size)
                 terms["loss"] = terms["loss"] + weight * ramp(step, pssl.ramp_steps) * unlabelled
-            for logits in list(weak_logits.values())[:1]:
+            if batch.kept is not None:
+                terms["kept"] = self.share_of_mean(batch.kept.float().mean(), pssl.batch_size)
+            for teacher in list(taught.values())[:1]:
                 # How often the teacher gives a pseudo sample the class of the target image it was made for.
-                agreement = (logits.argmax(1) == self.labels[batch.provenance]).float().mean()
+                agreement = (
+                    (teacher["target"].argmax(1) == self.labels[batch.provenance]).float().mean()
+                )
                 terms["agreement"] = self.share_of_mean(agreement, pssl.batch_size)
         return terms
 
@@ -352,21 +364,39 @@ class PseudoSemiSupervised(SupervisedStage):
                 condition, kind = self.table.conditions(provenance)
             images = self.synthesis.images(len(provenance), start, condition, kind, spans)
         weak, strong = self.synthesis.views(images, start, spans)
-        if "source-head" in pssl.methods and pssl.source_label == "classifier":
-            soft_labels = self.source_logits(spans, weak).softmax(1)
-        else:
-            soft_labels = self.table.soft_labels[provenance]
-        return TargetBatch(labelled, provenance, weak, strong, soft_labels)
+        soft_labels, kept = self.table.soft_labels[provenance], None
+        learned = "source-head" in pssl.methods and pssl.source_label == "classifier"
+        if learned or pssl.filter == "confidence":
+            found = self.source_logits(spans, weak).softmax(1)
+            if pssl.filter == "confidence":
+                kept = overlap(soft_labels, found) >= pssl.filter_threshold
+            soft_labels = found if learned else soft_labels
+        return TargetBatch(labelled, provenance, weak, strong, soft_labels, kept)
 
     @torch.no_grad()
-    def teacher_logits(self, weak: Tensor, average: nn.Module | None) -> Tensor:
-        """The weak view's prediction [M, K_t] in eval mode, by the average of the network, or by itself for None."""
+    def taught(self, weak: Tensor, average: nn.Module | None) -> dict[str, Tensor]:
+        """Of the weak view in eval mode, by the average of the network or by itself for None: the prediction [M, K_t] under
+        ``target``, the features [M, D] under an empty name."""
         if average is not None:
-            return average(weak)
+            assert isinstance(average, TargetNetwork)
+            features = in_precision(average.features, device=self.device, precision=self.precision)(
+                weak
+            )
+            return {"target": average.heads["target"](features), "": features}
         self.network.eval()
-        logits = self.network.heads["target"](self.features(weak))
+        features = self.features(weak)
+        logits = self.network.heads["target"](features)
         self.network.train()
-        return logits
+        return {"target": logits, "": features}
+
+
+def overlap(asked: Tensor, found: Tensor) -> Tensor:
+    """sum over classes of min(asked, found), float32 [N]: how much of the soft label [N, K] that was asked for is there.
+
+    1 less the total variation distance. Of a hard label it is the classifier's probability of that class, by which GaFi
+    (Lampis, Lomurno and Matteucci 2023, arXiv:2305.10118) keeps and drops samples.
+    """
+    return torch.minimum(asked, found).sum(1)
 
 
 def ramp(step: int, ramp_steps: int) -> float:

@@ -54,6 +54,7 @@ CASES: dict[str, tuple[bool, tuple[str, ...]]] = {
             "p_ssl.batch_norm=concat",
             "p_ssl.threshold=0.5",
             "p_ssl.fairness_weight=0.5",
+            "p_ssl.filter=confidence",
         ),
     ),
     "supervised": (

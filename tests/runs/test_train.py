@@ -11,8 +11,8 @@ import torch
 from on_disk import ready, same, trained, weights
 from ptgm_fast.config import RunConfig, load_config
 from ptgm_fast.errors import UserError
-from ptgm_fast.models import build
-from ptgm_fast.runs.task import build_task
+from ptgm_fast.models import TargetNetwork, build
+from ptgm_fast.runs.task import Task, build_task
 from ptgm_fast.runs.train import make_stage, train
 from ptgm_fast.training.pssl_options import PSSL_METHODS
 
@@ -173,6 +173,28 @@ def test_the_loss_of_several_methods_is_the_sum_of_their_losses(tiny: Tiny) -> N
     # The average teaches mean-teacher, the network itself mse.
     assert torch.equal(both["unlabelled source-head"], other["unlabelled source-head"])
     assert not torch.equal(both["unlabelled mean-teacher"], other["unlabelled mse"])
+
+
+def test_the_filter_keeps_what_was_asked_for(tiny: Tiny) -> None:
+    """Those whose classifier's label overlaps enough with the one they were made for; all at 0, none or few at 1."""
+    shares = []
+    for threshold in (0.0, 0.6, 1.0):
+        settings = ("p_ssl.filter=confidence", f"p_ssl.filter_threshold={threshold}")
+        stage = ready(make_stage("p-ssl", *_with_network(tiny("p_ssl.batch_size=64", *settings))))
+        batch = stage.make_batch(0)
+        asked = stage.table.soft_labels[batch.provenance]
+        found = torch.minimum(asked, batch.soft_labels).sum(1)
+        assert torch.equal(batch.kept, found >= threshold)
+        shares.append(batch.kept.float().mean().item())
+        terms = stage.losses(0, batch)
+        assert terms["kept"].item() == terms["mask_rate"].item() == shares[-1]
+        assert (terms["unlabelled"].item() > 0) == (shares[-1] > 0)
+    assert shares[0] == 1 > shares[2]
+
+
+def _with_network(config: RunConfig) -> tuple[Task, TargetNetwork]:
+    task = build_task(config)
+    return task, task.new_network().train()
 
 
 def test_an_existing_folder_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:

@@ -134,6 +134,20 @@ def test_losses_and_gradients_are_their_formulas(
     assert min(rates[1:]) < 1
 
 
+@pytest.mark.parametrize("method", ["flexmatch", "freematch", "softmatch", "adamatch"])
+def test_samples_that_are_not_kept_do_not_count(method: str) -> None:
+    options = PSSLOptions.model_validate({"method": method, "batch_norm": "concat"})
+    kept = torch.arange(N) % 3 > 0
+    student, weak, labelled = next(steps())
+    loss, rate = UnlabelledLoss(method, options, ProcessGroup())(
+        student, weak, torch.zeros(N, 3), labelled, kept
+    )
+    (gradient,) = torch.autograd.grad(loss, student)
+    assert not gradient[~kept].any()
+    assert gradient[kept].any()
+    assert 0 < rate.item() <= kept.float().mean().item()
+
+
 def test_fairness_of_no_samples_is_nothing() -> None:
     means = RunningMeans(0.9, ProcessGroup())
     for name in ("predicted classes", "labels"):

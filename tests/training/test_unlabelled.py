@@ -9,6 +9,7 @@ from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.options import DistillationOptions
 from ptgm_fast.training.pssl_options import PREDICTED, PSSL_METHODS, PSSLOptions
 from ptgm_fast.training.running_means import RunningMeans, align
+from ptgm_fast.training.target import overlap
 from ptgm_fast.training.unlabelled import UnlabelledLoss
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -35,11 +36,12 @@ def expected(
         "fixmatch": confident * -p.log().gather(1, q.argmax(1, keepdim=True))[:, 0],
         "soft-pseudo-label": F.kl_div(p.log(), q, reduction="none").sum(1),
         "mse": (q - p).square().mean(1),
+        "feature-mse": (STUDENT - weak).square().mean(1),
         "mean-teacher": (q - p).square().mean(1),
         "pseudo-label": own * -p.log().gather(1, p.argmax(1, keepdim=True))[:, 0],
         "entropy": -(p * p.log()).sum(1),
         "source-head": -(SOFT * p.log()).sum(1),
-    }[method].mean()
+    }[method]
 
 
 # The others, by their running means: test_adaptive.py.
@@ -52,11 +54,32 @@ def test_losses_and_gradients_are_their_formulas(
     method: str, temperature: float, threshold: float
 ) -> None:
     ours, _ = loss_of(method, temperature=temperature, threshold=threshold)
-    theirs = expected(method, temperature, threshold)
+    theirs = expected(method, temperature, threshold).mean()
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5, abs=1e-7)
     (our_gradient,) = torch.autograd.grad(ours, STUDENT)
     (their_gradient,) = torch.autograd.grad(theirs, STUDENT)
     assert torch.allclose(our_gradient, their_gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_samples_that_are_not_kept_do_not_count(method: str) -> None:
+    options = PSSLOptions(method=method, threshold=0.5)  # type: ignore[arg-type]
+    kept = torch.arange(40) % 3 > 0
+    loss = UnlabelledLoss(method, options, ProcessGroup())
+    ours, rate = loss(STUDENT, WEAK, SOFT, LABELLED, kept)
+    each = expected(method, 0.4, 0.5)
+    assert ours.item() == pytest.approx((each * kept).mean().item(), rel=1e-5)
+    (gradient,) = torch.autograd.grad(ours, STUDENT)
+    assert not gradient[~kept].any()
+    assert 0 < rate.item() <= kept.float().mean().item()
+    nothing, none = loss(STUDENT, WEAK, SOFT, LABELLED, torch.zeros_like(kept))
+    assert (nothing.item(), none.item()) == (0, 0)
+
+
+def test_overlap_of_soft_labels() -> None:
+    asked = torch.tensor([[0.5, 0.5, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    found = torch.tensor([[0.5, 0.5, 0.0], [0.7, 0.1, 0.2], [0.6, 0.4, 0.0]])
+    torch.testing.assert_close(overlap(asked, found), torch.tensor([1.0, 0.7, 0.0]))
 
 
 def test_mask_rate_is_the_share_of_confident_samples() -> None:
@@ -104,7 +127,7 @@ def test_every_method_learns_the_aligned_predictions(method: str) -> None:
     ours, rate = loss_of(method, **settings)  # type: ignore[arg-type]
     aligned = WEAK.softmax(1) * LABELLED.softmax(1).mean(0) / WEAK.softmax(1).mean(0)
     aligned /= aligned.sum(1, keepdim=True)
-    theirs = expected(method, 0.7, 0.5, aligned.log())
+    theirs = expected(method, 0.7, 0.5, aligned.log()).mean()
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-4)
     if method in ("uda", "fixmatch"):
         assert rate.item() == pytest.approx((aligned.amax(1) >= 0.5).float().mean().item())
