@@ -48,9 +48,9 @@ def test_a_stopped_run_resumes_bit_for_bit(
     "settings",
     [
         ("p_ssl.method=['source-head', 'mean-teacher']", "p_ssl.teacher_decay=0.3"),
-        ("p_ssl.method=flexmatch", "p_ssl.threshold=0.4", "p_ssl.average_decay=0.8"),
+        ("p_ssl.method=flexmatch", "p_ssl.threshold=0.7", "p_ssl.average_decay=0.8"),
         ("p_ssl.method=freematch", "p_ssl.average_decay=0.8"),
-        ("p_ssl.method=softmatch",),
+        ("p_ssl.method=softmatch", "p_ssl.average_decay=0.8"),
         ("p_ssl.method=adamatch", "p_ssl.batch_norm=concat"),
         ("p_ssl.method=['uda', 'mse']", "p_ssl.threshold=0.0", "p_ssl.alignment=labelled"),
     ],
