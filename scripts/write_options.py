@@ -8,7 +8,7 @@ from __future__ import annotations
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -34,12 +34,7 @@ def rows(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = 
             nested += rows(field.annotation, f"{prefix}{name}.", field.default)
             continue
         accepted = describe(field.annotation)
-        for limit, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
-            accepted += "".join(
-                f", {sign} {getattr(m, limit)}"
-                for m in field.metadata
-                if getattr(m, limit, None) is not None
-            )
+        accepted += limits(field.metadata)
         own = defaults is not None and name in defaults.model_fields_set
         value = getattr(defaults, name) if own else field.default
         default = "required" if field.is_required() and not own else show(value)
@@ -47,11 +42,25 @@ def rows(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = 
     return plain + nested
 
 
+def limits(metadata: list[Any]) -> str:
+    return "".join(
+        f", {sign} {getattr(m, limit)}"
+        for limit, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+        for m in metadata
+        if getattr(m, limit, None) is not None
+    )
+
+
 def describe(annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if origin is Annotated and annotation != Part:
+        return describe(get_args(annotation)[0]) + limits(get_args(annotation)[1].metadata)
     if origin in (typing.Union, types.UnionType):
+        one, *others = get_args(annotation)
+        if others == [tuple[one, ...]]:
+            return f"{describe(one)}; or a list of them"
         return " or ".join(describe(part) for part in get_args(annotation))
     if annotation == Part:
         return "`1/N`"

@@ -141,3 +141,15 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.3g} {unit}" if num_bytes < 100 else f"{num_bytes:.0f} {unit}"
         num_bytes /= 1024
     return f"{num_bytes:,.1f} TiB"
+
+
+def served_from(
+    pool_bytes: int, reuse: float, seconds_saved: float | None, joules_saved: float | None = None
+) -> str:
+    """What a pool did for a stage, to follow how many images it served; nothing where every image was fresh."""
+    if not pool_bytes:
+        return ""
+    saved = [] if seconds_saved is None else [f"{seconds_saved:.0f} s"]
+    saved += [] if joules_saved is None else [f"{joules_saved / 1000:.1f} kJ"]
+    about = f", about {' and '.join(saved)} of synthesis saved" if saved else ""
+    return f" from a pool of {size(pool_bytes)} ({reuse:.1f} times each){about}"

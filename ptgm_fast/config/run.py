@@ -7,16 +7,15 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptgm_fast.training.options import (
-    PSSL_METHODS,
     DistillationOptions,
     EngineOptions,
     Options,
     PPOptions,
-    PSSLOptions,
     SupervisedOptions,
     SynthesisOptions,
     TargetOptions,
 )
+from ptgm_fast.training.pssl_options import PSSL_METHODS, PSSLOptions
 
 STAGES = ("pp", "supervised", "p-ssl")
 
@@ -177,11 +176,8 @@ class RunConfig(Options):
 
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
-        pssl = self.p_ssl
-        if pssl.teacher == "ema" and not self.training.ema_decay:
-            raise ValueError(
-                'p_ssl.teacher = "ema" needs training.ema_decay > 0 (for example 0.99)'
-            )
+        if problem := self.p_ssl.lacks_average(self.training.ema_decay):
+            raise ValueError(problem)
         return self
 
 
@@ -220,7 +216,5 @@ def with_method(config: RunConfig, method: str) -> RunConfig:
         "supervised": SupervisedOptions(distillation=distillation),
     }
     if kind in PSSL_METHODS:
-        update["p_ssl"] = config.p_ssl.model_copy(
-            update={"method": kind, "distillation": "none", "batch_norm": "concat"}
-        )
+        update["p_ssl"] = config.p_ssl.only(kind)
     return config.model_copy(update=update)

