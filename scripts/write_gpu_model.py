@@ -55,7 +55,9 @@ def cases() -> Iterator[Case]:
         "latents 256x128, truncated",
         "number",
         256 * 128,
-        lambda: latents.latents(256, 128, 1, 0, None, 0.5, torch.float32, torch.get_default_device()),
+        lambda: latents.latents(
+            256, 128, 1, 0, None, 0.5, torch.float32, torch.get_default_device()
+        ),
     )
     yield Case(
         "class_mix 256x1000x128",

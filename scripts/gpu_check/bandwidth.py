@@ -23,8 +23,9 @@ from records import Found, Job, NotHere, read
 beside("scripts")
 
 import write_gpu_model  # noqa: E402
-from helpers import fake_driver  # noqa: E402
 from triton.runtime.jit import JITFunction  # noqa: E402
+
+from helpers import fake_driver  # noqa: E402
 
 METRICS = "gpu__time_duration.sum,dram__bytes_read.sum,dram__bytes_write.sum,dram__throughput.avg.pct_of_peak_sustained_elapsed"
 WATCHED = ("views 64x3x128x128, two", "cond_norm_act 32x128x32x32, upsample, float32")

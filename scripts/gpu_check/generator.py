@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,46 +66,42 @@ class Forms:
 
     def __init__(self, dry: bool) -> None:
         torch.manual_seed(1)
-        size = 2 * config(dry).z_dim
+        self.dry, size = dry, 2 * config(dry).z_dim
         self.batch = 4 if dry else 256
         self.condition = torch.randn(self.batch, size, device=DEVICE)
-        self.plain = network(dry).to(DEVICE)
+        self.original = network(dry).to(DEVICE)
 
-    @cache
-    def original(self) -> nn.Module:
-        return self.plain
-
-    @cache
+    @cached_property
     def channels_last(self) -> nn.Module:
-        return network(self.batch == 4).to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network(self.dry).to(DEVICE, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @cache
+    @cached_property
     def rewritten(self) -> nn.Module:
-        done = generators.optimize(self.plain, example=(self.condition[:2], TRUNCATION))
+        done = generators.optimize(self.original, example=(self.condition[:2], TRUNCATION))
         assert done.left is None, done.left
         return done.module
 
+    @property
     def captured(self) -> Callable[..., Any]:
-        module = self.rewritten()
         options: dict[str, Any] = {}
         if not ON_GPU:
             from graphs import StandInForCudaGraphs
 
             options["cuda"] = StandInForCudaGraphs()
-        step = CapturedStep(lambda z: module(z, TRUNCATION), DEVICE, **options)
+        step = CapturedStep(lambda z: self.rewritten(z, TRUNCATION), DEVICE, **options)
         return lambda z, _: step(z)
 
-    def compiled(self, mode: str) -> Callable[..., Any]:
-        torch.compiler.reset()
-        return torch.compile(self.rewritten(), dynamic=False, mode=mode)
+    @property
+    def compiled(self) -> Callable[..., Any]:
+        return self._compiled("default")
 
-    def named(self, name: str) -> Callable[..., Any]:
-        if name == "compiled":
-            return self.compiled("default")
-        if name == "max-autotune":
-            return self.compiled("max-autotune-no-cudagraphs")
-        form: Callable[[], Callable[..., Any]] = getattr(self, name)
-        return form()
+    @property
+    def max_autotune(self) -> Callable[..., Any]:
+        return self._compiled("max-autotune-no-cudagraphs")
+
+    def _compiled(self, mode: str) -> Callable[..., Any]:
+        torch.compiler.reset()
+        return torch.compile(self.rewritten, dynamic=False, mode=mode)
 
 
 def main() -> None:
@@ -121,7 +117,7 @@ def main() -> None:
     @torch.no_grad()
     def timed(form: str, name: str) -> Found:
         with precision(name):
-            module = forms.named(form)
+            module = getattr(forms, form)
 
             def call() -> Tensor:
                 made: Tensor = module(forms.condition, TRUNCATION)
@@ -130,7 +126,9 @@ def main() -> None:
             made = call()[:8].double()
             apart = ((made - exact()).norm() / exact().norm()).item()
             allowed = max(TOLERANCES[name], 2 * originals.setdefault(name, apart))
-            assert apart <= allowed, f"{apart:.1e} from float64, relative norm; {allowed:.1e} is taken"
+            assert apart <= allowed, (
+                f"{apart:.1e} from float64, relative norm; {allowed:.1e} is taken"
+            )
             each, peak = seconds(call, calls=3 if job.dry else 10, warm_ups=2), peak_gib(call)
         rate = forms.batch / each
         facts = {"seconds": each, "images_per_second": rate, "peak_gib": peak, "apart": apart}
@@ -139,9 +137,9 @@ def main() -> None:
     # What takes longest to build comes last, in the precisions that matter.
     rows = [(f, p) for p in PRECISIONS for f in ("original", "rewritten", "captured", "channels_last")]  # fmt: skip
     rows += [("compiled", p) for p in ("bfloat16", "tf32")] if not job.dry else []
-    rows += [("max-autotune", p) for p in ("bfloat16", "tf32")] if not job.dry else []
+    rows += [("max_autotune", p) for p in ("bfloat16", "tf32")] if not job.dry else []
     for form, name in rows:
-        needs = {"compiled": 60.0, "max-autotune": 120.0}.get(form, 10.0)
+        needs = {"compiled": 60.0, "max_autotune": 120.0}.get(form, 10.0)
         title = f"{form.replace('_', ' ')}, {name}"
         job.check(title, lambda form=form, name=name: timed(form, name), needs=needs)  # type: ignore[misc]
 

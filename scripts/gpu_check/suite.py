@@ -18,7 +18,7 @@ job = Job(__doc__ or "")
 # Alone, since it measures times.
 TIMED = "test_gpu_times.py"
 # What a dry run collects, and skips.
-DRY = ("test_latents.py", "test_gpu_sizes.py")
+DRY = ("test_gpu_sizes.py",)
 
 
 def files() -> list[Path]:

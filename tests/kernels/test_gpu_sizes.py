@@ -5,7 +5,6 @@ The same checks run here with the C++ implementation and, marked `gpu`, with the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,11 +32,11 @@ NO_GPU = "there is no CUDA device here"
         ),
     ]
 )
-def on(request: pytest.FixtureRequest) -> Iterator[dict[str, Any]]:
+def on(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The device and the implementation that is held against the reference."""
     if request.param == "cpu" and (reason := dispatch.extension_missing()):
         pytest.skip(reason)
-    yield {"device": request.param, "impl": "cpu" if request.param == "cpu" else "triton"}
+    return {"device": request.param, "impl": "cpu" if request.param == "cpu" else "triton"}
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:
