@@ -46,7 +46,7 @@ $(OLDEST)/.done: $(SOURCES) scripts/oldest.py
 	$(PYTHON) -m venv $(OLDEST)
 	$(PYTHON) scripts/oldest.py > $(OLDEST)/constraints.txt
 	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[all]' \
-		pytest pytest-benchmark pytest-xdist hypothesis scipy scikit-learn
+		pytest pytest-benchmark pytest-xdist hypothesis scipy scikit-learn pybind11
 	touch $@
 
 # 2,000 tries of the fuzzing tests; FIRST=2000 for others.
@@ -92,11 +92,12 @@ bench-gpu: $(VENV)/.bench
 	$(BIN)/python benchmarks/write_results.py build/benchmarks-gpu.json
 
 # What a GPU has to say, in parts of at most ten minutes: docs/gpu.md. On its machine, which needs no network and no $(VENV):
-# make gpu-check PYTHON=python3 PARTS="1 2 3". The wheels travel along in build/gpu-wheels, for the Python named here.
+# make gpu-check PARTS=1. The wheels travel along in build/gpu-wheels, for the Python named here.
 PARTS ?= 1 2 3 4 5 6 7
 OUT ?= build/gpu-check
+EACH ?= 540
 gpu-check:
-	$(PYTHON) scripts/gpu_check --part $(PARTS) --out $(OUT)
+	$(PYTHON) scripts/gpu_check --part $(PARTS) --out $(OUT) --seconds $(EACH)
 
 WHEELS := build/gpu-wheels
 WHEELS_PYTHON ?= 3.12

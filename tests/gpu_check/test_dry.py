@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -124,3 +126,25 @@ def test_without_wheels_one_line_says_what_to_do(tmp_path: Path) -> None:
     installing.WHEELS, installing.DONE = tmp_path / "wheels", tmp_path / "none"
     with pytest.raises(FileNotFoundError, match="make gpu-wheels"):
         installing.install()
+
+
+def requirements() -> dict[str, str]:
+    """By name, what pyproject.toml asks for at run time."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return {re.split(r"[<>=]", text)[0]: text for text in project["dependencies"]}
+
+
+def test_the_wheels_are_all_that_the_package_needs_beside_what_is_there() -> None:
+    lines = (SCRIPT / "wheels.txt").read_text(encoding="utf-8").splitlines()
+    listed = {line for line in lines if not line.startswith("#")} | {"pydantic"}
+    there = {"torch", "triton", "numpy", "safetensors", "pillow"}
+    assert requirements().keys() - there <= listed
+    assert not listed & there
+
+
+def test_every_requirement_claims_an_oldest_version() -> None:
+    done = subprocess.run([sys.executable, str(ROOT / "scripts" / "oldest.py")], capture_output=True, text=True, check=True)  # fmt: skip
+    found = dict(line.split("==") for line in done.stdout.splitlines())
+    assert requirements().keys() <= found.keys()
+    for name, text in requirements().items():
+        assert f"{name}>={found[name]}" in text
