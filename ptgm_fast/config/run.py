@@ -67,6 +67,15 @@ class DataConfig(Options):
     )
     mean: Mean = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
     std: Std = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
+    cache: str = Field(
+        "",
+        description="folder that keeps decoded images for later runs; they are decoded again when any file changes",
+    )
+    memory_limit: float = Field(
+        4.0,
+        ge=0,
+        description="GiB that a set of images may take in memory; a larger one is read from the disk (cache, or a file without a name in the working directory)",
+    )
 
     @field_validator("labels_per_class", "test_per_class", "image_size")
     @classmethod

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from ptgm_fast.data.images import ImageSet, prepare
+from ptgm_fast.data.cache import stamp
+from ptgm_fast.data.decoding import Items, Wanted, decode_all
+from ptgm_fast.data.images import ImageSet
 from ptgm_fast.data.pixels import read_image
 from ptgm_fast.errors import UserError
 
@@ -22,12 +23,7 @@ _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "dev")
 
 
-def load_folder(
-    path: str,
-    channels: int | None,
-    image_size: int | None,
-    on_notice: Callable[[str], None],
-) -> ImageSet:
+def load_folder(path: str, wanted: Wanted) -> ImageSet:
     """The images under root/CLASS, at any depth, classes in the order of their names.
 
     Links are followed, each folder once a class. Hidden files and folders and what systems leave behind (`__MACOSX`,
@@ -53,30 +49,28 @@ def load_folder(
         raise UserError(
             f"data folder {path!r} has two class folders whose names look the same, {twice[0]!r}; rename or join them"
         )
-    images: list[Tensor] = []
+    files: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(classes):
-        files = _images(folder, skipped)
-        if not files:
+        found = _images(folder, skipped)
+        if not found:
             raise UserError(
                 f"class folder {str(folder)!r} holds no images; add some or remove the folder"
             )
-        for file in files:
-            image = prepare(
-                read_image(file, lambda: skipped.update(["animations after their first frame"])),
-                channels,
-                image_size,
-            )
-            if images and image.shape != images[0].shape:
-                raise UserError(
-                    f"image {str(file)!r} is {_describe(image)} but earlier ones are {_describe(images[0])}; "
-                    "set data.image_size (and data.channels) to bring them to one shape"
-                )
-            images.append(image)
-            labels.append(label)
+        files += found
+        labels += [label] * len(found)
+    items = Items(
+        count=len(files),
+        decode=lambda i, on_frames: read_image(files[i], on_frames),
+        name=lambda i: str(files[i]),
+        place=f"folder:{root.resolve()}",
+        stamps=[stamp(str(f.relative_to(root)), f.stat()) for f in files] if wanted.cache else None,
+    )
+    images, animations = decode_all(items, wanted)
+    skipped["animations after their first frame"] = animations
     if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
-        on_notice(f"{path}: passed over {counted}")
-    return ImageSet(torch.cat(images), torch.tensor(labels), names)
+        wanted.on_notice(f"{path}: passed over {counted}")
+    return ImageSet(images, torch.tensor(labels), names)
 
 
 def class_name(name: object) -> str:
@@ -152,8 +146,3 @@ def _is_tree(folder: Path) -> bool:
     return any(_is_folder(p) for p in entries) and not any(
         p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() for p in entries
     )
-
-
-def _describe(image: Tensor) -> str:
-    _, channels, height, width = image.shape
-    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"

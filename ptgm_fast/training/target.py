@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptgm_fast import kernels
-from ptgm_fast.data import ImageSet
+from ptgm_fast.data import ImageSet, OnDisk
+from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import (
     AddressedOrder,
@@ -92,6 +93,11 @@ class SupervisedStage(Stage):
         batches: dict[str, int] | None = None,
         pool: Pool | None = None,
     ) -> None:
+        if execution.engine.capture and isinstance(data.train.images, OnDisk):
+            raise UserError(
+                "engine.capture needs the labelled images in memory, and they are more than data.memory_limit: raise it, or "
+                "leave engine.capture out"
+            )
         super().__init__(
             network,
             source,
