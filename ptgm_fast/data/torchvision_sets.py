@@ -6,12 +6,11 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ptgm_fast.data.decoding import Items, Wanted, decode_all
 from ptgm_fast.data.folder import class_name
-from ptgm_fast.data.images import ImageSet
+from ptgm_fast.data.images import ImageSet, only_used
 from ptgm_fast.data.pixels import to_bytes
 from ptgm_fast.errors import MissingExtraError, UserError
 from ptgm_fast.query import split_query
@@ -75,13 +74,7 @@ def load_torchvision(rest: str, wanted: Wanted) -> ImageSet:
         raise UserError(f"torchvision:{name} has labels below 0: this part of it has no labels")
     names = found if max(labels) < len(found) else tuple(map(str, range(max(labels) + 1)))
     # EMNIST's letters are 1 to 26 of 27 names; the others may lack classes in a part too.
-    used = sorted(set(labels))
-    number = {label: i for i, label in enumerate(used)}
-    return ImageSet(
-        images,
-        torch.tensor([number[label] for label in labels]),
-        tuple(names[i] for i in used),
-    )
+    return ImageSet(images, *only_used(labels, names))
 
 
 def _arguments(factory: type, options: dict[str, str]) -> dict[str, Any]:
