@@ -56,6 +56,10 @@ class DataConfig(Options):
     test_images: str = Field(
         "", description="URI of separate test images; empty takes them from `images`"
     )
+    unlabelled: str = Field(
+        "",
+        description="URI of further target images, without labels (a folder of images, ...): P-SSL asks the generator for them too, and trains on them",
+    )
     labels_per_class: int | Literal["all"] = Field(10, description="training images of each class")
     validation_per_class: int = Field(
         50, ge=0, description="images of each class that choose the checkpoint"
@@ -87,8 +91,16 @@ class DataConfig(Options):
         return value
 
     @model_validator(mode="after")
+    def _unlabelled_is_other(self) -> Self:
+        if self.unlabelled and self.unlabelled in (self.images, self.test_images):
+            raise ValueError(
+                f"unlabelled = {self.unlabelled!r} holds the images that the run is tested on: give others"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cache_has_effect(self) -> Self:
-        uris = (self.images, self.test_images)
+        uris = (self.images, self.test_images, self.unlabelled)
         if self.cache and not any(uri.startswith(CACHED) for uri in uris):
             raise ValueError(
                 f"cache = {self.cache!r} has no effect on {self.images!r}: it keeps the images of {', '.join(CACHED)}"
@@ -198,6 +210,10 @@ class RunConfig(Options):
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
         pssl = self.p_ssl
+        if pssl.real_share != type(pssl).model_fields["real_share"].default and not (
+            self.data.unlabelled
+        ):
+            raise ValueError("p_ssl.real_share has no effect without data.unlabelled")
         if pssl.teacher == "ema" and not self.training.ema_decay:
             raise ValueError(
                 'p_ssl.teacher = "ema" needs training.ema_decay > 0 (for example 0.99)'

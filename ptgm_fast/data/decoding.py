@@ -40,7 +40,8 @@ class Wanted:
 
     channels, image_size: see `images.prepare`. on_notice(message): told what was passed over. on_images(done, total): told
     how many are decoded. cache: a folder for decoded images. memory_limit: bytes that a set may take in memory; a larger one stays on disk, in
-    the cache or in a file without a name in the working directory. workers: decoding threads.
+    the cache or in a file without a name in the working directory. labelled: False for images without classes.
+    workers: decoding threads.
     """
 
     channels: int | None = None
@@ -49,6 +50,7 @@ class Wanted:
     on_images: Callable[[int, int], None] = lambda done, total: None
     cache: Path | None = None
     memory_limit: float = float("inf")
+    labelled: bool = True
     workers: int = 1
 
 

@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ptgm_fast.data.cache import stamp
 from ptgm_fast.data.decoding import Items, Wanted, decode_all
-from ptgm_fast.data.images import ImageSet
+from ptgm_fast.data.images import ImageSet, no_labels
 from ptgm_fast.data.pixels import read_image
 from ptgm_fast.errors import UserError
 
@@ -24,7 +25,7 @@ _TEST = ("test", "testing", "val", "valid", "validation", "dev")
 
 
 def load_folder(path: str, wanted: Wanted) -> ImageSet:
-    """The images under root/CLASS, at any depth, classes in the order of their names.
+    """The images under root/CLASS, at any depth, classes in the order of their names; without labels all images under root.
 
     Links are followed, each folder once a class. Hidden files and folders and what systems leave behind (`__MACOSX`,
     `Thumbs.db`) are passed over, and counted in one notice with files of other kinds and animations, of which the
@@ -34,6 +35,31 @@ def load_folder(path: str, wanted: Wanted) -> ImageSet:
     if not _is_folder(root):
         raise UserError(f"data folder {path!r} does not exist or is not a folder")
     skipped: Counter[str] = Counter()
+    if wanted.labelled:
+        files, labels, names = _labelled(path, root, skipped)
+    else:
+        files = _images(root, skipped)
+        if not files:
+            raise UserError(f"data folder {path!r} holds no images")
+        labels, names = no_labels(len(files))
+    items = Items(
+        count=len(files),
+        decode=lambda i, on_frames: read_image(files[i], on_frames),
+        name=lambda i: str(files[i]),
+        place=f"folder:{root.resolve()}",
+        stamps=[stamp(str(f.relative_to(root)), f.stat()) for f in files] if wanted.cache else None,
+    )
+    images, animations = decode_all(items, wanted)
+    skipped["animations after their first frame"] = animations
+    if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
+        wanted.on_notice(f"{path}: passed over {counted}")
+    return ImageSet(images, labels, names)
+
+
+def _labelled(
+    path: str, root: Path, skipped: Counter[str]
+) -> tuple[list[Path], Tensor, tuple[str, ...]]:
+    """The files of all class folders, their labels, int64 [N], and the classes."""
     places = sorted(_entries(root, skipped), key=lambda p: class_name(p.name))
     classes = [p for p in places if _is_folder(p)]
     _refuse_a_split(path, classes)
@@ -59,18 +85,7 @@ def load_folder(path: str, wanted: Wanted) -> ImageSet:
             )
         files += found
         labels += [label] * len(found)
-    items = Items(
-        count=len(files),
-        decode=lambda i, on_frames: read_image(files[i], on_frames),
-        name=lambda i: str(files[i]),
-        place=f"folder:{root.resolve()}",
-        stamps=[stamp(str(f.relative_to(root)), f.stat()) for f in files] if wanted.cache else None,
-    )
-    images, animations = decode_all(items, wanted)
-    skipped["animations after their first frame"] = animations
-    if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
-        wanted.on_notice(f"{path}: passed over {counted}")
-    return ImageSet(images, torch.tensor(labels), names)
+    return files, torch.tensor(labels), names
 
 
 def class_name(name: object) -> str:

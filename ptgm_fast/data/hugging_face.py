@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptgm_fast.data.cache import stamp
 from ptgm_fast.data.decoding import Items, Wanted, decode_all
 from ptgm_fast.data.folder import class_name
-from ptgm_fast.data.images import ImageSet, only_used
+from ptgm_fast.data.images import ImageSet, no_labels, only_used
 from ptgm_fast.data.pixels import read_image
 from ptgm_fast.errors import MissingExtraError, UserError
 from ptgm_fast.query import split_query
@@ -44,27 +45,12 @@ def load_datasets(rest: str, wanted: Wanted) -> ImageSet:
     table, features = _table(datasets, place, options.get("split"), what)
     kinds = {name: type(feature).__name__ for name, feature in features.items()}
     image = _column(options, "image", [n for n, k in kinds.items() if k == "Image"], kinds, what)
-    candidates = [n for n, k in kinds.items() if k == "ClassLabel"] or [
-        name for name in kinds if name in ("label", "labels")
-    ]
-    label = _column(options, "label", candidates, kinds, what)
-    values = table.column(label).to_pylist()
-    if not values:
-        raise UserError(f"{what} holds no images")
-    if None in values or (kinds[label] == "ClassLabel" and min(values) < 0):
-        raise UserError(f"{what}: some rows of column {label!r} have no label")
-    if kinds[label] == "ClassLabel":
-        numbered = only_used(values, tuple(map(class_name, features[label].names)))
-    else:
-        if not all(isinstance(value, (int, str)) for value in values):
-            raise UserError(
-                f"{what}: column {label!r} is no column of classes (numbers or text); name it with &label=COLUMN"
-            )
-        distinct, numbers = np.unique(
-            [class_name(v) if isinstance(v, str) else v for v in values], return_inverse=True
-        )
-        numbered = torch.from_numpy(numbers.astype(np.int64)), tuple(map(str, distinct))
     pictures = table.column(image)
+    if not len(pictures):
+        raise UserError(f"{what} holds no images")
+    numbered = (
+        _labels(table, features, options, what) if wanted.labelled else no_labels(len(pictures))
+    )
 
     def name(i: int) -> str:
         return f"row {i} of {path}"
@@ -80,7 +66,7 @@ def load_datasets(rest: str, wanted: Wanted) -> ImageSet:
 
     root = place if place.is_dir() else place.parent
     items = Items(
-        count=len(values),
+        count=len(pictures),
         decode=lambda i, on_frames: read_image(name(i), on_frames, data=data(i)),
         name=name,
         place=f"datasets:{place.resolve()}?{query}",
@@ -90,6 +76,30 @@ def load_datasets(rest: str, wanted: Wanted) -> ImageSet:
     if animations:
         wanted.on_notice(f"{path}: passed over {animations} animations after their first frame")
     return ImageSet(images, *numbered)
+
+
+def _labels(
+    table: Any, features: Any, options: dict[str, str], what: str
+) -> tuple[Tensor, tuple[str, ...]]:
+    """The labels, int64 [N], and the names of the classes that occur."""
+    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    candidates = [n for n, k in kinds.items() if k == "ClassLabel"] or [
+        name for name in kinds if name in ("label", "labels")
+    ]
+    label = _column(options, "label", candidates, kinds, what)
+    values = table.column(label).to_pylist()
+    if None in values or (kinds[label] == "ClassLabel" and min(values) < 0):
+        raise UserError(f"{what}: some rows of column {label!r} have no label")
+    if kinds[label] == "ClassLabel":
+        return only_used(values, tuple(map(class_name, features[label].names)))
+    if not all(isinstance(value, (int, str)) for value in values):
+        raise UserError(
+            f"{what}: column {label!r} is no column of classes (numbers or text); name it with &label=COLUMN"
+        )
+    distinct, numbers = np.unique(
+        [class_name(v) if isinstance(v, str) else v for v in values], return_inverse=True
+    )
+    return torch.from_numpy(numbers.astype(np.int64)), tuple(map(str, distinct))
 
 
 def _files(place: Path) -> Iterator[Path]:

@@ -63,6 +63,11 @@ def only_used(labels: Sequence[int], names: Sequence[str]) -> tuple[Tensor, tupl
     return torch.tensor([number[label] for label in labels]), tuple(names[i] for i in used)
 
 
+def no_labels(count: int) -> tuple[Tensor, tuple[str, ...]]:
+    """The labels and names of images without classes."""
+    return torch.zeros(count, dtype=torch.int64), ("unlabelled",)
+
+
 def in_batches(images: Images) -> Iterable[Tensor]:
     """The images in order, at most `BATCH_IMAGES` of them and `BATCH_VALUES` values at a time."""
     return images.split(min(BATCH_IMAGES, max(1, BATCH_VALUES // images.shape[1:].numel())))

@@ -42,6 +42,7 @@ def load(
     on_images: Callable[[int, int], None] = lambda done, total: None,
     cache: str | Path | None = None,
     memory_limit: float | None = None,
+    labelled: bool = True,
     workers: int | None = None,
 ) -> ImageSet:
     """Load a labelled image set.
@@ -52,7 +53,8 @@ def load(
     total): told how many of a set's files are decoded. cache: a folder that keeps decoded images, of `folder:`, `datasets:` and
     `webdataset:`.
     memory_limit: GiB; images of a larger set stay on disk, in the cache or in a file without a name in the working directory
-    (archives of arrays are read whole). workers: decoding threads, by default one a core. Neither changes a byte. Files are
+    (archives of arrays are read whole). labelled: False takes images without classes (a folder of images at any depth, for example); what classes there are
+    is not looked at. workers: decoding threads, by default one a core. Neither changes a byte. Files are
     read as `pixels.to_bytes` says. Returns an `ImageSet` (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
     of another form, a full disk; MissingExtraError names the extra to install.
     """
@@ -70,6 +72,7 @@ def load(
             on_images=on_images,
             cache=Path(cache) if cache else None,
             memory_limit=float("inf") if memory_limit is None else memory_limit * GIB,
+            labelled=labelled,
             workers=workers or usable_cores(),
         ),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from ptgm_fast.data.cache import stamp
 from ptgm_fast.data.decoding import Items, Wanted, decode_all
 from ptgm_fast.data.folder import IMAGE_SUFFIXES
-from ptgm_fast.data.images import ImageSet, only_used
+from ptgm_fast.data.images import ImageSet, no_labels, only_used
 from ptgm_fast.data.pixels import read_image
 from ptgm_fast.errors import UserError
 
@@ -42,10 +42,10 @@ def load_webdataset(pattern: str, wanted: Wanted) -> ImageSet:
         )
     labels = []
     for sample in samples:
-        if sample.image is None or sample.label is None:
+        if sample.image is None or (sample.label is None and wanted.labelled):
             missing = "image" if sample.image is None else ".cls file (its class number)"
             raise UserError(f"sample {sample.key!r} of {str(sample.shard)!r} has no {missing}")
-        labels.append(sample.label)
+        labels.append(sample.label or 0)
 
     def name(i: int) -> str:
         image = samples[i].image
@@ -69,6 +69,8 @@ def load_webdataset(pattern: str, wanted: Wanted) -> ImageSet:
     skipped["animations after their first frame"] = animations
     if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
         wanted.on_notice(f"{pattern}: passed over {counted}")
+    if not wanted.labelled:
+        return ImageSet(images, *no_labels(len(samples)))
     return ImageSet(images, *only_used(labels, tuple(map(str, range(max(labels) + 1)))))
 
 

@@ -24,10 +24,11 @@ NUM_CHECKED = 8
 
 @dataclass(frozen=True)
 class ReadImages:
-    """What data.images and data.test_images hold, before the split of a seed. test: None without images of its own."""
+    """What data.images, test_images and unlabelled hold, before the split of a seed; None for what is not given."""
 
     images: ImageSet
     test: ImageSet | None
+    unlabelled: ImageSet | None = None
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,8 @@ def _read(
         raise UserError(
             f"data.test_images has the classes {list(separate.class_names)}, but data.images has {list(images.class_names)}"
         )
-    return ReadImages(images, separate)
+    further = load(choice.unlabelled, labelled=False) if choice.unlabelled else None
+    return ReadImages(images, separate, further)
 
 
 def _split(config: RunConfig, read: ReadImages) -> TargetData:
@@ -254,7 +256,14 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         values * images.channels if len(values) == 1 else values
         for values in (choice.mean, choice.std)
     )
-    return TargetData(images.subset(split.train), images.subset(split.validation), test, mean, std)
+    return TargetData(
+        images.subset(split.train),
+        images.subset(split.validation),
+        test,
+        mean,
+        std,
+        unlabelled=read.unlabelled,
+    )
 
 
 def _check_networks(task: Task) -> None:

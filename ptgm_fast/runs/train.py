@@ -290,6 +290,7 @@ def summarize(
             "network": config.target.network,
             "num_classes": task.num_classes,
             "train_images": len(data.train),
+            "unlabelled_images": len(data.unlabelled) if data.unlabelled else 0,
             "validation_images": len(data.validation),
             "test_images": len(data.test),
             "test_accuracy": test.accuracy,

@@ -37,23 +37,25 @@ class ConditioningTable:
 def conditioning_table(
     source: SourceModels,
     images: Images,
-    *,
+    *further: Images,
     temperature: float = 1.0,
     top_k: int | None = None,
     batch_size: int | None = None,
 ) -> ConditioningTable:
     """The soft source labels of target images (Yamaguchi et al., arXiv:2204.12833, pseudo conditional sampling).
 
-    images uint8 or floats in [-1, 1], [N, C, H, W], in memory or on disk. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
+    images uint8 or floats in [-1, 1], [N, C, H, W], in memory or on disk; further: the rows of more of them follow. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
     most probable classes of each image (and those equal to the k-th) and renormalises. Raises ValueError for values out of range.
     """
-    _check_images(images)
+    sets = (images, *further)
+    for each in sets:
+        _check_images(each)
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    batches = images.split(batch_size) if batch_size else in_batches(images)
-    logits = torch.cat([source.classify(batch) for batch in batches]).float()
+    batches = (each.split(batch_size) if batch_size else in_batches(each) for each in sets)
+    logits = torch.cat([source.classify(b) for batch in batches for b in batch]).float()
     if logits.shape[1:] != (source.num_classes,):
         raise ValueError(
             f"the source classifier gives logits {list(logits.shape)} for a generator of {source.num_classes} classes; "

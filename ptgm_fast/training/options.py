@@ -115,7 +115,8 @@ class SynthesisOptions(Options):
         description="images of PP's pool: a number, or a part of those that its steps show, 1/4 (of a folder's pool: all); fresh makes new ones at every step",
     )
     images_per_target: int | Literal["fresh"] = Field(
-        "fresh", description="images of P-SSL's pool for each labelled target image; fresh as above"
+        "fresh",
+        description="images of P-SSL's pool for each target image that asks (labelled or not); fresh as above",
     )
     pool: str = Field(
         "memory",
@@ -234,6 +235,9 @@ class PSSLOptions(Options):
     )
     ramp_steps: int = Field(0, ge=0, description="steps over which lambda rises from 0")
     batch_size: int = Field(32, ge=2, description="pseudo samples a step")
+    real_share: float = Field(
+        0.5, ge=0, lt=1, description="part of them that are images of data.unlabelled instead"
+    )
     temperature: float = Field(0.4, gt=0, description="sharpening T of uda's weak prediction")
     threshold: float = Field(
         0.8, ge=0, le=1, description="least confidence of uda, fixmatch and pseudo-label"
