@@ -122,7 +122,7 @@ class ClassifierConfig(Options):
     network: str = Field("", description="architecture, as for target.network")
     weights: str = Field(
         "",
-        description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it",
+        description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it; hf-hub:ORG/NAME for those in the local Hugging Face cache",
     )
     mean: Mean = Field((0.5,), description="its normalization of images in [0, 1]")
     std: Std = Field((0.5,), description="its normalization of images in [0, 1]")
