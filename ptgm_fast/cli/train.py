@@ -67,7 +67,7 @@ def run(
         with StageProgress() if group.is_first else nullcontext() as progress:
             context = Context(stop=lambda: bool(asked), on_notice=say, group=group)
             if progress:
-                context.on_step = progress.update
+                context.on_step, context.on_images = progress.update, progress.decoding
             if log:
                 context = log.watch(context)
             before = written_at(out)
@@ -101,7 +101,7 @@ def _compare(config: RunConfig, out: Path, stop: Callable[[], bool]) -> None:
         def on_row(row: Row) -> None:
             progress.restart()  # the next baseline has a stage of the same name
 
-        context = Context(stop=stop, on_step=progress.update)
+        context = Context(stop=stop, on_step=progress.update, on_images=progress.decoding)
         try:
             report = against_baselines(config, out, context=context, on_row=on_row)
         except Interrupted:

@@ -42,7 +42,7 @@ class StageProgress:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:.0f} " + unit + "s/s"),
+                TextColumn("{task.fields[rate]:.0f} {task.fields[unit]}s/s", markup=False),
                 TimeRemainingColumn(compact=True),
                 console=console,
                 transient=False,
@@ -68,19 +68,32 @@ class StageProgress:
         if self._bars:
             self._bars.stop()
 
-    def update(self, stage: str, done: int, total: int) -> None:
+    def decoding(self, done: int, total: int) -> None:
+        """`done` of `total` image files are decoded."""
+        self.update("decoding", done, total, "image")
+        if done == total:
+            # Another set may follow.
+            self._forget("decoding")
+
+    def update(self, stage: str, done: int, total: int, unit: str = "") -> None:
         """`done` of `total` units of a stage are finished."""
+        unit = unit or self.unit
         now = time.monotonic()
         began, first = self._started.setdefault(stage, (now, done - 1))
         rate = (done - first) / max(now - began, 1e-3) if now > began else 0.0
         if self._bars:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, rate=0.0)
+                self._tasks[stage] = self._bars.add_task(stage, total=total, rate=0.0, unit=unit)
             self._bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
         elif done == total or now - self._printed >= self.interval:
             self._printed = now
             left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-            console.print(f"{stage}: {done}/{total} {self.unit}s, {rate:.1f} {self.unit}s/s{left}")
+            console.print(f"{stage}: {done}/{total} {unit}s, {rate:.1f} {unit}s/s{left}")
+
+    def _forget(self, stage: str) -> None:
+        """The next `update` of that name is of another one; the bar stays."""
+        self._tasks.pop(stage, None)
+        self._started.pop(stage, None)
 
     def restart(self) -> None:
         """Forget the stages seen: the same names follow again, of another run."""

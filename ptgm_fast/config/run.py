@@ -17,6 +17,8 @@ from ptgm_fast.training.options import (
 )
 from ptgm_fast.training.pssl_options import PSSL_METHODS, PSSLOptions
 
+# Data whose files can be watched for changes.
+CACHED = ("folder:", "datasets:", "webdataset:")
 STAGES = ("pp", "supervised", "p-ssl")
 
 
@@ -53,6 +55,10 @@ class DataConfig(Options):
     test_images: str = Field(
         "", description="URI of separate test images; empty takes them from `images`"
     )
+    unlabelled: str = Field(
+        "",
+        description="URI of further target images, without labels (a folder of images, ...): P-SSL asks the generator for them too, and trains on them",
+    )
     labels_per_class: int | Literal["all"] = Field(10, description="training images of each class")
     validation_per_class: int = Field(
         50, ge=0, description="images of each class that choose the checkpoint"
@@ -66,6 +72,15 @@ class DataConfig(Options):
     )
     mean: Mean = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
     std: Std = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
+    cache: str = Field(
+        "",
+        description="folder that keeps decoded images for later runs; they are decoded again when any file changes",
+    )
+    memory_limit: float = Field(
+        4.0,
+        ge=0,
+        description="GiB that a set of images may take in memory; a larger one is read from the disk (cache, or a file without a name in the working directory)",
+    )
 
     @field_validator("labels_per_class", "test_per_class", "image_size")
     @classmethod
@@ -73,6 +88,23 @@ class DataConfig(Options):
         if isinstance(value, int) and value < 1:
             raise ValueError(f"must be at least 1, got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _unlabelled_is_other(self) -> Self:
+        if self.unlabelled and self.unlabelled in (self.images, self.test_images):
+            raise ValueError(
+                f"unlabelled = {self.unlabelled!r} holds the images that the run is tested on: give others"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cache_has_effect(self) -> Self:
+        uris = (self.images, self.test_images, self.unlabelled)
+        if self.cache and not any(uri.startswith(CACHED) for uri in uris):
+            raise ValueError(
+                f"cache = {self.cache!r} has no effect on {self.images!r}: it keeps the images of {', '.join(CACHED)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_remainder(self) -> Self:
@@ -89,7 +121,7 @@ class ClassifierConfig(Options):
     network: str = Field("", description="architecture, as for target.network")
     weights: str = Field(
         "",
-        description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it",
+        description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it; hf-hub:ORG/NAME for those in the local Hugging Face cache",
     )
     mean: Mean = Field((0.5,), description="its normalization of images in [0, 1]")
     std: Std = Field((0.5,), description="its normalization of images in [0, 1]")
@@ -176,7 +208,12 @@ class RunConfig(Options):
 
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
-        if problem := self.p_ssl.lacks_average(self.training.ema_decay):
+        pssl = self.p_ssl
+        if pssl.real_share != type(pssl).model_fields["real_share"].default and not (
+            self.data.unlabelled
+        ):
+            raise ValueError("p_ssl.real_share has no effect without data.unlabelled")
+        if problem := pssl.lacks_average(self.training.ema_decay):
             raise ValueError(problem)
         return self
 

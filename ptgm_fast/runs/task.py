@@ -24,10 +24,11 @@ NUM_CHECKED = 8
 
 @dataclass(frozen=True)
 class ReadImages:
-    """What data.images and data.test_images hold, before the split of a seed. test: None without images of its own."""
+    """What data.images, test_images and unlabelled hold, before the split of a seed; None for what is not given."""
 
     images: ImageSet
     test: ImageSet | None
+    unlabelled: ImageSet | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,11 @@ def build_task(
     config: RunConfig,
     like: Task | None = None,
     on_notice: Callable[[str], None] = lambda message: None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> Task:
     """Load what the config names. like: another task; what both name (source pair, images) is its own, and not tried again.
 
-    on_notice: see `data.load`, `models.load_weights` and `generators.optimize`.
+    on_notice: see `data.load`, `models.load_weights` and `generators.optimize`. on_images: see `data.load`.
     Raises UserError where something is missing or does not fit together.
     """
     same = {
@@ -105,7 +107,9 @@ def build_task(
     source = known.source if known else build_source(config, on_notice)
     channels, size = _target_form(config, source.generator.card)
     read = (
-        like.read if like and same["data"] and known else _read(config, channels, size, on_notice)
+        like.read
+        if like and same["data"] and known
+        else _read(config, _loader(config, on_notice, on_images), channels, size)
     )
     task = Task(config, source.device, source, _split(config, read), read)
     if not (known and same["data"] and same["target"]):
@@ -190,11 +194,27 @@ def _load_classifier(
     return classifier
 
 
+def _loader(
+    config: RunConfig,
+    on_notice: Callable[[str], None],
+    on_images: Callable[[int, int], None],
+) -> Callable[..., ImageSet]:
+    """`data.load` with the config's cache and memory limit."""
+    choice = config.data
+    return partial(
+        data.load,
+        cache=choice.cache,
+        memory_limit=choice.memory_limit,
+        on_notice=on_notice,
+        on_images=on_images,
+    )
+
+
 def _read(
-    config: RunConfig, channels: int, size: int, on_notice: Callable[[str], None]
+    config: RunConfig, loader: Callable[..., ImageSet], channels: int, size: int
 ) -> ReadImages:
     choice = config.data
-    load = partial(data.load, channels=channels, image_size=size, on_notice=on_notice)
+    load = partial(loader, channels=channels, image_size=size)
     images = load(choice.images)
     if images.num_classes < 2:
         raise UserError(
@@ -205,7 +225,8 @@ def _read(
         raise UserError(
             f"data.test_images has the classes {list(separate.class_names)}, but data.images has {list(images.class_names)}"
         )
-    return ReadImages(images, separate)
+    further = load(choice.unlabelled, labelled=False) if choice.unlabelled else None
+    return ReadImages(images, separate, further)
 
 
 def _split(config: RunConfig, read: ReadImages) -> TargetData:
@@ -236,7 +257,14 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         values * images.channels if len(values) == 1 else values
         for values in (choice.mean, choice.std)
     )
-    return TargetData(images.subset(split.train), images.subset(split.validation), test, mean, std)
+    return TargetData(
+        images.subset(split.train),
+        images.subset(split.validation),
+        test,
+        mean,
+        std,
+        unlabelled=read.unlabelled,
+    )
 
 
 def _check_networks(task: Task) -> None:

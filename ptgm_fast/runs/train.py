@@ -155,7 +155,7 @@ def train(
     own_device(config.device, group)
     # Everything that can be wrong with the input is found before the folder exists.
     with context.spans("setup"):
-        task = build_task(config, on_notice=context.on_notice)
+        task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
         network = task.new_network()
         stages = make_stages(task, network, group, Pools(out / POOL))
     group.barrier()
@@ -293,6 +293,7 @@ def summarize(
             "network": config.target.network,
             "num_classes": task.num_classes,
             "train_images": len(data.train),
+            "unlabelled_images": len(data.unlabelled) if data.unlabelled else 0,
             "validation_images": len(data.validation),
             "test_images": len(data.test),
             "test_accuracy": test.accuracy,

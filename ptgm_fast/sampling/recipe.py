@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptgm_fast.data import Images, OnDisk, in_batches
 from ptgm_fast.data.images import to_uint8
 from ptgm_fast.models.precision import resolved
 from ptgm_fast.sampling.conditioning import ConditioningTable
@@ -25,13 +26,14 @@ BLOCK = 64
 SOFT_LABELS = "soft_labels.npy"
 
 
-def digest_of(*tensors: Tensor) -> str:
+def digest_of(*tensors: Images) -> str:
     """SHA-256 of tensors' bytes, shapes and dtypes."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        found.update(flat.view(torch.uint8).numpy().tobytes())
+        for part in in_batches(tensor) if isinstance(tensor, OnDisk) else (tensor,):
+            flat = part.detach().cpu().contiguous().view(-1)
+            found.update(flat.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 

@@ -109,7 +109,8 @@ class SynthesisOptions(Options):
         description="images of PP's pool: a number, or a part of those that its steps show, 1/4 (of a folder's pool: all); fresh makes new ones at every step",
     )
     images_per_target: int | Literal["fresh"] = Field(
-        "fresh", description="images of P-SSL's pool for each labelled target image; fresh as above"
+        "fresh",
+        description="images of P-SSL's pool for each target image that asks (labelled or not); fresh as above",
     )
     pool: str = Field(
         "memory",

