@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: train test test-fast lint types unit fuzz sanitize bench bench-gpu clean
+.PHONY: train test test-fast lint types unit fuzz sanitize oldest bench bench-gpu gpu-wheels gpu-check clean
 
 train: $(VENV)/.demo
 	$(BIN)/ptgm-fast train --profile --baselines
@@ -32,6 +32,22 @@ unit: $(VENV)/.test
 # What takes less than 0.7 s: for the loop of writing and trying.
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" --fast
+
+# The oldest versions that pyproject.toml claims, in an environment of their own (5 GB): the tests of everything that they could
+# break. Two tests are of what Pillow itself has mended since; pytorch-pretrained-biggan has no place there.
+OLDEST := .venv-oldest
+oldest: $(OLDEST)/.done
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/kernels tests/engine tests/sampling
+	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" --fast tests/models tests/training tests/generators \
+		tests/data tests/config tests/cli tests/runs tests/profiling tests/report tests/source \
+		--ignore tests/generators/test_biggan_deep.py -k "not transparent_colour and not (pillows_conversion and TIFF2)"
+
+$(OLDEST)/.done: $(SOURCES) scripts/oldest.py
+	$(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) scripts/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[all]' \
+		pytest pytest-benchmark pytest-xdist hypothesis scipy scikit-learn pybind11
+	touch $@
 
 # 2,000 tries of the fuzzing tests; FIRST=2000 for others.
 FIRST ?= 0
@@ -75,6 +91,25 @@ bench-gpu: $(VENV)/.bench
 	$(BIN)/python -m pytest benchmarks $(MEASURED) --device cuda --benchmark-json=build/benchmarks-gpu.json
 	$(BIN)/python benchmarks/write_results.py build/benchmarks-gpu.json
 
+# What a GPU has to say, in parts of at most ten minutes: docs/gpu.md. On its machine, which needs no network and no $(VENV):
+# make gpu-check PARTS=1. The wheels travel along in build/gpu-wheels, for the Python named here.
+PARTS ?= 1 2 3 4 5 6 7
+OUT ?= build/gpu-check
+EACH ?= 540
+gpu-check:
+	$(PYTHON) scripts/gpu_check --part $(PARTS) --out $(OUT) --seconds $(EACH)
+
+WHEELS := build/gpu-wheels
+WHEELS_PYTHON ?= 3.12
+WHEELS_FOR = --only-binary=:all: --implementation cp --python-version $(WHEELS_PYTHON) \
+	$(foreach glibc,2_34 2_31 2_28 2_27 2_26 2_24 2_17 2_12 2_5,--platform manylinux_$(glibc)_x86_64) \
+	--platform manylinux2014_x86_64 --platform manylinux2010_x86_64 --platform manylinux1_x86_64
+gpu-wheels: | $(BIN)/python
+	rm -rf $(WHEELS)
+	$(BIN)/pip download --quiet $(WHEELS_FOR) --dest $(WHEELS) pydantic
+	$(BIN)/pip download --quiet $(WHEELS_FOR) --dest $(WHEELS) --no-deps --requirement scripts/gpu_check/wheels.txt
+	du -sh $(WHEELS)
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -91,4 +126,4 @@ $(VENV)/.bench: $(SOURCES) | $(BIN)/python
 	touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf build dist *.egg-info $(VENV)
+	rm -rf build dist *.egg-info $(VENV) $(OLDEST)

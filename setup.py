@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 try:
-    from pybind11.setup_helpers import Pybind11Extension, build_ext
+    from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 except ImportError:  # metadata-only runs outside the isolated build environment
     Pybind11Extension = None
 
@@ -29,6 +29,7 @@ def extensions() -> list:
         extra_compile_args=["-O3", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"],
         extra_link_args=["-fopenmp"],
     )
+    ParallelCompile().install()  # a file a core
     # Without a compiler the install must still succeed; the first use and `ptgm-fast doctor` say what is missing.
     extension.optional = True
     return [extension]

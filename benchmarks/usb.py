@@ -25,7 +25,8 @@ from torch import Tensor, nn
 
 from ptgm_fast.kernels import consistency
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.training.options import PSSLOptions, TargetOptions
+from ptgm_fast.training.options import TargetOptions
+from ptgm_fast.training.pssl_options import PSSLOptions
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 HOW = "pip install 'ptgm-fast[usb]' brings it, on Python 3.11 and 3.12"
@@ -66,6 +67,62 @@ def unlabelled_loss(method: str, temperature: float, threshold: float) -> Any:
         return loss(strong, label, "ce", mask=mask)
 
     return call
+
+
+def adaptive(method: str, num_classes: int, *, decay: float, threshold: float) -> tuple[Any, Any]:
+    """semilearn's rule which samples count, (p, p of labelled) -> [N], and its alignment, (p, p of labelled) -> p, or None.
+
+    FlexMatch's rule is given a set of as many images as a step has samples, each seen once a step; `shares` are its records.
+    """
+    semilearn_or_skip()
+    from semilearn.algorithms.adamatch.utils import AdaMatchThresholdingHook
+    from semilearn.algorithms.flexmatch.utils import FlexMatchThresholdingHook
+    from semilearn.algorithms.freematch.utils import FreeMatchThresholdingHook
+    from semilearn.algorithms.hooks import DistAlignEMAHook
+    from semilearn.algorithms.softmatch.utils import SoftMatchWeightingHook
+
+    algorithm = SimpleNamespace(
+        p_cutoff=threshold, distributed=False, world_size=1, use_quantile=False, clip_thresh=False
+    )
+    hooks: dict[str, Callable[[], Any]] = {
+        "flexmatch": lambda: FlexMatchThresholdingHook(ulb_dest_len=64, num_classes=num_classes),
+        "freematch": lambda: FreeMatchThresholdingHook(num_classes=num_classes, momentum=decay),
+        "softmatch": lambda: SoftMatchWeightingHook(num_classes=num_classes, momentum=decay),
+        "adamatch": lambda: AdaMatchThresholdingHook(),
+    }
+    hook = hooks[method]()
+
+    def rule(p: Tensor, p_labelled: Tensor) -> Tensor:
+        named: dict[str, Any] = {"softmax_x_ulb": False}
+        if method == "adamatch":
+            named |= {"logits_x_lb": p_labelled, "softmax_x_lb": False}
+        if method == "flexmatch":
+            named["idx_ulb"] = torch.arange(len(p))
+        counts: Tensor = hook.masking(algorithm, logits_x_ulb=p, **named)
+        if method == "flexmatch":
+            seen = [(hook.selected_label == k).double().mean() for k in range(num_classes)]
+            rule.shares = torch.stack(seen)  # type: ignore[attr-defined]
+        return counts
+
+    if method not in ("softmatch", "adamatch"):
+        return rule, None
+    kind = "uniform" if method == "softmatch" else "model"
+    aligning = DistAlignEMAHook(num_classes=num_classes, momentum=decay, p_target_type=kind)
+
+    def alignment(p: Tensor, p_labelled: Tensor) -> Tensor:
+        aligned: Tensor = aligning.dist_align(algorithm, p, p_labelled)
+        alignment.target, alignment.mean = aligning.p_target, aligning.p_model  # type: ignore[attr-defined]
+        return aligned
+
+    return rule, alignment
+
+
+def freematch_entropy_loss() -> Any:
+    """semilearn's loss of FreeMatch for equal shares: (mask, student logits, mean prediction, histogram) -> (loss, _)."""
+    semilearn_or_skip()
+    from semilearn.algorithms.freematch.freematch import entropy_loss
+
+    return entropy_loss
 
 
 def assert_same_loss(

@@ -27,12 +27,12 @@ from ptgm_fast.kernels.consistency import triton_impl as consistency  # noqa: E4
 from ptgm_fast.kernels.latents import triton_impl as latents  # noqa: E402
 from ptgm_fast.kernels.pseudo_label import triton_impl as pseudo_label  # noqa: E402
 from ptgm_fast.kernels.views import triton_impl as views  # noqa: E402
+from ptgm_fast.kernels.views import view_parameters, view_preset  # noqa: E402
 
 PAGE = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- gpu model: begin -->\n", "<!-- gpu model: end -->\n"
 # GPU memory bandwidth in GB/s, from the makers' data sheets (A100 80 GB SXM, H100 SXM, B200), and what to compile for.
 DEVICES = {"A100": (2039, "sm_80"), "H100": (3350, "sm_90"), "B200": (8000, "sm_100")}
-CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,14 @@ def image(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    """The sizes of the CPU benchmarks, in float32, and the image ops in bfloat16 too."""
+    """The sizes of the CPU benchmarks, in float32, and the image ops in bfloat16 too; on torch's default device."""
     yield Case(
         "latents 256x128, truncated",
         "number",
         256 * 128,
-        lambda: latents.latents(256, 128, 1, 0, None, 0.5, torch.float32, CPU),
+        lambda: latents.latents(
+            256, 128, 1, 0, None, 0.5, torch.float32, torch.get_default_device()
+        ),
     )
     yield Case(
         "class_mix 256x1000x128",
@@ -94,7 +96,11 @@ def norm_case(name: str, dtype: torch.dtype, *, phases: bool) -> Case:
 def view_case(name: str, num: int, side: int, dtype: torch.dtype, made: int | None = None) -> Case:
     """made: the side of the views, if it is another than the images'."""
     made = made or side
-    images, packed, half = image(num, 3, side, side), torch.empty(num, 24), [0.5] * 3
+    images, half = image(num, 3, side, side), [0.5] * 3
+    size = {"channels": 3, "height": made, "width": made}
+    packed = view_parameters(
+        view_preset("strong"), num, seed=0, device=images.device, impl="reference", **size
+    ).packed
 
     def launch() -> object:
         return views.views(images, packed, packed.clone(), half, half, dtype, (made, made))

@@ -34,12 +34,7 @@ def rows(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = 
             nested += rows(field.annotation, f"{prefix}{name}.", field.default)
             continue
         accepted = describe(field.annotation)
-        for limit, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤")):
-            accepted += "".join(
-                f", {sign} {getattr(m, limit)}"
-                for m in field.metadata
-                if getattr(m, limit, None) is not None
-            )
+        accepted += limits(field.metadata)
         own = defaults is not None and name in defaults.model_fields_set
         value = getattr(defaults, name) if own else field.default
         default = "required" if field.is_required() and not own else show(value)
@@ -47,11 +42,26 @@ def rows(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = 
     return plain + nested
 
 
+def limits(metadata: list[Any]) -> str:
+    return "".join(
+        f", {sign} {getattr(m, limit)}"
+        for limit, sign in (("gt", ">"), ("ge", "≥"), ("lt", "<"), ("le", "≤"))
+        for m in metadata
+        if getattr(m, limit, None) is not None
+    )
+
+
 def describe(annotation: Any) -> str:
     origin = get_origin(annotation)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in get_args(annotation))
+    if origin is Annotated and annotation != Part:
+        inner, *told = get_args(annotation)
+        return describe(inner) + limits([m for t in told for m in getattr(t, "metadata", [])])
     if origin in (typing.Union, types.UnionType):
+        one, *others = get_args(annotation)
+        if others == [tuple[one, ...]]:
+            return f"{describe(one)}; or a list of them"
         return " or ".join(describe(part) for part in get_args(annotation))
     if annotation == Part:
         return "`1/N`"

@@ -16,7 +16,6 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs.task import Task
 from ptgm_fast.runs.train import make_stage
 from ptgm_fast.sampling import conditioning_table
-from ptgm_fast.training.unlabelled import TWO_VIEWS
 
 TOLERANCE = 1e-4
 
@@ -49,7 +48,7 @@ def our_step(task: Task, stage: str) -> tuple[State, Batch]:
     made.prepare()
     batch = made.make_batch(0)
     terms = made.losses(0, batch)
-    if task.config.p_ssl.method in TWO_VIEWS and stage == "p-ssl":
+    if task.config.p_ssl.two_views and stage == "p-ssl":
         assert 0 < terms["mask_rate"] < 1, (
             "the loss on pseudo samples would be compared in part only"
         )

@@ -68,7 +68,11 @@ def run(
                 asked,
                 out,
                 resume=resume,
-                context=Context(stop=lambda: bool(stopping), on_step=progress.update),
+                context=Context(
+                    stop=lambda: bool(stopping),
+                    on_step=progress.update,
+                    on_images=progress.decoding,
+                ),
                 on_row=on_row,
             )
         except Interrupted:

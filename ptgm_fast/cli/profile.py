@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from ptgm_fast.cli.ui import console
+from ptgm_fast.cli.ui import console, served_from
 from ptgm_fast.profiling import Profile, read_profile
 from ptgm_fast.profiling.schema import FILE, StageProfile
 
@@ -110,8 +110,11 @@ def lines(profile: Profile) -> Iterator[str]:
 def _about(stage: StageProfile) -> str:
     parts = []
     if stage.images_synthesized is not None:
+        served = served_from(
+            stage.pool_bytes or 0, stage.reuse or 1.0, stage.seconds_saved, stage.joules_saved
+        )
         parts.append(
-            f"{stage.images_synthesized:,} images synthesized, {stage.images_served:,} served"
+            f"{stage.images_synthesized:,} images synthesized, {stage.images_served:,} served{served}"
         )
     if stage.steady:
         settled = "" if stage.steady.settled else " (still varying)"

@@ -11,7 +11,7 @@ from typing import Any
 
 from ptgm_fast.cli.compare import table
 from ptgm_fast.cli.profile import show_new_profile, written_at
-from ptgm_fast.cli.ui import StageProgress, console, percent, size, stop_on_signal
+from ptgm_fast.cli.ui import StageProgress, console, percent, served_from, stop_on_signal
 from ptgm_fast.config import RunConfig, config_to_toml, load_config
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.compare import BASELINES, Row, against_baselines
@@ -67,7 +67,7 @@ def run(
         with StageProgress() if group.is_first else nullcontext() as progress:
             context = Context(stop=lambda: bool(asked), on_notice=say, group=group)
             if progress:
-                context.on_step = progress.update
+                context.on_step, context.on_images = progress.update, progress.decoding
             if log:
                 context = log.watch(context)
             before = written_at(out)
@@ -101,7 +101,7 @@ def _compare(config: RunConfig, out: Path, stop: Callable[[], bool]) -> None:
         def on_row(row: Row) -> None:
             progress.restart()  # the next baseline has a stage of the same name
 
-        context = Context(stop=stop, on_step=progress.update)
+        context = Context(stop=stop, on_step=progress.update, on_images=progress.decoding)
         try:
             report = against_baselines(config, out, context=context, on_row=on_row)
         except Interrupted:
@@ -150,23 +150,14 @@ def _resumed(
     return config, out if started_in == Path.cwd() else out.absolute(), started_in
 
 
-def _served(stage: Mapping[str, Any]) -> str:
-    """What a pool did for a stage, in words."""
-    if not stage["pool_bytes"]:
-        return ""
-    saved = stage["seconds_saved"]
-    return (
-        f", {stage['images_served']:,} served from a pool of {size(stage['pool_bytes'])} ({stage['reuse']:.1f} times each)"
-        + ("" if saved is None else f", about {saved:.0f} s of synthesis saved")
-    )
-
-
 def _report(summary: Mapping[str, Any], out: Path) -> None:
     target = summary["target"]
     for name, stage in summary["stages"].items():
+        pool = stage["pool_bytes"], stage["reuse"], stage["seconds_saved"]
+        served = f", {stage['images_served']:,} served{served_from(*pool)}" if pool[0] else ""
         console.print(
             f"{name}: {stage['steps']} steps in {stage['seconds']:.1f} s, {stage['images_per_second']:,.0f} images/s, "
-            f"{stage['images_synthesized']:,} synthesized{_served(stage)}"
+            f"{stage['images_synthesized']:,} synthesized{served}"
         )
     console.print(
         f"test accuracy {percent(target['test_accuracy'])} on {target['test_images']:,} images "

@@ -42,7 +42,11 @@ def run(
                 f"{trial.seconds:.1f} s  {describe(trial.settings)}"
             )
 
-        context = Context(stop=lambda: bool(stopping), on_step=progress.update)
+        context = Context(
+            stop=lambda: bool(stopping),
+            on_step=progress.update,
+            on_images=progress.decoding,
+        )
         try:
             report = tune(
                 config, out, minutes=minutes, resume=resume, context=context, on_trial=on_trial

@@ -42,7 +42,7 @@ class StageProgress:
                 TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[rate]:.0f} " + unit + "s/s"),
+                TextColumn("{task.fields[rate]:.0f} {task.fields[unit]}s/s", markup=False),
                 TimeRemainingColumn(compact=True),
                 console=console,
                 transient=False,
@@ -68,19 +68,32 @@ class StageProgress:
         if self._bars:
             self._bars.stop()
 
-    def update(self, stage: str, done: int, total: int) -> None:
+    def decoding(self, done: int, total: int) -> None:
+        """`done` of `total` image files are decoded."""
+        self.update("decoding", done, total, "image")
+        if done == total:
+            # Another set may follow.
+            self._forget("decoding")
+
+    def update(self, stage: str, done: int, total: int, unit: str = "") -> None:
         """`done` of `total` units of a stage are finished."""
+        unit = unit or self.unit
         now = time.monotonic()
         began, first = self._started.setdefault(stage, (now, done - 1))
         rate = (done - first) / max(now - began, 1e-3) if now > began else 0.0
         if self._bars:
             if stage not in self._tasks:
-                self._tasks[stage] = self._bars.add_task(stage, total=total, rate=0.0)
+                self._tasks[stage] = self._bars.add_task(stage, total=total, rate=0.0, unit=unit)
             self._bars.update(self._tasks[stage], completed=done, total=total, rate=rate)
         elif done == total or now - self._printed >= self.interval:
             self._printed = now
             left = f", {(total - done) / rate:.0f} s left" if rate and done < total else ""
-            console.print(f"{stage}: {done}/{total} {self.unit}s, {rate:.1f} {self.unit}s/s{left}")
+            console.print(f"{stage}: {done}/{total} {unit}s, {rate:.1f} {unit}s/s{left}")
+
+    def _forget(self, stage: str) -> None:
+        """The next `update` of that name is of another one; the bar stays."""
+        self._tasks.pop(stage, None)
+        self._started.pop(stage, None)
 
     def restart(self) -> None:
         """Forget the stages seen: the same names follow again, of another run."""
@@ -141,3 +154,15 @@ def size(num_bytes: float) -> str:
             return f"{num_bytes:.3g} {unit}" if num_bytes < 100 else f"{num_bytes:.0f} {unit}"
         num_bytes /= 1024
     return f"{num_bytes:,.1f} TiB"
+
+
+def served_from(
+    pool_bytes: int, reuse: float, seconds_saved: float | None, joules_saved: float | None = None
+) -> str:
+    """What a pool did for a stage, to follow how many images it served; nothing where every image was fresh."""
+    if not pool_bytes:
+        return ""
+    saved = [] if seconds_saved is None else [f"{seconds_saved:.0f} s"]
+    saved += [] if joules_saved is None else [f"{joules_saved / 1000:.1f} kJ"]
+    about = f", about {' and '.join(saved)} of synthesis saved" if saved else ""
+    return f" from a pool of {size(pool_bytes)} ({reuse:.1f} times each){about}"

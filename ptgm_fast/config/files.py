@@ -107,7 +107,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
 def _is_union_tag(part: str) -> bool:
     """pydantic adds the tried member of a union to the place ("int", "literal['all']"): no name of ours."""
     return part in ("int", "float", "str") or part.startswith(
-        ("literal[", "function-", "constrained")
+        ("literal[", "function-", "constrained", "tuple[")
     )
 
 

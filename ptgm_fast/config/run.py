@@ -10,17 +10,18 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from ptgm_fast.models import Preprocessing, stated_preprocessing
 from ptgm_fast.training.options import (
-    PSSL_METHODS,
     DistillationOptions,
     EngineOptions,
     Options,
     PPOptions,
-    PSSLOptions,
     SupervisedOptions,
     SynthesisOptions,
     TargetOptions,
 )
+from ptgm_fast.training.pssl_options import PSSL_METHODS, PSSLOptions
 
+# Data whose files can be watched for changes.
+CACHED = ("folder:", "datasets:", "webdataset:")
 # source.classifier: there is none.
 NONE = "none"
 STAGES = ("pp", "supervised", "p-ssl")
@@ -59,6 +60,10 @@ class DataConfig(Options):
     test_images: str = Field(
         "", description="URI of separate test images; empty takes them from `images`"
     )
+    unlabelled: str = Field(
+        "",
+        description="URI of further target images, without labels (a folder of images, ...): P-SSL asks the generator for them too, and trains on them",
+    )
     labels_per_class: int | Literal["all"] = Field(10, description="training images of each class")
     validation_per_class: int = Field(
         50, ge=0, description="images of each class that choose the checkpoint"
@@ -72,6 +77,15 @@ class DataConfig(Options):
     )
     mean: Mean = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
     std: Std = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
+    cache: str = Field(
+        "",
+        description="folder that keeps decoded images for later runs; they are decoded again when any file changes",
+    )
+    memory_limit: float = Field(
+        4.0,
+        ge=0,
+        description="GiB that a set of images may take in memory; a larger one is read from the disk (cache, or a file without a name in the working directory)",
+    )
 
     @field_validator("labels_per_class", "test_per_class", "image_size")
     @classmethod
@@ -79,6 +93,23 @@ class DataConfig(Options):
         if isinstance(value, int) and value < 1:
             raise ValueError(f"must be at least 1, got {value}")
         return value
+
+    @model_validator(mode="after")
+    def _unlabelled_is_other(self) -> Self:
+        if self.unlabelled and self.unlabelled in (self.images, self.test_images):
+            raise ValueError(
+                f"unlabelled = {self.unlabelled!r} holds the images that the run is tested on: give others"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cache_has_effect(self) -> Self:
+        uris = (self.images, self.test_images, self.unlabelled)
+        if self.cache and not any(uri.startswith(CACHED) for uri in uris):
+            raise ValueError(
+                f"cache = {self.cache!r} has no effect on {self.images!r}: it keeps the images of {', '.join(CACHED)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_remainder(self) -> Self:
@@ -98,7 +129,7 @@ class ClassifierConfig(Options):
     )
     weights: str = Field(
         "",
-        description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it",
+        description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it; hf-hub:ORG/NAME for those in the local Hugging Face cache",
     )
     image_size: Annotated[int, Field(ge=1)] | Literal["network"] = Field(
         "network",
@@ -206,11 +237,11 @@ class RunConfig(Options):
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="torch.compile of the target network: auto on GPUs, for stages of 10,000 steps and more",
+        description="torch.compile of the target network: auto on GPUs, for stages whose steps save more seconds than it takes",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the target network's training forward and of the generator: auto is bfloat16 on GPUs, float32 on CPUs",
+        description="of the generator, the source classifier, the target network's training forward and its EMA as teacher: auto is bfloat16 on GPUs, float32 on CPUs",
     )
     deterministic: bool = Field(
         True,
@@ -239,10 +270,12 @@ class RunConfig(Options):
     @model_validator(mode="after")
     def _settings_have_effect(self) -> Self:
         pssl = self.p_ssl
-        if pssl.teacher == "ema" and not self.training.ema_decay:
-            raise ValueError(
-                'p_ssl.teacher = "ema" needs training.ema_decay > 0 (for example 0.99)'
-            )
+        if pssl.real_share != type(pssl).model_fields["real_share"].default and not (
+            self.data.unlabelled
+        ):
+            raise ValueError("p_ssl.real_share has no effect without data.unlabelled")
+        if problem := pssl.lacks_average(self.training.ema_decay):
+            raise ValueError(problem)
         return self
 
 
@@ -286,7 +319,5 @@ def with_method(config: RunConfig, method: str) -> RunConfig:
         "supervised": SupervisedOptions(distillation=distillation),
     }
     if kind in PSSL_METHODS:
-        update["p_ssl"] = config.p_ssl.model_copy(
-            update={"method": kind, "distillation": "none", "batch_norm": "concat"}
-        )
+        update["p_ssl"] = config.p_ssl.only(kind)
     return config.model_copy(update=update)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ptgm_fast.data.images import Fit, ImageSet, prepare
+from ptgm_fast.data.cache import stamp
+from ptgm_fast.data.decoding import Items, Wanted, decode_all
+from ptgm_fast.data.images import ImageSet, no_labels
 from ptgm_fast.data.pixels import read_image
 from ptgm_fast.errors import UserError
 
@@ -22,13 +24,8 @@ _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "dev")
 
 
-def load_folder(
-    path: str,
-    channels: int | None,
-    image_size: int | Fit | None,
-    on_notice: Callable[[str], None],
-) -> ImageSet:
-    """The images under root/CLASS, at any depth, classes in the order of their names.
+def load_folder(path: str, wanted: Wanted) -> ImageSet:
+    """The images under root/CLASS, at any depth, classes in the order of their names; without labels all images under root.
 
     Links are followed, each folder once a class. Hidden files and folders and what systems leave behind (`__MACOSX`,
     `Thumbs.db`) are passed over, and counted in one notice with files of other kinds and animations, of which the
@@ -38,6 +35,31 @@ def load_folder(
     if not _is_folder(root):
         raise UserError(f"data folder {path!r} does not exist or is not a folder")
     skipped: Counter[str] = Counter()
+    if wanted.labelled:
+        files, labels, names = _labelled(path, root, skipped)
+    else:
+        files = _images(root, skipped)
+        if not files:
+            raise UserError(f"data folder {path!r} holds no images")
+        labels, names = no_labels(len(files))
+    items = Items(
+        count=len(files),
+        decode=lambda i, on_frames: read_image(files[i], on_frames),
+        name=lambda i: str(files[i]),
+        place=f"folder:{root.resolve()}",
+        stamps=[stamp(str(f.relative_to(root)), f.stat()) for f in files] if wanted.cache else None,
+    )
+    images, animations = decode_all(items, wanted)
+    skipped["animations after their first frame"] = animations
+    if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
+        wanted.on_notice(f"{path}: passed over {counted}")
+    return ImageSet(images, labels, names)
+
+
+def _labelled(
+    path: str, root: Path, skipped: Counter[str]
+) -> tuple[list[Path], Tensor, tuple[str, ...]]:
+    """The files of all class folders, their labels, int64 [N], and the classes."""
     places = sorted(_entries(root, skipped), key=lambda p: class_name(p.name))
     classes = [p for p in places if _is_folder(p)]
     _refuse_a_split(path, classes)
@@ -53,30 +75,17 @@ def load_folder(
         raise UserError(
             f"data folder {path!r} has two class folders whose names look the same, {twice[0]!r}; rename or join them"
         )
-    images: list[Tensor] = []
+    files: list[Path] = []
     labels: list[int] = []
     for label, folder in enumerate(classes):
-        files = _images(folder, skipped)
-        if not files:
+        found = _images(folder, skipped)
+        if not found:
             raise UserError(
                 f"class folder {str(folder)!r} holds no images; add some or remove the folder"
             )
-        for file in files:
-            image = prepare(
-                read_image(file, lambda: skipped.update(["animations after their first frame"])),
-                channels,
-                image_size,
-            )
-            if images and image.shape != images[0].shape:
-                raise UserError(
-                    f"image {str(file)!r} is {_describe(image)} but earlier ones are {_describe(images[0])}; "
-                    "set data.image_size (and data.channels) to bring them to one shape"
-                )
-            images.append(image)
-            labels.append(label)
-    if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
-        on_notice(f"{path}: passed over {counted}")
-    return ImageSet(torch.cat(images), torch.tensor(labels), names)
+        files += found
+        labels += [label] * len(found)
+    return files, torch.tensor(labels), names
 
 
 def class_name(name: object) -> str:
@@ -152,8 +161,3 @@ def _is_tree(folder: Path) -> bool:
     return any(_is_folder(p) for p in entries) and not any(
         p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() for p in entries
     )
-
-
-def _describe(image: Tensor) -> str:
-    _, channels, height, width = image.shape
-    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"

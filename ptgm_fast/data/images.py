@@ -1,8 +1,9 @@
-"""A labelled image set in memory, and the one place where images are brought to a size and channel count."""
+"""A labelled image set, and the one place where images are brought to a size and channel count."""
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,17 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ptgm_fast.data.on_disk import OnDisk
 from ptgm_fast.errors import UserError
 
+Images = Tensor | OnDisk
+# What a forward without gradient takes at once.
+BATCH_IMAGES, BATCH_VALUES = 500, 2**24
 # ITU-R BT.601 luma, the weights PIL and torchvision use for a grey image.
 LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 [N, C, H, W] with C in {1, 3}, labels int64 [N] in [0, K), and the K class names."""
+    """Images uint8 [N, C, H, W] with C in {1, 3}, in memory or on disk, labels int64 [N] in [0, K), and the K class names."""
 
-    images: Tensor
+    images: Images
     labels: Tensor
     class_names: tuple[str, ...]
 
@@ -46,7 +51,27 @@ class ImageSet:
         return self.channels, *self.image_size
 
     def subset(self, indices: Tensor) -> ImageSet:
-        return ImageSet(self.images[indices], self.labels[indices], self.class_names)
+        """Those images, in memory; on disk where they are, and are more than the limit that they were read with."""
+        images = self.images
+        chosen = images.subset(indices) if isinstance(images, OnDisk) else images[indices]
+        return ImageSet(chosen, self.labels[indices], self.class_names)
+
+
+def only_used(labels: Sequence[int], names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
+    """Labels int64 [N] numbered anew, and the names, without the classes that have no images."""
+    used = sorted(set(labels))
+    number = {label: i for i, label in enumerate(used)}
+    return torch.tensor([number[label] for label in labels]), tuple(names[i] for i in used)
+
+
+def no_labels(count: int) -> tuple[Tensor, tuple[str, ...]]:
+    """The labels and names of images without classes."""
+    return torch.zeros(count, dtype=torch.int64), ("unlabelled",)
+
+
+def in_batches(images: Images) -> Iterable[Tensor]:
+    """The images in order, at most `BATCH_IMAGES` of them and `BATCH_VALUES` values at a time."""
+    return images.split(min(BATCH_IMAGES, max(1, BATCH_VALUES // images.shape[1:].numel())))
 
 
 def to_uint8(images: Tensor) -> Tensor:

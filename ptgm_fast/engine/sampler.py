@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ptgm_fast.engine.pooled import PoolDataset, ViewsOf, pooled_batch
 from ptgm_fast.engine.stream import BatchStream
 from ptgm_fast.generators import ConditionKind, Generator
 from ptgm_fast.kernels.views import ViewSpec, asked_form, resized, view_preset
+from ptgm_fast.models.precision import resolved
 from ptgm_fast.sampling import (
     BLOCK,
     ConditioningTable,
@@ -66,6 +68,7 @@ class FastSampler(IterableDataset[Batch]):
         channels: int | None = None,
         device: torch.device | str = "auto",
         dtype: torch.dtype | None = None,
+        precision: str = "float32",
         overlap: Overlap = "auto",
         depth: int = 3,
         reuse: int = 1,
@@ -82,7 +85,8 @@ class FastSampler(IterableDataset[Batch]):
         views: None serves images in [-1, 1] as they are; a `ViewSpec` or a preset's name serves a random view of each, a
         pair a weak and a strong one, normalized by mean and std (of [0, 1] images). image_size, a side or (height, width),
         and channels, 1 or 3: of the images served, the generator's for None; see `kernels.views`. device: "auto" is the generator's,
-        another one moves it there. dtype: of the images served (float32). overlap, depth: see `plan_overlap` and
+        another one moves it there. dtype: of the images served (float32). precision: in which the generator and a
+        source classifier compute: "float32", "tf32" (CUDA only), "bfloat16" or "auto", see `in_precision`. overlap, depth: see `plan_overlap` and
         `Ring`. reuse: every image is served so often, under fresh views (see `blocks.generated`). capture: synthesis
         is captured as a CUDA graph (`CapturedStep`; not verified on a GPU). spans: a context manager for each named
         phase. Raises ValueError for numbers below 1, a size or channels out of range, reuse without views, capture on another device than CUDA's, and what a
@@ -102,14 +106,17 @@ class FastSampler(IterableDataset[Batch]):
                 generator.to(device)
             self._source = FrozenGenerator(generator, truncation=truncation)
         else:
-            if truncation is not None or reuse > 1 or capture:
+            if truncation is not None or reuse > 1 or capture or precision != "float32":
                 raise ValueError(
-                    "truncation, reuse and capture are a generator's; a pool has its own"
+                    "truncation, precision, reuse and capture are a generator's; a pool has its own"
                 )
             self._source = _opened(pool, device, batch_size)
             self._source.spans = spans
         if capture and self.device.type != "cuda":
             raise ValueError(f"capture makes a CUDA graph; the generator is on {self.device}")
+        self._precision = resolved(precision, self.device)
+        if self._precision == "tf32" and self.device.type != "cuda":
+            raise ValueError(f"TF32 is a GPU's; the generator is on {self.device}")
         self._batch_size, self._seed, self._reuse = batch_size, seed, reuse
         self._capture = capture
         self._weak, self._strong = _specs(views)
@@ -123,6 +130,7 @@ class FastSampler(IterableDataset[Batch]):
         )
         self.counts = Counts()
         self._streams: weakref.WeakSet[BatchStream] = weakref.WeakSet()
+        self._captured: dict[Any, CapturedStep[Tensor]] = {}
 
     @property
     def device(self) -> torch.device:
@@ -146,16 +154,18 @@ class FastSampler(IterableDataset[Batch]):
         return iter(self.uniform())
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker that is no fork: the streams of this process are not its."""
-        return {name: value for name, value in vars(self).items() if name != "_streams"}
+        """For a worker that is no fork: the streams and graphs of this process are not its."""
+        own = ("_streams", "_captured")
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _streams=weakref.WeakSet())
+        vars(self).update(state, _streams=weakref.WeakSet(), _captured={})
 
     def close(self) -> None:
-        """End every iteration with its thread. The sampler can be used again afterwards."""
+        """End every iteration with its thread, and forget captured graphs. The sampler can be used again afterwards."""
         for stream in list(self._streams):
             stream.close()
+        self._captured.clear()
 
     def uniform(self, num_batches: int | None = None, *, start: int = 0) -> BatchStream:
         """Batches with uniform source labels (pseudo pre-training), without end if num_batches is None.
@@ -221,6 +231,7 @@ class FastSampler(IterableDataset[Batch]):
             std=std,
             truncation=self._frozen.truncation,
             device=self.device,
+            precision=self._precision,
         )
         with self._spans("conditioning"):
             table = conditioning_table(
@@ -288,14 +299,11 @@ class FastSampler(IterableDataset[Batch]):
             std=self._std,
             dtype=self._dtype,
             form=self._form,
+            precision=self._precision,
         )
 
     def _blocks(self, synthesis: Synthesis, conditions: Conditions) -> Blocks:
         spans = self._spans
-
-        @cache
-        def captured(kind: ConditionKind) -> CapturedStep[Tensor]:
-            return CapturedStep(partial(synthesis.images, BLOCK, kind=kind), self.device)
 
         def make(first: int) -> Tensor:
             with spans("conditioning"):
@@ -303,9 +311,18 @@ class FastSampler(IterableDataset[Batch]):
             if not self._capture:
                 return synthesis.images(BLOCK, first, condition, kind, spans)
             with spans("generator"):
-                return captured(kind)(first, condition)
+                return self._replayed(synthesis, kind)(first, condition)
 
         return Blocks(make, self.counts, kept=GROUP_BLOCKS + 1 if self._reuse > 1 else 1)
+
+    def _replayed(self, synthesis: Synthesis, kind: ConditionKind) -> CapturedStep[Tensor]:
+        """The block of a series, captured once for all iterations of a stream, which orders their replays."""
+        stream = torch.get_device_module(self.device).current_stream(self.device)
+        key = synthesis.series, kind, stream, threading.get_ident()
+        if key not in self._captured:
+            step = partial(synthesis.images, BLOCK, kind=kind)
+            self._captured[key] = CapturedStep(step, self.device)
+        return self._captured[key]
 
     def _serve(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -16,13 +17,28 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from ptgm_fast.errors import MissingExtraError, UserError
+from ptgm_fast.models.hub import HUB, snapshot
 from ptgm_fast.models.small import SMALL_NETWORKS
 
 NETWORKS = {
     "ptgm:NAME": f"the project's own small networks: {', '.join(SMALL_NETWORKS)}",
     "timm:NAME": "a classifier of timm, with one linear head or two (docs/networks.md)",
+    "timm:hf-hub:ORG/NAME": "the architecture that timm's config.json of a model in the local Hugging Face cache names",
     "torchvision:NAME": "a classifier of torchvision.models, likewise",
     "package.module:factory": "a function of yours, called with num_classes, channels and image_size where it accepts them",
+}
+
+_NOT_OF_THE_SHAPE = {
+    "model_name",
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "features_only",
+    "num_classes",
+    "in_chans",
+    "img_size",
 }
 
 
@@ -64,9 +80,13 @@ def _timm(name: str, num_classes: int, channels: int, image_size: int) -> nn.Mod
         import timm
     except ImportError as error:
         raise MissingExtraError(f"the network timm:{name}", "timm", "timm") from error
+    fixed: dict[str, Any] = {}
+    if name.startswith(HUB):
+        name, fixed = _hub_architecture(name.removeprefix(HUB))
     if not timm.is_model(name):
         raise UserError(f"timm has no model {name!r}{nearest(name, timm.list_models())}")
     arguments: dict[str, Any] = {
+        **fixed,
         "pretrained": False,
         "num_classes": num_classes,
         "in_chans": channels,
@@ -82,6 +102,22 @@ def _timm(name: str, num_classes: int, channels: int, image_size: int) -> nn.Mod
                 f"timm:{name} cannot be built for {image_size}x{image_size} images ({error})"
             ) from error
     raise UserError(f"timm:{name} cannot be built ({failure})")
+
+
+def _hub_architecture(repository: str) -> tuple[str, dict[str, Any]]:
+    """timm's name of a network in the local cache, and the arguments that its config sets."""
+    what = f"the network timm:{HUB}{repository}"
+    path = snapshot(repository, what=what) / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        given = config.get("model_args") or {}
+        # Nothing that would load or download weights.
+        shaping = {k: v for k, v in given.items() if k not in _NOT_OF_THE_SHAPE}
+        return str(config["architecture"]), shaping
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"{what}: {str(path)!r} is no config.json of timm, with an architecture ({error})"
+        ) from error
 
 
 def _torchvision(name: str, num_classes: int, channels: int) -> nn.Module:

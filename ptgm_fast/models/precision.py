@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
+PRECISIONS = ("auto", "float32", "tf32", "bfloat16")
+
+
+def resolved(precision: str, device: torch.device) -> str:
+    """The precision of that name on a device: "auto" is bfloat16 on GPUs and float32 on CPUs, any other is itself.
+
+    Raises ValueError for a name that is not among `PRECISIONS`.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "auto":
+        return "bfloat16" if device.type == "cuda" else "float32"
+    return precision
+
 
 def in_precision(
     network: Callable[..., Tensor], *, device: torch.device, precision: str
 ) -> Callable[..., Tensor]:
-    """network, computed in float32 or, by autocast, in bfloat16; its result, like its weights, is float32 in any case.
+    """network, computed in a precision; its result, like its weights, is float32 in any case.
 
-    precision: "float32", "bfloat16", or "auto", which is bfloat16 on GPUs and float32 on CPUs.
+    float32: as torch's own settings have it, which by default let GPUs since Ampere round convolutions to TF32. tf32: GPUs
+    round convolutions and matrix products to it. bfloat16: by autocast. auto: see `resolved`, whose error is raised.
     """
-    if precision == "float32" or (precision == "auto" and device.type != "cuda"):
+    chosen = resolved(precision, device)
+    if chosen == "float32":
         return network
+
+    def in_tf32(*inputs: Any) -> Tensor:
+        with tf32():
+            return network(*inputs)
 
     def autocast(*inputs: Any) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16):
-            return network(*inputs).float()
+            made = network(*inputs)
+        # Whoever asked says what is wrong with a network that gives something else.
+        return made.float() if isinstance(made, Tensor) else made
 
-    return autocast
+    return in_tf32 if chosen == "tf32" else autocast
 
 
 # What torch.backends.*.fp32_precision stand for, the wider before the narrower: torch.export sets the wider ones, which have
@@ -43,25 +65,45 @@ def exact_float32() -> Iterator[None]:
     GPUs since Ampere round the inputs of convolutions to TF32 (10 bits of mantissa) by default, and those of matrix
     products where `torch.set_float32_matmul_precision` says so; autocast rounds further. Restored on leaving.
     """
+    with (
+        _set(allow_tf32=False, products="highest", places=dict.fromkeys(_PLACES, "ieee")),
+        torch.autocast("cuda", enabled=False),
+        torch.autocast("cpu", enabled=False),
+    ):
+        yield
+
+
+@contextmanager
+def tf32() -> Iterator[None]:
+    """Within the block GPUs since Ampere round the inputs of float32 products and convolutions to TF32. Restored on leaving."""
+    places = {("cuda", "matmul"): "tf32", ("cuda", "conv"): "tf32"}
+    with _set(allow_tf32=True, products="high", places=places):
+        yield
+
+
+@contextmanager
+def _set(
+    *, allow_tf32: bool, products: str, places: Mapping[tuple[str, str], str]
+) -> Iterator[None]:
+    """allow_tf32: of convolutions; products: of `set_float32_matmul_precision`; places: the same under torch's newer names."""
     get, put = torch._C._get_fp32_precision_getter, torch._C._set_fp32_precision_setter
-    before = [get(*place) for place in _PLACES]
+    before = {place: get(*place) for place in _PLACES}
     # torch has the same settings under two sets of names and refuses to read the older ones where the two disagree.
-    convolutions = _readable(lambda: torch.backends.cudnn.allow_tf32)
-    products = _readable(torch.get_float32_matmul_precision)
+    convolutions_before = _readable(lambda: torch.backends.cudnn.allow_tf32)
+    products_before = _readable(torch.get_float32_matmul_precision)
     try:
         put("generic", "all", "none")
-        torch.backends.cudnn.allow_tf32 = False
-        torch.set_float32_matmul_precision("highest")
-        for place in _PLACES:
-            put(*place, "ieee")
-        with torch.autocast("cuda", enabled=False), torch.autocast("cpu", enabled=False):
-            yield
+        torch.backends.cudnn.allow_tf32 = allow_tf32
+        torch.set_float32_matmul_precision(products)
+        for place, precision in places.items():
+            put(*place, precision)
+        yield
     finally:
-        if convolutions is not None:
-            torch.backends.cudnn.allow_tf32 = convolutions
-        if products is not None:
-            torch.set_float32_matmul_precision(products)
-        for place, precision in zip(_PLACES, before, strict=True):
+        if convolutions_before is not None:
+            torch.backends.cudnn.allow_tf32 = convolutions_before
+        if products_before is not None:
+            torch.set_float32_matmul_precision(products_before)
+        for place, precision in before.items():
             put(*place, precision)
 
 

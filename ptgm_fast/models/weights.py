@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.models.checkpoints import fitting, only_state, split_choice
+from ptgm_fast.models.hub import HUB, weights_of
 
 
 def save_weights(
@@ -138,7 +139,9 @@ def read_state(
 
 
 def _read(file: Path, what: str, mapped: bool = False) -> Mapping[Any, Any]:
-    """What a file holds: a dict, with anything in it."""
+    """What a file holds: a dict, with anything in it. hf-hub:ORG/NAME is the weights file of a model in the local cache."""
+    if str(file).startswith(HUB):
+        file = weights_of(str(file).removeprefix(HUB), what=what)
     if not file.is_file():
         raise UserError(f"{what}: file {str(file)!r} does not exist")
     try:

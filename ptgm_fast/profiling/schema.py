@@ -82,6 +82,14 @@ class StageProfile(Part):
     images_trained: int | None = None
     images_synthesized: int | None = None
     images_served: int | None = None
+    reuse: float | None = Field(None, description="how often each image of a pool was shown")
+    pool_bytes: int | None = Field(None, description="of the pool; 0: every image was fresh")
+    seconds_saved: float | None = Field(
+        None, description="what as many fresh images would have cost more"
+    )
+    joules_saved: float | None = Field(
+        None, description="seconds_saved at the GPU's mean power over the run"
+    )
     spans: tuple[SpanTotals, ...]
     counters: tuple[CounterTotals, ...] = ()
     overlap: Overlap | None = Field(description="null: nothing ran beside the trainer")

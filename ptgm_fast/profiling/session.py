@@ -112,8 +112,8 @@ class Profiler:
         """What a stage did: ``images_trained``, ``images_synthesized``, ``images_served``."""
         self._add(stage, counts)
 
-    def decided(self, stage: str, **decisions: str | float) -> None:
-        """How a stage was run: ``overlap_reason``, ``compile_reason``, ``compile_seconds``."""
+    def decided(self, stage: str, **decisions: str | float | None) -> None:
+        """How a stage was run: ``overlap_reason``, ``compile_reason``, ``compile_seconds``; ``reuse``, ``pool_bytes``, ``seconds_saved`` of a pool."""
         self._add(stage, decisions)
 
     def _add(self, stage: str, facts: Facts) -> None:
@@ -143,7 +143,7 @@ class Profiler:
 
     def _finish(self, *, complete: bool) -> None:
         self.recorder.resolve()
-        trained = sum(int(facts.get("images_trained", 0)) for facts in self._facts.values())
+        trained = sum(int(facts.get("images_trained") or 0) for facts in self._facts.values())
         hardware = self.sampler.stop(trained or None)
         if self._after_a_step and not self.recorder.steps:
             # The run ended before it began, by a mistake in its config: the folder may be another's.

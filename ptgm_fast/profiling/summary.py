@@ -25,7 +25,7 @@ from ptgm_fast.profiling.spans import SpanRecorder
 from ptgm_fast.profiling.steady import StepTimes
 
 # What only the stage itself knows, by the names of `StageProfile`.
-Facts = Mapping[str, str | float]
+Facts = Mapping[str, str | float | None]
 
 
 def build_profile(
@@ -40,13 +40,15 @@ def build_profile(
     """facts: by stage, how many images it trained on, synthesized and served, and what was decided for it."""
     names = [path[0] for path in recorder.totals() if len(path) == 1]
     # A stage that was left by an exception has ended too; one that is still open has not.
-    stages = tuple(_stage(recorder, name, facts.get(name, {})) for name in names)
+    seconds = recorder.now() / 1e9
+    watts = hardware.gpu_joules / seconds if hardware.gpu_joules is not None else None
+    stages = tuple(_stage(recorder, name, facts.get(name, {}), watts) for name in names)
     return Profile(
         complete=complete,
         device=device,
         num_threads=torch.get_num_threads(),
         versions=dict(versions),
-        seconds=recorder.now() / 1e9,
+        seconds=seconds,
         stages=stages,
         hardware=hardware,
         trace_events=sum(len(track.events) for track in recorder.tracks()),
@@ -55,7 +57,7 @@ def build_profile(
     )
 
 
-def _stage(recorder: SpanRecorder, name: str, facts: Facts) -> StageProfile:
+def _stage(recorder: SpanRecorder, name: str, facts: Facts, watts: float | None) -> StageProfile:
     spans = [
         SpanTotals(
             lane=track.name,
@@ -85,6 +87,9 @@ def _stage(recorder: SpanRecorder, name: str, facts: Facts) -> StageProfile:
     if "images_served" not in known and "images_synthesized" in known:
         # Without a ring every image that is made is trained on at once.
         known["images_served"] = known["images_synthesized"]
+    saved = known.get("seconds_saved")
+    if saved is not None and watts is not None:
+        known["joules_saved"] = saved * watts
     return StageProfile(
         name=name,
         seconds=seconds,

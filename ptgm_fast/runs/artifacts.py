@@ -177,7 +177,7 @@ def make_pairs(task: Task) -> Pairs:
     chosen = torch.linspace(0, len(data) - 1, min(NUM_TARGETS, len(data))).round().long()
     table = conditioning_table(
         source,
-        task.data.asking[chosen],
+        task.data.asking[0][chosen],
         temperature=config.p_ssl.pcs_temperature,
         top_k=config.p_ssl.pcs_top_k or None,
     )

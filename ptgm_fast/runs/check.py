@@ -224,7 +224,7 @@ def _target_figures(task: Task, most: int) -> TargetFigures:
     chosen = torch.linspace(0, len(data.train) - 1, min(most, len(data.train))).round().long()
     soft = conditioning_table(
         source,
-        data.asking[chosen],
+        data.asking[0][chosen],
         temperature=config.p_ssl.pcs_temperature,
         top_k=config.p_ssl.pcs_top_k or None,
     ).soft_labels.cpu()

@@ -97,7 +97,7 @@ def compare(
         with_method(config, method)
     context = context or Context()
     # What does not fit is found before the folder exists: a wrong network, a pool of something else or too small.
-    task = build_task(targets[0], on_notice=context.on_notice)
+    task = build_task(targets[0], on_notice=context.on_notice, on_images=context.on_images)
     for target in targets:
         task = build_task(target, task)
         for method in methods:
@@ -179,7 +179,7 @@ def against_baselines(
     path = out / "baselines"
     if (path / COMPARISON).is_file():
         return read_comparison(path)
-    task = build_task(config, on_notice=context.on_notice)
+    task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
     train_classifier(task.source, config, out, context)
     with RunFolder.writing(path, resume=(path / "config.toml").exists()) as folder:
         folder.write_config(config_to_toml(config))

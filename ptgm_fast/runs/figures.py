@@ -114,7 +114,9 @@ def _series(records: Sequence[Mapping[str, Any]]) -> tuple[Series, Series]:
             if name not in ("stage", "step", "lr", "images_per_second"):
                 series.setdefault(name, []).append((record["step"], value))
     shares = {
-        n: series.pop(n) for n in list(series) if "accuracy" in n or n in ("mask_rate", "agreement")
+        n: series.pop(n)
+        for n in list(series)
+        if "accuracy" in n or n.startswith("mask_rate") or n in ("agreement", "kept")
     }
     if set(series) == {"loss", "cross_entropy"}:
         # The only term is the sum.

@@ -241,7 +241,7 @@ class FolderFormat(Format):
         chosen = order.indices(start, number)
         table = conditioning_table(
             self.source,
-            self.task.data.asking[chosen],
+            self.task.data.asking[0][chosen],
             temperature=options.pcs_temperature,
             top_k=options.pcs_top_k or None,
         )

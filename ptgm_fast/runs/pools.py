@@ -30,9 +30,10 @@ def uniform_recipe(config: RunConfig, source: FrozenGenerator) -> Recipe:
     return Recipe(source, seed=config.seed, precision=config.precision)
 
 
-def conditioned_recipe(task: Task) -> Recipe:
-    """Images for the labelled target images, as P-SSL trains on."""
-    config, source, images = task.config, task.source, task.data.asking
+def conditioned_recipe(task: Task, *, unlabelled: bool = False) -> Recipe:
+    """Images for the labelled target images; unlabelled: and for the others, as P-SSL trains on."""
+    config, source = task.config, task.source
+    images = task.data.asking if unlabelled else task.data.asking[:1]
     temperature, top_k = config.p_ssl.pcs_temperature, config.p_ssl.pcs_top_k or None
     return Recipe(
         source,
@@ -41,13 +42,13 @@ def conditioned_recipe(task: Task) -> Recipe:
         table=partial(
             conditioning_table,
             source,
-            images.to(task.device),
+            *(each.to(task.device) for each in images),
             temperature=temperature,
             top_k=top_k,
         ),
         targets={
-            "num_target_images": len(images),
-            "target_images_sha256": digest_of(images),
+            "num_target_images": sum(map(len, images)),
+            "target_images_sha256": digest_of(*images),
             "classifier_sha256": weights_digest(source.classifier),
             "classifier_normalization": [
                 source.mean.flatten().tolist(),
@@ -84,7 +85,7 @@ class Pools:
         if stage == "pp":
             count = pool_size(options.images, task.config.pp)
         elif stage == "p-ssl" and options.images_per_target != "fresh":
-            count = int(options.images_per_target) * len(task.data.train)
+            count = int(options.images_per_target) * task.data.num_asking
         if not isinstance(count, int) or not count:
             return None
         if stage == "pp" and self._uniform is not None:
@@ -96,7 +97,9 @@ class Pools:
     def _new(self, stage: str, task: Task, count: int) -> Pool:
         options = task.config.synthesis
         recipe = (
-            uniform_recipe(task.config, task.source) if stage == "pp" else conditioned_recipe(task)
+            uniform_recipe(task.config, task.source)
+            if stage == "pp"
+            else conditioned_recipe(task, unlabelled=True)
         )
         if options.pool not in ("memory", "run"):
             path = Path(options.pool)

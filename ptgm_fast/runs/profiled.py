@@ -48,5 +48,10 @@ def _tell_stages(profiler: Profiler, summary: dict[str, Any]) -> None:
             images_trained=round(stage["images_per_second"] * stage["seconds"] * here),
             images_synthesized=round(stage["images_synthesized"] * here),
         )
-        decisions = ("overlap_reason", "compile_reason", "compile_seconds")
+        saved = stage["seconds_saved"]
+        profiler.decided(name, seconds_saved=None if saved is None else saved * here)
+        decisions = (
+            *("overlap_reason", "compile_reason", "compile_seconds"),
+            *("reuse", "pool_bytes"),
+        )
         profiler.decided(name, **{decision: stage[decision] for decision in decisions})

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 import torch
-from torch import Tensor
 
 from ptgm_fast import __version__, data, generators, models
 from ptgm_fast.config import RunConfig
@@ -26,19 +25,20 @@ NUM_CHECKED = 8
 
 @dataclass(frozen=True)
 class ReadImages:
-    """What data.images and data.test_images hold, before the split of a seed. test: None without images of its own.
+    """What data.images, test_images and unlabelled hold, before the split of a seed; None for what is not given.
 
-    read_asking reads data.images once more as the source classifier is to see them; None: it sees them as the target does.
+    read_asking reads images and unlabelled once more as the source classifier is to see them; None: it sees them as the target does.
     """
 
     images: ImageSet
     test: ImageSet | None
-    read_asking: Callable[[], ImageSet] | None
+    unlabelled: ImageSet | None = None
+    read_asking: Callable[[], tuple[ImageSet, ...]] | None = None
 
     @cached_property
-    def asking(self) -> Tensor:
+    def asking(self) -> tuple[ImageSet, ...]:
         assert self.read_asking is not None
-        return self.read_asking().images
+        return self.read_asking()
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,25 @@ def build_task(
     config: RunConfig,
     like: Task | None = None,
     on_notice: Callable[[str], None] = lambda message: None,
+    on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> Task:
     """Load what the config names. like: another task; what both name (source pair, images) is its own, and not tried again.
 
-    on_notice: see `data.load`, `models.load_weights` and `generators.optimize`.
+    on_notice: see `data.load`, `models.load_weights` and `generators.optimize`. on_images: see `data.load`.
     Raises UserError where something is missing or does not fit together.
     """
     same = {
         name: like is not None and getattr(like.config, name) == getattr(config, name)
-        for name in ("source", "data", "target", "device")
+        for name in ("source", "data", "target", "device", "precision")
     }
-    known = like if same["source"] and same["device"] else None
+    known = like if same["source"] and same["device"] and same["precision"] else None
     source = known.source if known else build_source(config, on_notice)
     card = source.generator.card
-    read = like.read if like and same["data"] and known else _read(config, card, on_notice)
+    read = (
+        like.read
+        if like and same["data"] and known
+        else _read(config, card, _loader(config, on_notice, on_images))
+    )
     task = Task(config, source.device, source, _split(config, read), read)
     if not (known and same["data"] and same["target"]):
         _check_networks(task)
@@ -149,6 +154,7 @@ def build_source(
         interpolation=seen.interpolation,
         truncation=truncation,
         device=device,
+        precision=config.precision,
     )
 
 
@@ -180,10 +186,26 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _read(config: RunConfig, card: generators.Card, on_notice: Callable[[str], None]) -> ReadImages:
+def _loader(
+    config: RunConfig,
+    on_notice: Callable[[str], None],
+    on_images: Callable[[int, int], None],
+) -> Callable[..., ImageSet]:
+    """`data.load` with the config's cache and memory limit."""
+    choice = config.data
+    return partial(
+        data.load,
+        cache=choice.cache,
+        memory_limit=choice.memory_limit,
+        on_notice=on_notice,
+        on_images=on_images,
+    )
+
+
+def _read(config: RunConfig, card: generators.Card, loader: Callable[..., ImageSet]) -> ReadImages:
     choice = config.data
     channels, size = _target_form(config, card)
-    load = partial(data.load, channels=channels, image_size=size, on_notice=on_notice)
+    load = partial(loader, channels=channels, image_size=size)
     images = load(choice.images)
     if images.num_classes < 2:
         raise UserError(
@@ -194,17 +216,23 @@ def _read(config: RunConfig, card: generators.Card, on_notice: Callable[[str], N
         raise UserError(
             f"data.test_images has the classes {list(separate.class_names)}, but data.images has {list(images.class_names)}"
         )
+    further = load(choice.unlabelled, labelled=False) if choice.unlabelled else None
     seen = seen_by_classifier(config.source.classifier, card)
-    alike = (seen.channels, as_files(seen)) == (channels, data.Fit(size))
-    # What was passed over has been said.
-    again = partial(
-        data.load,
-        choice.images,
-        channels=seen.channels,
-        image_size=as_files(seen),
-        on_notice=lambda message: None,
-    )
-    return ReadImages(images, separate, None if alike else again)
+    if (seen.channels, as_files(seen)) == (channels, data.Fit(size)):
+        return ReadImages(images, separate, further)
+
+    def again() -> tuple[ImageSet, ...]:
+        # What was passed over has been said.
+        load = partial(
+            loader,
+            channels=seen.channels,
+            image_size=as_files(seen),
+            on_notice=lambda message: None,
+        )
+        labelled = load(choice.images)
+        return (labelled, load(choice.unlabelled, labelled=False)) if further else (labelled,)
+
+    return ReadImages(images, separate, further, again)
 
 
 def _split(config: RunConfig, read: ReadImages) -> TargetData:
@@ -241,8 +269,14 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         test,
         mean,
         std,
-        None if read.read_asking is None else lambda: read.asking[split.train],
+        read.unlabelled,
+        None if read.read_asking is None else partial(_asking, read, split.train),
     )
+
+
+def _asking(read: ReadImages, train: torch.Tensor) -> tuple[data.Images, ...]:
+    labelled, *further = read.asking
+    return labelled.subset(train).images, *(each.images for each in further)
 
 
 def _check_networks(task: Task) -> None:

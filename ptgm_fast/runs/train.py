@@ -24,7 +24,7 @@ from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.profiled import profiled
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.sampling import SourceModels
-from ptgm_fast.training.checkpoint import CheckpointFile
+from ptgm_fast.training.checkpoint import CheckpointFile, written
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.distributed import ProcessGroup, own_device
 from ptgm_fast.training.evaluation import Evaluation, evaluate
@@ -109,17 +109,20 @@ def run_stages(
 ) -> list[StageResult]:
     """Train one network by the stages that `results` has not finished, the first of them from `resume`; all results."""
     done = list(results)
-    for stage in stages[len(done) :]:
-        if checkpoint:
-            checkpoint.carried = {"results": [vars(r) for r in done]}
-        with context.spans(stage.name):
-            done.append(fit(stage, context, checkpoint=checkpoint, resume=resume))
-        resume = None
-        if checkpoint and len(done) < len(stages):
-            # A stop between the stages resumes at the next one.
-            checkpoint.carried = {"results": [vars(r) for r in done]}
-            following = stages[len(done)].name
-            checkpoint.save({"stage": following, "step": 0, "network": stage.network.state_dict()})
+    with written(checkpoint):
+        for stage in stages[len(done) :]:
+            if checkpoint:
+                checkpoint.carried = {"results": [vars(r) for r in done]}
+            with context.spans(stage.name):
+                done.append(fit(stage, context, checkpoint=checkpoint, resume=resume))
+            resume = None
+            if checkpoint and len(done) < len(stages):
+                # A stop between the stages resumes at the next one.
+                checkpoint.carried = {"results": [vars(r) for r in done]}
+                following = stages[len(done)].name
+                checkpoint.save(
+                    {"stage": following, "step": 0, "network": stage.network.state_dict()}
+                )
     return done
 
 
@@ -155,7 +158,7 @@ def train(
     own_device(config.device, group)
     # Everything that can be wrong with the input is found before the folder exists.
     with context.spans("setup"):
-        task = build_task(config, on_notice=context.on_notice)
+        task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
         network = task.new_network()
         stages = make_stages(task, network, group, Pools(out / POOL))
     group.barrier()
@@ -318,6 +321,7 @@ def summarize(
             "network": config.target.network,
             "num_classes": task.num_classes,
             "train_images": len(data.train),
+            "unlabelled_images": len(data.unlabelled) if data.unlabelled else 0,
             "validation_images": len(data.validation),
             "test_images": len(data.test),
             "test_accuracy": test.accuracy,

@@ -142,7 +142,7 @@ def tune(
     """
     context, path = context or Context(), Path(out)
     # What does not fit is found before the folder exists.
-    task = build_task(config, on_notice=context.on_notice)
+    task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
     values = space(config)
     with RunFolder.writing(path, resume=resume) as folder:
         if not resume:

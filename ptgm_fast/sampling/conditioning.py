@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ptgm_fast import kernels
+from ptgm_fast.data import Images, OnDisk, in_batches
 from ptgm_fast.generators import ConditionKind
 from ptgm_fast.sampling.source import SourceModels
 
@@ -35,25 +36,26 @@ class ConditioningTable:
 
 def conditioning_table(
     source: SourceModels,
-    images: Tensor,
-    *,
+    images: Images,
+    *further: Images,
     temperature: float = 1.0,
     top_k: int | None = None,
-    batch_size: int = 500,
+    batch_size: int | None = None,
 ) -> ConditioningTable:
     """The soft source labels of target images (Yamaguchi et al., arXiv:2204.12833, pseudo conditional sampling).
 
-    images uint8 or floats in [-1, 1], [N, C, H, W]. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
+    images uint8 or floats in [-1, 1], [N, C, H, W], in memory or on disk; further: the rows of more of them follow. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
     most probable classes of each image (and those equal to the k-th) and renormalises. Raises ValueError for values out of range.
     """
-    _check_images(images)
+    sets = (images, *further)
+    for each in sets:
+        _check_images(each)
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, got {top_k}")
-    logits = torch.cat(
-        [source.classify(batch) for batch in torch.split(images, batch_size)]
-    ).float()
+    batches = (each.split(batch_size) if batch_size else in_batches(each) for each in sets)
+    logits = torch.cat([source.classify(b) for batch in batches for b in batch]).float()
     if logits.shape[1:] != (source.num_classes,):
         raise ValueError(
             f"the source classifier gives logits {list(logits.shape)} for a generator of {source.num_classes} classes; "
@@ -69,7 +71,9 @@ def conditioning_table(
     return ConditioningTable((logits / temperature).softmax(1), embeddings)
 
 
-def _check_images(images: Tensor) -> None:
+def _check_images(images: Images) -> None:
+    if isinstance(images, OnDisk):
+        return
     accepted = "accepted: uint8 (0 to 255) or floats in [-1, 1], of shape [N, C, H, W]"
     if images.ndim != 4 or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise ValueError(f"images are {images.dtype} of shape {list(images.shape)}; {accepted}")

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ptgm_fast.data import Images, OnDisk, in_batches
 from ptgm_fast.data.images import to_uint8
+from ptgm_fast.models.precision import resolved
 from ptgm_fast.sampling.conditioning import ConditioningTable
 from ptgm_fast.sampling.randomness import AddressedOrder, seeded
 from ptgm_fast.sampling.source import FrozenGenerator
@@ -24,13 +26,14 @@ BLOCK = 64
 SOFT_LABELS = "soft_labels.npy"
 
 
-def digest_of(*tensors: Tensor) -> str:
+def digest_of(*tensors: Images) -> str:
     """SHA-256 of tensors' bytes, shapes and dtypes."""
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        flat = tensor.detach().cpu().contiguous().view(-1)
-        found.update(flat.view(torch.uint8).numpy().tobytes())
+        for part in in_batches(tensor) if isinstance(tensor, OnDisk) else (tensor,):
+            flat = part.detach().cpu().contiguous().view(-1)
+            found.update(flat.view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
@@ -77,7 +80,7 @@ class Recipe:
     @cached_property
     def law(self) -> dict[str, Any]:
         """The description that a pool is known by."""
-        card, device = self.source.generator.card, self.source.device
+        card = self.source.generator.card
         classifier = getattr(card, "classifier", None)
         files = {
             name: file.sha256
@@ -89,9 +92,6 @@ class Recipe:
             for key in ("settings", "soft", "soft_seed")
             if (value := getattr(card, key, None))
         }
-        reduced = self._precision == "bfloat16" or (
-            self._precision == "auto" and device.type == "cuda"
-        )
         return {
             "format": FORMAT,
             "version": VERSION,
@@ -111,7 +111,7 @@ class Recipe:
             "image_range": "uint8: 0 is -1, 255 is 1",
             # How they were computed: other bits in the last place, so one pool is made in one way.
             "computed": {
-                "precision": "bfloat16" if reduced else "float32",
+                "precision": resolved(self._precision, self.source.device),
                 "optimized": getattr(self.source, "optimized", None) is not None,
                 "block": BLOCK,
             },

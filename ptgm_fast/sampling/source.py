@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from ptgm_fast import kernels
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators import ConditionKind, Generator, Optimized
+from ptgm_fast.generators.rewriter.rounded import rounded
 from ptgm_fast.kernels.views import resized
+from ptgm_fast.models.precision import in_precision, resolved
 
 
 class FrozenGenerator:
@@ -60,14 +62,39 @@ class FrozenGenerator:
         )
         return drawn.view(count, *card.latent_shape)
 
+    def generate(
+        self,
+        latents: Tensor,
+        condition: Tensor,
+        kind: ConditionKind,
+        *,
+        precision: str = "float32",
+    ) -> Tensor:
+        """Images float32 [N, C, H, W] in [-1, 1]; the condition and its kind as `Generator.generate` takes them.
+
+        precision: of the computation, see `in_precision`.
+        """
+        chosen = resolved(precision, self.device)
+        generator = self._rounded if chosen == "bfloat16" else self.generator
+        generate = partial(self._generate, generator)
+        return in_precision(generate, device=self.device, precision=chosen)(
+            latents, condition, kind
+        )
+
+    @cached_property
+    def _rounded(self) -> Generator:
+        """The generator with what autocast would round at every call rounded once."""
+        return rounded(self.generator, torch.bfloat16)
+
     @torch.no_grad()
-    def generate(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
-        """Images [N, C, H, W] in [-1, 1]; the condition and its kind as `Generator.generate` takes them."""
-        card = self.generator.card
+    def _generate(
+        self, generator: Generator, latents: Tensor, condition: Tensor, kind: ConditionKind
+    ) -> Tensor:
+        card = generator.card
         # Where a truncation scales latents, they were drawn with it.
         chosen = card.truncation in ("selects-statistics", "interpolates-styles")
         truncation = self.truncation if chosen else None
-        images = self.generator.generate(latents, condition, kind=kind, truncation=truncation)
+        images = generator.generate(latents, condition, kind=kind, truncation=truncation)
         if card.output_range == (-1.0, 1.0):
             return images
         least, greatest = card.output_range
@@ -101,6 +128,7 @@ class SourceModels(FrozenGenerator):
 
     The classifier sees ((x + 1) / 2 - mean) / std of images x, in the form (channels, height, width) and with the
     normalization it was trained with. Neither takes a gradient. optimized: what `optimize` did, if it made the generator.
+    precision: of the classifier, see `in_precision`.
     """
 
     def __init__(
@@ -115,6 +143,7 @@ class SourceModels(FrozenGenerator):
         truncation: float | None = None,
         optimized: Optimized | None = None,
         device: torch.device | str = "cpu",
+        precision: str = "float32",
     ) -> None:
         """form: channels, height and width that images are brought to, by `interpolation`, before C_s sees them; None: the
         generator's channels, and the size that they have."""
@@ -123,6 +152,7 @@ class SourceModels(FrozenGenerator):
         self.optimized = optimized
         self.classifier = classifier.to(self.device).requires_grad_(False).eval()
         self.classifier.to(memory_format=torch.channels_last)
+        self.precision = precision
         self.mean = torch.tensor(tuple(mean), dtype=torch.float32, device=self.device).view(
             1, -1, 1, 1
         )
@@ -139,7 +169,8 @@ class SourceModels(FrozenGenerator):
         form = self.form or (self.image_shape[0], *images.shape[2:])
         images = resized(images.to(self.device), *form, interpolation=self.interpolation)
         unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
-        logits: Tensor = self.classifier((unit - self.mean) / self.std)
+        classifier = in_precision(self.classifier, device=self.device, precision=self.precision)
+        logits: Tensor = classifier((unit - self.mean) / self.std)
         return logits
 
     def _try_a_sample(self) -> Tensor:

@@ -11,7 +11,6 @@ from torch import Tensor
 from ptgm_fast import kernels
 from ptgm_fast.generators import ConditionKind
 from ptgm_fast.kernels.views import ViewSpec
-from ptgm_fast.models.precision import in_precision
 from ptgm_fast.sampling.randomness import derive_seed
 from ptgm_fast.sampling.source import FrozenGenerator
 from ptgm_fast.spans import Spans, no_spans
@@ -74,7 +73,7 @@ class Synthesis:
 
         form: channels, height and width of the views; None: the images'. precision: of the generator's own computation, see `in_precision`.
         """
-        self.source = source
+        self.source, self.series = source, series
         self._labels, self._latents = (
             derive_seed(seed, "/".join(filter(None, parts)))
             for parts in ((purpose, "labels"), (purpose, series, "latents"))
@@ -107,11 +106,8 @@ class Synthesis:
         """Images float32 [count, C, H, W] in [-1, 1] of those samples; condition and kind as `Generator.generate` takes them."""
         with spans("latents"):
             latents = self.source.latents(count, seed=self._latents, start=start)
-        generate = in_precision(
-            self.source.generate, device=self.source.device, precision=self._precision
-        )
         with spans("generator"):
-            return generate(latents, condition, kind)
+            return self.source.generate(latents, condition, kind, precision=self._precision)
 
     def views(
         self,

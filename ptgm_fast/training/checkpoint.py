@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import write_atomically
@@ -24,6 +29,9 @@ class CheckpointFile:
 
     Every random number is addressed by its index and the learning rate is a function of the step, so a state is
     tensors (weights, optimizer, average), the stage's name and its step.
+
+    A state on a GPU is copied to the host and written by a thread, while the training goes on; one on a CPU at once. The
+    next call of any method waits for that thread first, and raises what it raised.
     """
 
     def __init__(
@@ -44,12 +52,14 @@ class CheckpointFile:
         self.notice = notice
         # What the caller wants in every state beside the stage's own, such as the earlier stages' results.
         self.carried: dict[str, Any] = {}
+        self._pending: Future[None] | None = None
 
     def exists(self) -> bool:
         return bool(self.files())
 
     def files(self) -> list[Path]:
         """The checkpoints that are there, newest first, whole or not."""
+        self.wait()
         older = [
             (int(number), path)
             for path in self.path.parent.glob(f"{self.path.stem}.*{self.path.suffix}")
@@ -62,10 +72,34 @@ class CheckpointFile:
         """Make this the newest checkpoint. Raises OSError (full disk) with the earlier checkpoints still whole.
 
         The earlier ones move up only when the new one is on the disk under its temporary name: a kill between any
-        two steps leaves at least one whole checkpoint that `load` finds.
+        two steps leaves at least one whole checkpoint that `load` finds. Of a state on a GPU, the error is raised by the
+        next call.
         """
+        self.wait()
+        whole = {"format": FORMAT, "config": self.config, **self.carried, **state}
+        copied = to_host(whole)
+        if copied is None:
+            self._write(whole)
+            return
+        held, arrived = copied
+
+        def write() -> None:
+            arrived()
+            self._write(held)
+
+        thread = ThreadPoolExecutor(1, "ptgm-fast checkpoint")
+        self._pending = thread.submit(write)
+        thread.shutdown(wait=False)
+
+    def wait(self) -> None:
+        """Until the last save is on the disk. Raises what it raised, once."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, whole: dict[str, Any]) -> None:
         buffer = io.BytesIO()
-        torch.save({"format": FORMAT, "config": self.config, **self.carried, **state}, buffer)
+        torch.save(whole, buffer)
         with buffer.getbuffer() as written:
             digest = hashlib.sha256(written).digest()
         buffer.write(_TRAILER + digest)
@@ -128,6 +162,35 @@ class CheckpointFile:
             f"Different: {'; '.join(changed[:6])}\n"
             "Put config.toml back as it was, or start a new run in another folder"
         )
+
+
+@contextmanager
+def written(checkpoint: CheckpointFile | None) -> Iterator[None]:
+    """The block's checkpoints are on the disk when it is left, in whatever way."""
+    try:
+        yield
+    finally:
+        if checkpoint is not None:
+            checkpoint.wait()
+
+
+def to_host(state: Any) -> tuple[Any, Callable[[], None]] | None:
+    """A copy of a state, its GPU tensors in pinned memory, and what waits until they have arrived; None without any.
+
+    The copies are queued on the current stream: they are of the values that all that is queued so far leaves, whatever
+    is queued afterwards.
+    """
+    tensors = [t for t in tree_leaves(state) if isinstance(t, Tensor)]
+    device = next((t.device for t in tensors if t.device.type == "cuda"), None)
+    if device is None:
+        return None
+    memo: dict[int, Any] = {}
+    for tensor in tensors:
+        pinned = torch.empty_like(tensor, device="cpu", pin_memory=True, requires_grad=False)
+        memo[id(tensor)] = pinned.copy_(tensor.detach(), non_blocking=True)
+    event = torch.cuda.Event()
+    event.record(torch.cuda.current_stream(device))
+    return copy.deepcopy(state, memo), event.synchronize
 
 
 def _read(path: Path) -> dict[str, Any] | str:

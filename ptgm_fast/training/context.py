@@ -19,7 +19,8 @@ class Context:
     thread. on_metrics(stage, step, steps, metrics) is called every `log_every` steps and after
     each validation; on_step(stage, step, steps) after each step. stop() is asked after each step: when true,
     the stage saves a checkpoint and raises `Interrupted`; one process's wish is all processes'. on_notice(message)
-    is told what the user should know though the run goes on. group: the processes of the run; only its first one
+    is told what the user should know though the run goes on. on_images(done, total) is told how many images of a set are
+    decoded. group: the processes of the run; only its first one
     calls on_metrics and on_step."""
 
     spans: Spans = no_spans
@@ -28,6 +29,7 @@ class Context:
     on_step: Callable[[str, int, int], None] = field(default=lambda stage, step, steps: None)
     stop: Callable[[], bool] = field(default=lambda: False)
     on_notice: Callable[[str], None] = field(default=lambda message: None)
+    on_images: Callable[[int, int], None] = field(default=lambda done, total: None)
     group: ProcessGroup = field(default_factory=ProcessGroup)
 
 

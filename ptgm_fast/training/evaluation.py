@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ptgm_fast.data import Images, in_batches
 from ptgm_fast.errors import UserError
 
 
@@ -23,16 +24,16 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module, prepare: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor
+    network: nn.Module, prepare: Callable[[Tensor], Tensor], images: Images, labels: Tensor
 ) -> Evaluation:
     """Top-1 accuracy and expected calibration error of `network` in eval mode.
 
-    images uint8 [N, C, H, W]; prepare makes a batch of them the network's input. The network's mode is restored.
+    images uint8 [N, C, H, W], in memory or on disk; prepare makes a batch of them the network's input. The network's mode is restored.
     Raises UserError for outputs that are not finite: the loss may have been to the last step.
     """
     training = network.training
     network.eval()
-    batches = [network(prepare(batch)).float().softmax(1).cpu() for batch in images.split(500)]
+    batches = [network(prepare(batch)).float().softmax(1).cpu() for batch in in_batches(images)]
     network.train(training)
     probabilities = torch.cat(batches)
     if not probabilities.isfinite().all():

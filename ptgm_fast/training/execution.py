@@ -11,17 +11,19 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.models.precision import in_precision
+from ptgm_fast.models.precision import in_precision, resolved
 from ptgm_fast.training.batchnorm import SynchronizedBatchNorm, has_batch_norm
+from ptgm_fast.training.compiling import bytes_a_second, traffic
 from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.options import EngineOptions
 
-# From this many steps compiling is taken to pay on a GPU.
-GPU_BREAK_EVEN_STEPS = 10_000
+# Assumed, not measured on a GPU: compiling takes some 20 s and a fifth of a second an operator of the forward; a training
+# step moves what its forward moves three times.
+COMPILE_SECONDS, COMPILE_SECONDS_A_CALL, FORWARDS_A_STEP = 20.0, 0.2, 3
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,24 @@ class Decision:
 
 
 def decide(
-    choice: str, network: nn.Module, device: torch.device, *, steps: int, group: ProcessGroup
+    choice: str,
+    network: TargetNetwork,
+    device: torch.device,
+    *,
+    steps: int,
+    shape: tuple[int, ...],
+    precision: str,
+    group: ProcessGroup,
 ) -> Decision:
-    """Whether to compile the forward of a stage of `steps` steps: choice is auto, always or never.
+    """Whether to compile the forward of a stage of `steps` steps on images of `shape`: choice is auto, always or never.
 
-    auto compiles where the compile time comes back: steps * (eager - compiled seconds a step) > compile seconds.
+    auto compiles where the seconds come back: steps * seconds saved a step > seconds of compiling.
     On CPUs it never does: on one core (AMD EPYC, AVX2, torch 2.14, forward and backward, batch 128 of 28x28 or 32 of 64x64) compiling
     took 20 s and more, and then the step was 1.08 times as fast for cnn-small, 0.94 for resnet-small, 1.00 for timm's
-    resnet18, 0.97 for its convnext_atto. On GPUs it does for stages of `GPU_BREAK_EVEN_STEPS`: 20 to 50 s against an
-    assumed 2 to 5 ms a step; no GPU has measured that.
-    The rule knows the stage's steps and its network, no clock and no steps left: a run gives the same bits whenever it
-    is started and wherever it is resumed.
+    resnet18, 0.97 for its convnext_atto. On GPUs the seconds saved are the memory traffic that fusion saves (`traffic`), at the
+    bandwidth of the device's memory; those of compiling are `COMPILE_SECONDS` and `COMPILE_SECONDS_A_CALL`. No GPU has measured them.
+    The rule knows the stage's steps, its network and its device, no clock and no steps left: a run gives the same bits
+    whenever it is started and wherever it is resumed.
     Raises UserError for always in several processes of a network with batch norm: its statistics are exchanged in the
     middle of the forward, which a compiled graph cannot hold.
     """
@@ -72,9 +81,17 @@ def decide(
         return Decision(False, "batch statistics are exchanged between processes in the forward")
     if device.type == "cpu":
         return Decision(False, "on CPUs a compiled step is not faster")
-    if steps < GPU_BREAK_EVEN_STEPS:
-        return Decision(False, f"{steps} steps are too few, it pays from {GPU_BREAK_EVEN_STEPS}")
-    return Decision(True, f"{steps} steps, it pays from {GPU_BREAK_EVEN_STEPS}")
+    try:
+        found = traffic(network, network.features, shape)
+    except Exception as error:  # a network of the user's may read values, which fake tensors lack
+        return Decision(False, f"what it would save cannot be counted ({type(error).__name__})")
+    # Counted in float32.
+    part = 0.5 if resolved(precision, device) == "bfloat16" else 1.0
+    saved_bytes = FORWARDS_A_STEP * part * found.saved_bytes
+    saved = steps * saved_bytes / bytes_a_second(device)
+    compiling = COMPILE_SECONDS + COMPILE_SECONDS_A_CALL * found.calls
+    told = f"in {steps} steps fusion saves about {saved:.0f} s of memory traffic, and compiling takes about {compiling:.0f} s"
+    return Decision(saved > compiling, told)
 
 
 @contextmanager

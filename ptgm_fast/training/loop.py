@@ -66,8 +66,10 @@ def fit(
     options, group, spans = stage.options, stage.group, context.spans
     made_before = stage.pool.made if stage.pool else 0
     stage.prepare(spans)
-    state = TrainingState(stage.network, options)
+    state = TrainingState(stage.network, options, teacher_decay=stage.teacher_decay)
     first = state.load(resume) if resume else 0
+    if resume:
+        stage.load_state(resume["of_stage"])
     clock = CompileClock(stage.device, stage.compilation.compiled)
     # The step at which the loss first was not finite, kept on the device: no synchronization a step.
     bad_step = torch.full((), -1, dtype=torch.int64, device=stage.device)
@@ -85,7 +87,7 @@ def fit(
             batch = next(batches)
             _count(stage, made_before, done=step + 1 - first, context=context)
             with clock.step():
-                terms = stage.losses(step, batch, state.average_network, spans)
+                terms = stage.losses(step, batch, state.teacher, spans)
                 descend(stage, state, terms["loss"], context)
             finite = torch.isfinite(terms["loss"].detach())
             bad_step = torch.where((bad_step < 0) & ~finite, step, bad_step)
@@ -106,8 +108,11 @@ def fit(
                 _validate(stage, state, done, context)
             if checkpoint and (save or stop):
                 with spans("checkpoint"):
-                    checkpoint.save(state.as_dict(stage.name, done))
+                    own = {"of_stage": stage.state()}
+                    checkpoint.save(state.as_dict(stage.name, done) | own)
             if stop and not last:
+                if checkpoint:
+                    checkpoint.wait()
                 # No process ends before the first one has saved: its end would be taken for a failure.
                 group.barrier()
                 raise Interrupted(stage.name, done)
@@ -168,8 +173,8 @@ def descend(stage: Stage, state: TrainingState, loss: Tensor, context: Context) 
         if clip:
             torch.nn.utils.clip_grad_norm_(stage.network.parameters(), clip)
         state.optimizer.step()
-        if state.average:
-            state.average.update(stage.network)
+        for average in state.averages.values():
+            average.update(stage.network)
 
 
 def _check_finite(

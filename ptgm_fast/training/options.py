@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -19,12 +18,7 @@ from pydantic import (
 from ptgm_fast.engine.overlap import Overlap
 from ptgm_fast.kernels.views import ViewSpec, view_preset
 
-PSSLMethod = Literal[
-    "uda", "fixmatch", "pseudo-label", "soft-pseudo-label", "mse", "entropy", "source-head"
-]
-PSSL_METHODS = get_args(PSSLMethod)
 Distillation = Literal["none", "logit-matching", "soft-target"]
-_log = logging.getLogger("ptgm_fast")
 
 
 class Options(BaseModel):
@@ -115,7 +109,8 @@ class SynthesisOptions(Options):
         description="images of PP's pool: a number, or a part of those that its steps show, 1/4 (of a folder's pool: all); fresh makes new ones at every step",
     )
     images_per_target: int | Literal["fresh"] = Field(
-        "fresh", description="images of P-SSL's pool for each labelled target image; fresh as above"
+        "fresh",
+        description="images of P-SSL's pool for each target image that asks (labelled or not); fresh as above",
     )
     pool: str = Field(
         "memory",
@@ -223,44 +218,3 @@ class SupervisedOptions(Options):
     """Cross-entropy on the labelled target data, optionally with distillation."""
 
     distillation: Distillation = "none"
-
-
-class PSSLOptions(Options):
-    """Stage 2, pseudo semi-supervised learning on samples conditioned on the target images (PCS)."""
-
-    method: PSSLMethod = Field("source-head", description="L_u, the loss on the pseudo samples")
-    weight: float = Field(
-        1.0, ge=0, description="lambda, the weight of the loss on the pseudo samples"
-    )
-    ramp_steps: int = Field(0, ge=0, description="steps over which lambda rises from 0")
-    batch_size: int = Field(32, ge=2, description="pseudo samples a step")
-    temperature: float = Field(0.4, gt=0, description="sharpening T of uda's weak prediction")
-    threshold: float = Field(
-        0.8, ge=0, le=1, description="least confidence of uda, fixmatch and pseudo-label"
-    )
-    pcs_temperature: float = Field(
-        1.0, gt=0, description="tau of the soft source label softmax(C_s(x) / tau)"
-    )
-    pcs_top_k: int = Field(
-        0, ge=0, description="keep the k most probable source classes; 0 keeps all"
-    )
-    source_label: Literal["condition", "classifier"] = Field(
-        "classifier",
-        description="what source-head learns of a pseudo sample: the soft label it was made for, or C_s's of its view",
-    )
-    batch_norm: Literal["concat", "split", "target-only"] = Field(
-        "split",
-        description="statistics of labelled and pseudo images: together, apart, or running ones for pseudo images",
-    )
-    teacher: Literal["self", "ema"] = Field("self", description="who predicts the weak view")
-    distillation: Distillation = "soft-target"
-    weak_views: View = Field(default="weak")  # type: ignore[assignment]
-    strong_views: View = Field(default="strong")  # type: ignore[assignment]
-
-    @field_validator("method", mode="before")
-    @classmethod
-    def _renamed(cls, value: Any) -> Any:
-        if value == "consistency":
-            _log.warning('p_ssl.method "consistency" is called "mse" now; it is taken as that')
-            return "mse"
-        return value

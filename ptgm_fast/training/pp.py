@@ -48,11 +48,13 @@ class PseudoPreTraining(Stage):
         pool: Pool | None = None,
     ) -> None:
         """mean, std, form: of what the network trains on; form is channels, height and width, None the generator's."""
+        self._form = form or source.image_shape
         super().__init__(
             network,
             source,
             options,
             batches={"pp.batch_size": options.batch_size},
+            form=self._form,
             seed=seed,
             execution=execution,
             pool=pool,
@@ -69,8 +71,6 @@ class PseudoPreTraining(Stage):
         )
         self.images_per_step = options.batch_size
         self.pseudo_images_per_step = options.batch_size
-        card = source.generator.card
-        self._form = form or (card.channels, card.image_size, card.image_size)
         self._phases = options.resolution
         for part, _ in self._phases:
             if part < 1:

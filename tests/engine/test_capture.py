@@ -190,9 +190,28 @@ def test_a_sampler_replays_the_same_bits(
     for one, two in zip(*(a.batches(order) for a in asked), strict=True):
         assert torch.equal(one.images, two.images)
         assert torch.equal(one.soft_labels, two.soft_labels)
-    # Uniform twice and conditioned once: each iteration's blocks are captured once, and replayed.
-    assert len(graphs.modes) == 3
+    # Uniform twice and conditioned once: a block of each is captured once, and replayed.
+    assert len(graphs.modes) == 2
     assert graphs.replays >= 5
+    for _ in range(2):
+        labels = torch.arange(70) % 52
+        assert torch.equal(*(s.sample(labels=labels, start=5).images for s in (plain, captured)))
+    assert len(graphs.modes) == 2
+    captured.close()
+    assert torch.equal(*(s.sample(labels=labels, start=5).images for s in (plain, captured)))
+    assert len(graphs.modes) == 3
+
+
+def test_replays_of_two_streams_do_not_share_their_memory(
+    letters: Generator, graphs: StandInForCudaGraphs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing orders one stream's replay and another's."""
+    made = FastSampler(letters, batch_size=64, overlap="never")
+    made._capture = True
+    for stream in ("one", "two", "one"):
+        monkeypatch.setattr(torch.cpu, "current_stream", lambda device, now=stream: now)
+        made.sample(labels=torch.arange(10))
+    assert len(graphs.modes) == 2
 
 
 @pytest.mark.parametrize(("current", "captured_on"), [("default", None), ("producer", "producer")])

@@ -224,3 +224,16 @@ def test_ten_thousand_batches_leave_nothing_behind(letters: Generator) -> None:
     assert after[1] - before[1] < 2e5
     assert threading.active_count() == threads
     assert len(os.listdir("/proc/self/fd")) <= files  # noqa: PTH208
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_a_consumer_may_read_ahead_on_a_gpu() -> None:
+    generator = generators.load("letters").cuda()
+    served = []
+    for overlap in ("never", "always"):
+        with FastSampler(generator, batch_size=48, views="weak", overlap=overlap, depth=2) as made:  # type: ignore[arg-type]
+            served.append(list(made.uniform(12)))
+    for one, two in zip(*served, strict=True):
+        assert torch.equal(one.images, two.images)
+        assert torch.equal(one.labels, two.labels)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
+from ptgm_fast.generators.adapters import dit
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -91,6 +92,20 @@ def test_soft_labels_mix_the_class_embeddings(tmp_path: Path) -> None:
         expected = ours.generate(noise, torch.tensor([0, 0]))
     torch.testing.assert_close(mixed, expected, atol=1e-5, rtol=0)
     assert (mixed - by_class).abs().max() > 1e-3
+
+
+def test_images_are_decoded_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decoder's activations are some hundred times its images: they would decide the batch that fits."""
+    made(tmp_path, 7)
+    ours, sizes = generators.load(f"diffusers:{tmp_path}?steps=1&guidance=1"), []
+    ours.vae.decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    noise, labels = torch.randn(5, 4, 8, 8), torch.arange(5)
+    with torch.no_grad():
+        whole = ours.generate(noise, labels)
+        monkeypatch.setattr(dit, "DECODED_AT_ONCE", 2)
+        parts = ours.generate(noise, labels)
+    assert sizes == [5, 2, 2, 1]
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=0)
 
 
 def latents_of(uri: str, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

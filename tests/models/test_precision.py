@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
-from ptgm_fast.models.precision import exact_float32
+from ptgm_fast.models.precision import exact_float32, in_precision, resolved
 
 aten = torch.ops.aten
 backends: Any = torch.backends
@@ -124,3 +124,26 @@ def test_settings_are_restored_after_an_error() -> None:
     with pytest.raises(UserError, match="planted"):
         planted()
     assert precisions() == before
+
+
+@torch.no_grad()
+def test_tf32_rounds_convolutions_and_products_and_is_restored() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 5))
+    images, before = torch.randn(2, 3, 6, 6), precisions()
+    rounded = {}
+    for precision in ("float32", "tf32"):
+        with Ampere() as ampere:
+            made = in_precision(network, device=torch.device("cuda"), precision=precision)(images)
+        rounded[precision] = ampere.rounded
+        assert made.dtype == torch.float32
+        assert precisions() == before
+    # torch's own setting is convolutions alone.
+    assert rounded == {"float32": 1, "tf32": 2}
+
+
+def test_a_precision_that_is_none_is_refused() -> None:
+    for wrong in ("bf16", "float16", ""):
+        with pytest.raises(ValueError, match="must be one of auto, float32, tf32, bfloat16"):
+            resolved(wrong, torch.device("cpu"))
+    names = [resolved("auto", torch.device(device)) for device in ("cpu", "cuda")]
+    assert names == ["float32", "bfloat16"]

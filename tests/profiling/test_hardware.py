@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 
+from ptgm_fast.cli.ui import served_from
 from ptgm_fast.profiling.hardware import HardwareSampler
+from ptgm_fast.profiling.spans import SpanRecorder
+from ptgm_fast.profiling.summary import build_profile
 
 
 class FakeNVML:
@@ -79,6 +82,29 @@ def test_a_gpus_counters_by_a_stand_in(fake_gpu: Any) -> None:
     assert hardware.notes == ()
     assert ("nvmlDeviceGetHandleByUUID", "GPU-abc-1") in nvml.asked
     assert nvml.asked[-1] == ("nvmlShutdown",)
+
+
+def test_what_a_pool_saved_is_told_in_joules_at_the_mean_power(fake_gpu: Any) -> None:
+    fake_gpu(FakeNVML())
+    hardware, recorder = sampled(images=1000), SpanRecorder(torch.device("cpu"))
+    with recorder("pp"):
+        time.sleep(0.01)
+    facts = {
+        "images_synthesized": 100,
+        "images_served": 400,
+        "reuse": 4.0,
+        "pool_bytes": 2**20,
+        "seconds_saved": 30.0,
+    }
+    profile = build_profile(
+        recorder, hardware, device="cuda", versions={}, complete=True, facts={"pp": facts}
+    )
+    (pp,) = profile.stages
+    assert pp.joules_saved == pytest.approx(30.0 * hardware.gpu_joules / profile.seconds)
+    assert (
+        served_from(pp.pool_bytes, pp.reuse, pp.seconds_saved, 4560.0)
+        == " from a pool of 1 MiB (4.0 times each), about 30 s and 4.6 kJ of synthesis saved"
+    )
 
 
 def test_without_an_energy_counter_power_is_integrated_and_what_is_missing_is_said_once(

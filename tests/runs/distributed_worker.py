@@ -36,6 +36,27 @@ CASES: dict[str, tuple[bool, tuple[str, ...]]] = {
             "training.gradient_clip=0.5",
         ),
     ),
+    "aligned": (
+        True,
+        (
+            *UNEVEN,
+            "p_ssl.method=['uda', 'mean-teacher']",
+            "p_ssl.alignment=labelled",
+            "p_ssl.threshold=0.2",
+            "p_ssl.teacher_decay=0.5",
+        ),
+    ),
+    "adaptive": (
+        True,
+        (
+            *UNEVEN,
+            "p_ssl.method=['flexmatch', 'freematch', 'softmatch', 'adamatch']",
+            "p_ssl.batch_norm=concat",
+            "p_ssl.threshold=0.5",
+            "p_ssl.fairness_weight=0.5",
+            "p_ssl.filter=confidence",
+        ),
+    ),
     "supervised": (
         True,
         (*UNEVEN, 'stages=["supervised"]', "supervised.distillation=logit-matching"),

@@ -44,6 +44,29 @@ def test_a_stopped_run_resumes_bit_for_bit(
     assert kept["whole"] == kept["parts"]
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("p_ssl.method=['source-head', 'mean-teacher']", "p_ssl.teacher_decay=0.3"),
+        ("p_ssl.method=flexmatch", "p_ssl.threshold=0.7", "p_ssl.average_decay=0.8"),
+        ("p_ssl.method=freematch", "p_ssl.average_decay=0.8"),
+        ("p_ssl.method=softmatch", "p_ssl.average_decay=0.8"),
+        ("p_ssl.method=adamatch", "p_ssl.batch_norm=concat"),
+        ("p_ssl.method=['uda', 'mse']", "p_ssl.threshold=0.0", "p_ssl.alignment=labelled"),
+    ],
+    ids=str,
+)
+def test_what_the_losses_remember_is_resumed(
+    tiny: Tiny, tmp_path: Path, settings: tuple[str, ...]
+) -> None:
+    config = tiny("pp.steps=2", "training.validate_every=0", *settings)
+    train(config, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "parts", context=stop_after("p-ssl", 13))
+    train(config, tmp_path / "parts", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+
+
 def test_a_killed_run_resumes_from_its_last_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
     """An exception out of nowhere, as a kill would be: the checkpoint of step 6 is there, and used."""
     config = tiny()

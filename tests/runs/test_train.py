@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from on_disk import same, trained, weights
+from on_disk import ready, same, trained, weights
 from ptgm_fast.config import RunConfig, load_config
 from ptgm_fast.errors import UserError
-from ptgm_fast.models import build
-from ptgm_fast.runs.task import build_task
-from ptgm_fast.runs.train import train
-from ptgm_fast.training.options import PSSL_METHODS
+from ptgm_fast.models import TargetNetwork, build
+from ptgm_fast.runs.task import Task, build_task
+from ptgm_fast.runs.train import make_stage, train
+from ptgm_fast.training.pssl_options import PSSL_METHODS
 
 Tiny = Callable[..., RunConfig]
 
@@ -74,6 +74,7 @@ def test_every_method_trains_and_depends_on_its_pseudo_samples(
 ) -> None:
     common = (
         f"p_ssl.method={method}",
+        "p_ssl.batch_norm=concat",
         "p_ssl.threshold=0.0",
         'stages=["p-ssl"]',
         "training.steps=6",
@@ -133,6 +134,13 @@ def test_every_setting_has_an_effect(tiny: Tiny, setting: str) -> None:
         ("uda", "p_ssl.threshold=0.999"),
         ("uda", "p_ssl.strong_views=none"),
         ("uda", "p_ssl.teacher=ema"),
+        ("uda", "p_ssl.alignment=uniform"),
+        ("softmatch", "p_ssl.average_decay=0.5"),
+        ("freematch", "p_ssl.fairness_weight=0.5"),
+        ("mse", "p_ssl.alignment=labelled"),
+        ("mean-teacher", "p_ssl.teacher_decay=0.1"),
+        ("['source-head', 'mean-teacher']", "p_ssl.weight=[1.0, 5.0]"),
+        ("['source-head', 'mean-teacher']", "p_ssl.weight=[5.0, 1.0]"),
     ],
 )
 def test_every_setting_of_two_views_has_an_effect(tiny: Tiny, method: str, setting: str) -> None:
@@ -144,6 +152,50 @@ def test_every_setting_of_two_views_has_an_effect(tiny: Tiny, method: str, setti
         "training.ema_decay=0.5",
     )
     assert not same(trained(tiny(*common)), trained(tiny(*common, setting)))
+
+
+def test_the_loss_of_several_methods_is_the_sum_of_their_losses(tiny: Tiny) -> None:
+    """Of the same student's view: both have a strong one."""
+    found = {}
+    for methods in ("['source-head', 'mean-teacher']", "mean-teacher", "['source-head', 'mse']"):
+        weights = "[0.5, 3.0]" if "[" in methods else "3.0"
+        task = build_task(tiny(f"p_ssl.method={methods}", f"p_ssl.weight={weights}"))
+        network = task.new_network().train()
+        stage = ready(make_stage("p-ssl", task, network))
+        average = task.new_network().eval()
+        with torch.no_grad():
+            average.heads["target"].weight *= 10
+        found[methods] = stage.losses(0, stage.make_batch(0), average)
+    both, one, other = found.values()
+    labelled = both["cross_entropy"] + both["distillation"]
+    terms = 0.5 * both["unlabelled source-head"] + 3.0 * both["unlabelled mean-teacher"]
+    torch.testing.assert_close(both["loss"], labelled + terms)
+    assert torch.equal(both["unlabelled mean-teacher"], one["unlabelled"])
+    # The average teaches mean-teacher, the network itself mse.
+    assert torch.equal(both["unlabelled source-head"], other["unlabelled source-head"])
+    assert not torch.equal(both["unlabelled mean-teacher"], other["unlabelled mse"])
+
+
+def test_the_filter_keeps_what_was_asked_for(tiny: Tiny) -> None:
+    """Those whose classifier's label overlaps enough with the one they were made for; all at 0, none or few at 1."""
+    shares = []
+    for threshold in (0.0, 0.6, 1.0):
+        settings = ("p_ssl.filter=confidence", f"p_ssl.filter_threshold={threshold}")
+        stage = ready(make_stage("p-ssl", *_with_network(tiny("p_ssl.batch_size=64", *settings))))
+        batch = stage.make_batch(0)
+        asked = stage.table.soft_labels[batch.provenance]
+        found = torch.minimum(asked, batch.soft_labels).sum(1)
+        assert torch.equal(batch.kept, found >= threshold)
+        shares.append(batch.kept.float().mean().item())
+        terms = stage.losses(0, batch)
+        assert terms["kept"].item() == terms["mask_rate"].item() == shares[-1]
+        assert (terms["unlabelled"].item() > 0) == (shares[-1] > 0)
+    assert shares[0] == 1 > shares[2]
+
+
+def _with_network(config: RunConfig) -> tuple[Task, TargetNetwork]:
+    task = build_task(config)
+    return task, task.new_network().train()
 
 
 def test_an_existing_folder_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:

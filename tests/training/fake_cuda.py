@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,10 @@ from ptgm_fast.runs.task import Task
 from ptgm_fast.sampling import SourceModels, randomness
 
 GPU = torch.device("cuda", 0)
+# torch has no shapes of these, which change their arguments and return nothing.
+_shapes = torch.library.Library("aten", "IMPL")
+for _name in ("_fused_sgd_", "_fused_adamw_"):
+    _shapes.impl(_name, lambda *_, **__: None, "Meta")
 
 
 def _to(
@@ -110,7 +115,9 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
     monkeypatch.setattr(Tensor, "backward", _backward)
     # A copy of a tensor (the average's) is of the same mode.
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
-    # autocast asks the driver, too.
+    # autocast and the compiler's rule ask the driver, too: an H100's memory.
+    memory = SimpleNamespace(memory_clock_rate=2619000, memory_bus_width=5120)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: memory)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(
         torch.cuda.amp.common, "amp_definitely_not_available", lambda: False, raising=True
@@ -135,6 +142,7 @@ def on_gpu(task: Task, mode: FakeTensorMode) -> Task:
         _to(source.generator),  # type: ignore[arg-type]
         _to(source.classifier),
         device=GPU,
+        precision=source.precision,
     )
     data = replace(task.data, train=replace(train, images=images, labels=labels))
     return replace(task, device=GPU, source=fake, data=data)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from on_disk import ready
@@ -21,7 +23,9 @@ from ptgm_fast.runs.train import make_stage
 from ptgm_fast.spans import no_spans
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.loop import descend
-from ptgm_fast.training.options import PSSL_METHODS
+from ptgm_fast.training.optim import ExponentialMovingAverage, build_optimizer
+from ptgm_fast.training.options import OptimizerOptions
+from ptgm_fast.training.pssl_options import PSSL_METHODS
 from ptgm_fast.training.stage import Stage
 from ptgm_fast.training.state import TrainingState
 
@@ -62,7 +66,10 @@ def step_of(stage: Stage) -> dict[str, Any]:
     ("name", "settings"),
     [("pp", ()), ("supervised", ("supervised.distillation=soft-target",))]
     + [("p-ssl", ("p_ssl.method=uda", f"p_ssl.batch_norm={policy}")) for policy in POLICIES]
-    + [("p-ssl", (f"p_ssl.method={m}", "training.gradient_clip=1.0")) for m in PSSL_METHODS]
+    + [
+        ("p-ssl", (f"p_ssl.method={m}", "p_ssl.batch_norm=concat", "training.gradient_clip=1.0"))
+        for m in PSSL_METHODS
+    ]
     + [("p-ssl", ("p_ssl.method=fixmatch", "p_ssl.teacher=ema", "precision=float32"))]
     + [("p-ssl", ("p_ssl.source_label=condition", "p_ssl.distillation=logit-matching"))],
     ids=str,
@@ -127,3 +134,79 @@ def test_a_tensor_left_on_the_cpu_is_found(tiny: Tiny, monkeypatch: pytest.Monke
         with OffTheDevice() as elsewhere:
             stage.make_batch(0)
     assert elsewhere.found == ["aten._to_copy.default"]
+
+
+class Products(TorchDispatchMode):
+    """The dtypes that convolutions, and losses, compute in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions: Counter[torch.dtype] = Counter()
+        self.losses: set[torch.dtype] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.convolution.default:
+            self.convolutions[args[0].dtype] += 1
+        elif func in LOSSES:
+            self.losses |= {
+                a.dtype for a in args if isinstance(a, Tensor) and a.is_floating_point()
+            }
+        return func(*args, **(kwargs or {}))
+
+
+LOSSES = (
+    torch.ops.aten._softmax.default,
+    torch.ops.aten._log_softmax.default,
+    torch.ops.ptgm_fast.consistency.default,
+)
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32"])
+def test_every_network_of_a_step_computes_in_the_runs_precision(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    """Generator, source classifier, student and the average that teaches it; the losses are float32's."""
+    settings = ("p_ssl.method=uda", "p_ssl.teacher=ema", "p_ssl.distillation=soft-target")
+    task = build_task(tiny(NO_TRIAL, *settings, f"precision={precision}"))
+    network = task.new_network()
+    with fake_gpu(monkeypatch) as mode:
+        stage = ready(make_stage("p-ssl", on_gpu(task, mode), network.to(GPU)))
+        with Products() as products:
+            step_of(stage)
+    computed = torch.bfloat16 if precision == "auto" else torch.float32
+    assert set(products.convolutions) == {computed}
+    assert products.losses == {torch.float32}
+
+
+class Calls(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.count: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count[func._schema.name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_of_the_optimizer_is_a_call_a_group(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """And one of the moving average; one more for the counters of its batch norms."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))  # fmt: skip
+    options = OptimizerOptions(optimizer=name)  # type: ignore[arg-type]
+    assert not build_optimizer(network, options).param_groups[0]["fused"]
+    with fake_gpu(monkeypatch):
+        optimizer = build_optimizer(network.to(GPU), options)
+        average = ExponentialMovingAverage(network, 0.9)
+        for _ in range(2):
+            for parameter in network.parameters():
+                parameter.grad = torch.zeros_like(parameter)
+            with Calls() as calls:
+                optimizer.step()
+                average.update(network)
+    counted = {n: c for n, c in calls.count.items() if not n.startswith(("profiler", "prim"))}
+    expected = {f"aten::_fused_{name}_": 2, "aten::_foreach_lerp_": 1, "aten::_foreach_copy_": 1}
+    if name == "adamw":
+        expected |= {"aten::_foreach_add_": 2}
+    assert counted == expected

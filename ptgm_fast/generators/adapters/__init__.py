@@ -5,7 +5,7 @@ ADAPTERS = {
     "biggan-deep": (
         "biggan_deep",
         "DIR_OR_FILE",
-        "BigGAN-deep in Hugging Face's layout (config.json and weights)",
+        "BigGAN-deep in Hugging Face's layout (config.json and weights), or ORG/NAME in the local Hugging Face cache",
     ),
     "biggan": ("biggan", "FILE", "BigGAN in BigGAN-PyTorch's layout"),
     "stylegan2-ada": (
@@ -18,7 +18,11 @@ ADAPTERS = {
         "FILE",
         "StyleGAN3 with class labels, as `ptgm-fast convert` writes it",
     ),
-    "diffusers": ("dit", "DIR", "a class-conditional DiT pipeline saved by diffusers"),
+    "diffusers": (
+        "dit",
+        "DIR",
+        "a class-conditional DiT pipeline saved by diffusers, or ORG/NAME in the local Hugging Face cache",
+    ),
     "module": (
         "own_module",
         "PACKAGE.MODULE:FACTORY",

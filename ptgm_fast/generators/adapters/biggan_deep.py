@@ -17,6 +17,7 @@ from ptgm_fast.generators.card import AdapterCard, FileCard
 from ptgm_fast.generators.files import PublishedConfig, find, read_json, read_weights, validated
 from ptgm_fast.generators.request import Request
 from ptgm_fast.models.checkpoints import split_choice
+from ptgm_fast.models.hub import local
 from ptgm_fast.models.weights import load_state
 
 WEIGHTS = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
@@ -224,7 +225,8 @@ def _vector(state: dict[str, Tensor], name: str, where: str) -> Tensor:
 
 def load(request: Request) -> BigGANDeep:
     """Build on the meta device, map the file, bake spectral norm in place, hand the tensors over."""
-    what, (place, choice) = request.what, split_choice(request.target)
+    what, (given, choice) = request.what, split_choice(request.target)
+    place = local(given, what=what)
     weights = find(place, WEIGHTS, what=what) if place.is_dir() else place
     config_path = Path(request.take("config") or weights.with_name("config.json"))
     request.done()
@@ -242,7 +244,7 @@ def load(request: Request) -> BigGANDeep:
             f"{where}: each layer must take what the one before gives, from width 16 to 1"
         )
     card = request.card(
-        name=place.name,
+        name=given.name,
         architecture="biggan-deep",
         num_classes=config.num_classes,
         latent_dim=config.z_dim,

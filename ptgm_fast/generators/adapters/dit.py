@@ -15,6 +15,7 @@ from ptgm_fast.generators.card import AdapterCard, FileCard
 from ptgm_fast.generators.files import find, read_json
 from ptgm_fast.generators.request import Request
 from ptgm_fast.generators.soft import mixing
+from ptgm_fast.models.hub import local
 
 SAMPLERS = {"ddim": "DDIMScheduler", "dpm-solver": "DPMSolverMultistepScheduler"}
 # The decoder's activations are some hundred times the size of its images.
@@ -79,7 +80,7 @@ class DiT(AdaptedGenerator):
 
 def load(request: Request) -> DiT:
     """Read transformer, VAE and scheduler of a folder; no code that the folder names is imported."""
-    what, place = request.what, Path(request.target)
+    what, given = request.what, Path(request.target)
     sampler = request.choice("sampler", SAMPLERS, "ddim")
     steps, guidance = request.whole("steps", 50), request.number("guidance", 4.0)
     frequencies = request.choice("frequencies", ("diffusers", "meta"), "diffusers")
@@ -91,6 +92,7 @@ def load(request: Request) -> DiT:
         import diffusers
     except ImportError as error:
         raise MissingExtraError("a diffusers: generator", "diffusers", "diffusers") from error
+    place = local(given, what=what)
     index = read_json(place / "model_index.json", what=what)
     if index.get("_class_name") != "DiTPipeline":
         raise UserError(
@@ -122,7 +124,7 @@ def load(request: Request) -> DiT:
     if not isinstance(names, dict) or not all(number in names for number in numbers):
         names = {number: number for number in numbers}
     card = request.card(
-        name=place.name,
+        name=given.name,
         architecture="diffusers:DiT",
         num_classes=num_classes,
         class_names=tuple(str(names[number]) for number in numbers),

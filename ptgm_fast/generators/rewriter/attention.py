@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ptgm_fast.generators.rewriter.ir import Node, Program, aten, is_node, shape
+from ptgm_fast.generators.rewriter.ir import ATTEND, Node, Program, aten, is_node, on_gpu, shape
 
 # Rows at a time: the weights of a batch of 32 and 1,024 keys then take 16 MiB, which stay in the cache and which an
 # allocator keeps; a batch's whole 512 MiB do neither.
@@ -10,11 +10,13 @@ ROWS = 128
 PRODUCTS = (aten.bmm.default, aten.matmul.default)
 
 
-def split_attention(program: Program) -> int:
-    """softmax(q k) v, and v^T softmax(q k)^T, for q [N, M, D], k [N, D, L]: `ROWS` of the M queries after another.
+def attention(program: Program) -> int:
+    """softmax(q k) v, and v^T softmax(q k)^T, for q [N, M, D], k [N, D, L], v [N, L, V].
 
-    The same products row by row; no [N, M, L] is held. Results of the second form are views of [N, M, D], which is an
-    image's channels-last memory.
+    On GPUs one `scaled_dot_product_attention` of one head and scale 1: torch's kernels hold no [N, M, L], except where
+    they do not take D and V (both multiples of 8 in bfloat16, of 4 in float32). Elsewhere `ROWS` of the M queries after
+    another, where there are more: the same products row by row. Results of the second form are views of [N, M, V],
+    which is an image's channels-last memory.
     """
     matched = 0
     for node in program.calls(*PRODUCTS):
@@ -22,22 +24,37 @@ def split_attention(program: Program) -> int:
         if found is None:
             continue
         queries, keys, values, transposed = found
-        num_rows = shape(queries)[1]
-        parts: list[Node] = []
-        for start in range(0, num_rows, ROWS):
-            end = min(start + ROWS, num_rows)
-            some = program.emit(node, aten.slice.Tensor, queries, 1, start, end)
-            scores = program.emit(node, aten.bmm.default, some, keys)
-            weights = program.emit(node, aten.softmax.int, scores, -1)
-            if transposed and not parts:
-                values = program.emit(node, aten.permute.default, values, [0, 2, 1])
-            parts.append(program.emit(node, aten.bmm.default, weights, values))
-        out = program.emit(node, aten.cat.default, parts, 1)
+        whole = on_gpu(node)
+        if not whole and shape(queries)[1] <= ROWS:
+            continue
+        if transposed:
+            values = program.emit(node, aten.permute.default, values, [0, 2, 1])
+        out = (_whole if whole else _by_rows)(program, node, queries, keys, values)
         if transposed:
             out = program.emit(node, aten.permute.default, out, [0, 2, 1])
         program.replace(node, out)
         matched += 1
     return matched
+
+
+def _whole(program: Program, node: Node, queries: Node, keys: Node, values: Node) -> Node:
+    keys = program.emit(node, aten.permute.default, keys, [0, 2, 1])
+    # torch's kernels take images of heads.
+    heads = [program.emit(node, aten.unsqueeze.default, x, 1) for x in (queries, keys, values)]
+    out = program.emit(node, ATTEND, *heads, None, 0.0, False, scale=1.0)
+    return program.emit(node, aten.squeeze.dims, out, [1])
+
+
+def _by_rows(program: Program, node: Node, queries: Node, keys: Node, values: Node) -> Node:
+    num_rows = shape(queries)[1]
+    parts = []
+    for start in range(0, num_rows, ROWS):
+        end = min(start + ROWS, num_rows)
+        some = program.emit(node, aten.slice.Tensor, queries, 1, start, end)
+        scores = program.emit(node, aten.bmm.default, some, keys)
+        weights = program.emit(node, aten.softmax.int, scores, -1)
+        parts.append(program.emit(node, aten.bmm.default, weights, values))
+    return program.emit(node, aten.cat.default, parts, 1)
 
 
 def _match(node: Node) -> tuple[Node, Node, Node, bool] | None:
@@ -55,7 +72,7 @@ def _match(node: Node) -> tuple[Node, Node, Node, bool] | None:
     if len(weights.args) > 2 or any(len(shape(n)) != 3 for n in (*scores.args, values)):
         return None
     num_rows = shape(scores)[1]
-    if not isinstance(num_rows, int) or num_rows <= ROWS:
+    if not isinstance(num_rows, int):
         return None
     return *scores.args, values, transposed
 

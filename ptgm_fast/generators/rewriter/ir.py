@@ -18,6 +18,7 @@ from ptgm_fast.kernels import cond_norm_act as _registers_the_op  # noqa: F401
 aten = torch.ops.aten
 # fx types a node's arguments as a union of all that a graph can hold; narrowing each would bury the passes.
 Node: TypeAlias = Any
+ATTEND = aten.scaled_dot_product_attention.default
 FUSED = torch.ops.ptgm_fast.cond_norm_act.default
 
 
@@ -80,17 +81,17 @@ class Program:
         node.meta["val"] = self.fake_mode.from_tensor(value, static_shapes=True)
         return node
 
-    def emit(self, before: Node, target: Any, *args: Any) -> Node:
+    def emit(self, before: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
         """A new call of an op in front of a node, with its shape; computed at once where all its inputs are constants."""
         inputs = [a for a in args if is_node(a)]
         if inputs and self.are_constants(*inputs):
             return self.constant(
-                target(*(self.value(a) if is_node(a) else a for a in args)), before
+                target(*(self.value(a) if is_node(a) else a for a in args), **kwargs), before
             )
         with self.graph.inserting_before(before):
-            node = self.graph.call_function(target, args)
+            node = self.graph.call_function(target, args, kwargs)
         with self.fake_mode:
-            node.meta["val"] = target(*fx.map_arg(args, lambda n: n.meta["val"]))
+            node.meta["val"] = target(*fx.map_arg(args, lambda n: n.meta["val"]), **kwargs)
         return node
 
     def replace(self, old: Node, new: Node) -> None:
@@ -137,6 +138,10 @@ def slice_bounds(node: Node) -> tuple[Node, int, int | None, int | None, int]:
 def shape(node: Any) -> tuple[Any, ...]:
     value = node.meta.get("val") if is_node(node) else None
     return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def on_gpu(node: Node) -> bool:
+    return bool(node.meta["val"].device.type == "cuda")
 
 
 def hint(size: Any) -> int:

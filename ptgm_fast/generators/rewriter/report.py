@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ptgm_fast.generators.rewriter.ir import Node, Program, aten, hint, shape
+from ptgm_fast.generators.rewriter.ir import ATTEND, Node, Program, aten, hint, shape
 
 VIEWS = (
     aten.view.default, aten.reshape.default, aten.slice.Tensor, aten.select.int, aten.unsqueeze.default, aten.squeeze.dims,
@@ -97,6 +97,9 @@ def _multiply_adds(node: Node) -> int:
         return _numel(node) * _numel(node.args[1]) // hint(shape(node.args[1])[0])
     if node.target is aten.conv_transpose2d.input:
         return _numel(node.args[0]) * _numel(node.args[1]) // hint(shape(node.args[1])[0])
+    if node.target is ATTEND:
+        queries, keys = node.args[:2]
+        return (_numel(queries) + _numel(node)) * hint(shape(keys)[-2])
     if node.target in (aten.linear.default, aten.matmul.default, aten.mm.default, aten.bmm.default):
         return _numel(node) * hint(shape(node.args[0])[-1])
     return 0

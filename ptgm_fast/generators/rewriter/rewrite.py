@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
-from ptgm_fast.generators.rewriter.attention import split_attention
+from ptgm_fast.generators.rewriter.affine import fold_affine
+from ptgm_fast.generators.rewriter.attention import attention
 from ptgm_fast.generators.rewriter.folding import fold_constants
 from ptgm_fast.generators.rewriter.fuse import fuse
 from ptgm_fast.generators.rewriter.ir import Program
@@ -29,7 +30,8 @@ GRAPH_PASSES: dict[str, Callable[[Program], int]] = {
     "phases": phase_convolutions,
     "fuse": fuse,
     "narrow": narrow_convolutions,
-    "attention": split_attention,
+    "attention": attention,
+    "fold-affine": fold_affine,
     "join-linears": join_linears,
     "channels-last": channels_last,
 }

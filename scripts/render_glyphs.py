@@ -1,22 +1,23 @@
 #!/usr/bin/env python3
-"""Render the 52 Latin letters from Debian's free fonts: the data of the bundled source pair.
+"""Render characters from Debian's free fonts: the letters of the bundled source pair, and the printed targets of the panel.
 
-    python scripts/render_letters.py --out letters.npz --manifest fonts.csv
+    python scripts/render_glyphs.py letters --packages scripts/letter_fonts.txt --out FOLDER
+    python scripts/render_glyphs.py digits greek cyrillic kana --packages scripts/panel_fonts.txt --out FOLDER
 
-Writes `letters.npz` (x uint8 [N, 28, 28], white on black; y int64 [N]; class_names "A".."Z", "a".."z") and a
-manifest with one line a font file: file, package, package version, licence, sha256, and whether it was used or
-why it was dropped. The packages are listed, with their licences, in `letter_fonts.txt` beside this script; a
-package that is not installed is named and left out. Needs Pillow and NumPy, and a Debian system (dpkg).
+Writes, for each set of characters, an .npz (x uint8 [N, 28, 28], white on black; y int64 [N]; class_names, the
+characters), and fonts.csv with one line a font file: file, package, package version, licence, sha256, and for each set
+whether it was used or why it was dropped. The packages are listed, with their licences, in `letter_fonts.txt` and `panel_fonts.txt` beside this script; a package
+that is not installed is named and left out. Needs Pillow and NumPy, and a Debian system (dpkg).
 
 The same fonts and the same Pillow and FreeType give the same bytes: nothing is drawn at random, and files are
-taken in sorted order. Each letter is cropped to its ink, scaled to a box of 20x20 pixels (its longer side) and
+taken in sorted order. Each character is cropped to its ink, scaled to a box of 20x20 pixels (its longer side) and
 centred, as MNIST's digits are.
 
 A font is dropped when it
-  - cannot be opened, lacks a letter, or draws many letters alike (a placeholder box, a dingbat);
-  - is so pale or so full of ink that a letter's form is lost at this size;
+  - cannot be opened, lacks a character, or draws many alike (a placeholder box, a dingbat);
+  - is so pale or so full of ink that a character's form is lost at this size;
   - repeats a font that was already taken (the same pixels, nearly);
-  - is illegible: fewer than `--legible` of its letters look most like the same letter, upper or lower case,
+  - is illegible: fewer than `--legible` of its characters look most like the same character, upper or lower case,
     of *other* families (nearest neighbors in blurred pixels). Symbol, maze and many effect fonts go here.
 """
 
@@ -34,7 +35,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
-LETTERS = string.ascii_uppercase + string.ascii_lowercase
+CHARACTERS = {
+    "letters": string.ascii_uppercase + string.ascii_lowercase,
+    "digits": string.digits,
+    "greek": "αβγδεζηθικλμνξοπρστυφχψω",
+    # The capitals that have no Latin twin.
+    "cyrillic": "БГДЖЗИЛПФЦЧШЩЪЫЭЮЯ",
+    "kana": "あいうえおかきくけこさしすせそなにぬねの",
+}
 FONT_PIXELS = 64
 NEIGHBOURS = 5
 
@@ -48,7 +56,7 @@ class Font:
     version: str
     licence: str
     verdict: str = "used"
-    letters: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
+    images: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
 
     @property
     def family(self) -> str:
@@ -84,7 +92,7 @@ def find_fonts(packages: dict[str, str]) -> list[Font]:
         files = sorted(
             p
             for p in paths
-            if p.suffix.lower() in (".ttf", ".otf") and p.is_file() and not p.is_symlink()
+            if p.suffix.lower() in (".ttf", ".otf", ".ttc") and p.is_file() and not p.is_symlink()
         )
         fonts += [Font(path, package, version, licence) for path in files]
     return fonts
@@ -113,12 +121,12 @@ def centre(ink: Image.Image, size: int, box: int) -> np.ndarray:
     return np.asarray(image)
 
 
-def render(font: Font, size: int, box: int) -> None:
-    """Fill `font.letters` uint8 [52, size, size], or set the reason why it cannot be used."""
+def render(font: Font, characters: str, size: int, box: int) -> None:
+    """Fill `font.images` uint8 [characters, size, size], or set the reason why it cannot be used."""
     try:
         face = ImageFont.truetype(font.path, FONT_PIXELS, layout_engine=ImageFont.Layout.BASIC)
         placeholder = draw(face, "\uffff")
-        inks = [draw(face, letter) for letter in LETTERS]
+        inks = [draw(face, character) for character in characters]
     except (OSError, ValueError):
         font.verdict = "unreadable"
         return
@@ -126,15 +134,16 @@ def render(font: Font, size: int, box: int) -> None:
     boxed = placeholder is not None and any(
         ink.size == placeholder.size and ink.tobytes() == placeholder.tobytes() for ink in drawn
     )
-    if len(drawn) < len(LETTERS) or boxed:
-        font.verdict = "lacks a letter"
+    if len(drawn) < len(characters) or boxed:
+        font.verdict = "lacks a character"
         return
-    font.letters = np.stack([centre(ink, size, box) for ink in drawn])
-    # A caseless font has 26 forms, and a few of them coincide after scaling; fewer than 24 is no alphabet.
-    if len(np.unique(font.letters.reshape(len(LETTERS), -1), axis=0)) < 24:
-        font.verdict = "draws letters alike"
-    # Median over letters of the brightest pixels, and of the share of the letter's own box that is inked.
-    elif np.median(np.sort(font.letters.reshape(len(LETTERS), -1), axis=1)[:, -20:].mean(1)) < 110:
+    font.images = np.stack([centre(ink, size, box) for ink in drawn])
+    flat = font.images.reshape(len(characters), -1)
+    # A caseless font has 26 letters, and a few of them coincide after scaling; fewer than 24 is no alphabet.
+    if len(np.unique(flat, axis=0)) < min(24, len(characters)):
+        font.verdict = "draws characters alike"
+    # Median over characters of the brightest pixels, and of the share of the character's own box that is inked.
+    elif np.median(np.sort(flat, axis=1)[:, -20:].mean(1)) < 110:
         font.verdict = "too pale"
     elif np.median([np.asarray(ink).mean() / 255 for ink in drawn]) > 0.6:
         font.verdict = "too full of ink"
@@ -143,7 +152,7 @@ def render(font: Font, size: int, box: int) -> None:
 def drop_duplicates(fonts: list[Font], distance: float) -> None:
     """Drop a font whose root mean square difference from an earlier one is below `distance` grey levels."""
     usable = [f for f in fonts if f.verdict == "used"]
-    flat = np.stack([f.letters.reshape(-1) for f in usable]).astype(np.float32) / 255
+    flat = np.stack([f.images.reshape(-1) for f in usable]).astype(np.float32) / 255
     squares = (flat * flat).sum(1)
     mean_square = (squares[:, None] + squares[None] - 2 * flat @ flat.T) / flat.shape[1]
     kept: list[int] = []
@@ -155,53 +164,50 @@ def drop_duplicates(fonts: list[Font], distance: float) -> None:
             kept.append(i)
 
 
-def drop_illegible(fonts: list[Font], share: float) -> None:
-    """Drop a font when less than `share` of its letters are recognized from other families' letters, ignoring case."""
+def drop_illegible(fonts: list[Font], characters: str, share: float) -> None:
+    """Drop a font when less than `share` of its characters are recognized from other families', ignoring case."""
     usable = [f for f in fonts if f.verdict == "used"]
-    stack = np.stack([f.letters for f in usable]).astype(np.float32) / 255
-    count, letters, size, _ = stack.shape
+    stack = np.stack([f.images for f in usable]).astype(np.float32) / 255
+    count, number, size, _ = stack.shape
     # Halving the resolution forgives a pixel of displacement.
     halved = (
-        stack.reshape(count * letters, size // 2, 2, size // 2, 2)
+        stack.reshape(count * number, size // 2, 2, size // 2, 2)
         .mean((2, 4))
-        .reshape(count * letters, -1)
+        .reshape(count * number, -1)
     )
     squares = (halved * halved).sum(1)
     families = np.array([f.family for f in usable])
-    caseless = np.tile(np.arange(letters) % 26, count)
+    folded = characters.casefold()
+    caseless = np.array([folded.index(character) for character in folded])
     for i, font in enumerate(usable):
-        own = halved[i * letters : (i + 1) * letters]
+        own = halved[i * number : (i + 1) * number]
         distance = squares[None] - 2 * own @ halved.T
-        distance[:, np.repeat(families == font.family, letters)] = np.inf
+        distance[:, np.repeat(families == font.family, number)] = np.inf
         nearest = np.argpartition(distance, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
-        votes = (caseless[nearest] == np.arange(letters)[:, None] % 26).sum(1)
+        votes = (caseless[nearest % number] == caseless[:, None]).sum(1)
         legible = float((votes > NEIGHBOURS // 2).mean())
         if legible < share:
-            font.verdict = f"illegible ({legible:.2f} of its letters recognized)"
+            font.verdict = f"illegible ({legible:.2f} of its characters recognized)"
 
 
-def write_manifest(fonts: list[Font], path: Path) -> None:
+def write_manifest(fonts: list[Font], verdicts: dict[str, list[str]], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["file", "package", "version", "licence", "sha256", "verdict"])
-        for font in fonts:
+        writer.writerow(["file", "package", "version", "licence", "sha256", *verdicts])
+        for font, *found in zip(fonts, *verdicts.values(), strict=True):
             digest = hashlib.sha256(font.path.read_bytes()).hexdigest()
             writer.writerow(
-                [font.path.name, font.package, font.version, font.licence, digest, font.verdict]
+                [font.path.name, font.package, font.version, font.licence, digest, *found]
             )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description="Render the 52 Latin letters from Debian's free fonts."
-    )
-    parser.add_argument("--out", type=Path, default=Path("letters.npz"))
-    parser.add_argument("--manifest", type=Path, default=Path("fonts.csv"))
-    parser.add_argument(
-        "--packages", type=Path, default=Path(__file__).with_name("letter_fonts.txt")
-    )
+    parser = argparse.ArgumentParser(description="Render characters from Debian's free fonts.")
+    parser.add_argument("sets", nargs="+", choices=CHARACTERS)
+    parser.add_argument("--packages", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write to")
     parser.add_argument("--size", type=int, default=28, help="side of an image in pixels (even)")
-    parser.add_argument("--box", type=int, default=20, help="longer side of a letter in pixels")
+    parser.add_argument("--box", type=int, default=20, help="longer side of a character in pixels")
     parser.add_argument(
         "--distance",
         type=float,
@@ -209,30 +215,39 @@ def main() -> int:
         help="RMS grey levels below which a font repeats another",
     )
     parser.add_argument(
-        "--legible", type=float, default=0.4, help="share of letters that must be recognized"
+        "--legible", type=float, default=0.4, help="share of characters that must be recognized"
     )
     arguments = parser.parse_args()
 
-    fonts = find_fonts(read_packages(arguments.packages))
-    for font in fonts:
-        render(font, arguments.size, arguments.box)
-    if not any(f.verdict == "used" for f in fonts):
-        print(f"no usable font: install the packages of {arguments.packages}", file=sys.stderr)
-        return 2
-    drop_duplicates(fonts, arguments.distance)
-    drop_illegible(fonts, arguments.legible)
-    used = [f for f in fonts if f.verdict == "used"]
-    np.savez_compressed(
-        arguments.out,
-        x=np.concatenate([f.letters for f in used]),
-        y=np.tile(np.arange(len(LETTERS), dtype=np.int64), len(used)),
-        class_names=np.array(list(LETTERS)),
-    )
-    write_manifest(fonts, arguments.manifest)
-    print(
-        f"{len(used)} of {len(fonts)} fonts from {len({f.package for f in used})} packages, "
-        f"{len(used) * len(LETTERS)} letters (Pillow {Image.__version__}, FreeType {features.version('freetype2')})"
-    )
+    packages = read_packages(arguments.packages)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    verdicts: dict[str, list[str]] = {}
+    fonts: list[Font] = []
+    for name in arguments.sets:
+        characters = CHARACTERS[name]
+        fonts = find_fonts(packages)
+        for font in fonts:
+            render(font, characters, arguments.size, arguments.box)
+        if not any(f.verdict == "used" for f in fonts):
+            print(
+                f"no font for {name}: install the packages of {arguments.packages}", file=sys.stderr
+            )
+            return 2
+        drop_duplicates(fonts, arguments.distance)
+        drop_illegible(fonts, characters, arguments.legible)
+        used = [f for f in fonts if f.verdict == "used"]
+        verdicts[name] = [f.verdict for f in fonts]
+        np.savez_compressed(
+            arguments.out / f"{name}.npz",
+            x=np.concatenate([f.images for f in used]),
+            y=np.tile(np.arange(len(characters), dtype=np.int64), len(used)),
+            class_names=np.array(list(characters)),
+        )
+        print(
+            f"{name}: {len(used)} of {len(fonts)} fonts from {len({f.package for f in used})} packages, "
+            f"{len(used) * len(characters)} images (Pillow {Image.__version__}, FreeType {features.version('freetype2')})"
+        )
+    write_manifest(fonts, verdicts, arguments.out / "fonts.csv")
     return 0
 
 

@@ -1,0 +1,46 @@
+"""The weights of rewritten graphs in the precision that autocast computes in."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from itertools import chain
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from ptgm_fast.generators.rewriter.ir import Node, aten
+from ptgm_fast.generators.rewriter.rewrite import OptimizedModule
+
+Module = TypeVar("Module", bound=nn.Module)
+# Autocast rounds their inputs, all of them.
+ROUNDING = (
+    aten.conv2d.default,
+    aten.conv_transpose2d.input,
+    aten.linear.default,
+    aten.matmul.default,
+    aten.bmm.default,
+)
+
+
+def rounded(module: Module, dtype: torch.dtype) -> Module:
+    """A module for calls under autocast to `dtype`: of its rewritten graphs, the weights are rounded to it once.
+
+    Autocast rounds them at every call, to the same bits: it keeps only what takes a gradient. What it leaves in float32
+    stays so, and is shared with `module`, as all other tensors are. Without a rewritten graph it is `module` itself.
+    """
+    graphs = [part.graph for part in module.modules() if isinstance(part, OptimizedModule)]
+    if not graphs:
+        return module
+    memo: dict[int, Any] = {id(t): t for t in chain(module.parameters(), module.buffers())}
+    for graph in graphs:
+        readers: dict[str, list[Node]] = defaultdict(list)
+        for node in graph.graph.nodes:
+            if node.op == "get_attr":
+                readers[str(node.target)] += node.users
+        for name, users in readers.items():
+            value = getattr(graph, name)
+            if value.dtype == torch.float32 and all(user.target in ROUNDING for user in users):
+                memo[id(value)] = value.to(dtype)
+    return copy.deepcopy(module, memo)
