@@ -58,7 +58,7 @@ def with_a_vit(tiny: Tiny, photographs: np.ndarray, tmp_path: Path) -> Tiny:
 def test_soft_labels_are_of_the_files(with_a_vit: Tiny, photographs: np.ndarray) -> None:
     task = build_task(with_a_vit())
     assert task.data.train.form == (3, 24, 24)
-    assert task.data.asking.shape == (15, 3, 160, 160)
+    assert task.data.asking[0].shape == (15, 3, 160, 160)
     network = timm.create_model("test_vit", num_classes=6).eval()
     network.load_state_dict(task.source.classifier.state_dict())
     transform = create_transform(**resolve_data_config(model=network))
@@ -79,7 +79,7 @@ def test_files_are_read_again_only_where_the_classifier_sees_another_form(
     with_a_vit: Tiny, tiny: Tiny
 ) -> None:
     assert build_task(tiny()).read.read_asking is None
-    assert build_task(tiny("data.image_size=9")).data.asking.shape == (15, 1, 8, 8)
+    assert build_task(tiny("data.image_size=9")).data.asking[0].shape == (15, 1, 8, 8)
     same = ("data.image_size=160", "source.classifier.crop=1", "target.network=ptgm:cnn-small")
     assert build_task(with_a_vit(*same)).read.read_asking is not None
     same = (*same, "source.classifier.interpolation=bilinear")

@@ -100,7 +100,7 @@ def test_each_network_sees_its_own_size(photographs: RunConfig, tmp_path: Path) 
     network = task.new_network()
     network.network.register_forward_pre_hook(watch("target"))
     assert task.data.train.form == (3, 96, 96)
-    assert task.data.asking.shape == (9, 3, 224, 224)
+    assert task.data.asking[0].shape == (9, 3, 224, 224)
     results = run_stages(make_stages(task, network), Context())
     assert [result.steps for result in results] == [2, 2]
     assert seen == {"classifier": {(3, 224, 224)}, "target": {(3, 96, 96)}}
