@@ -17,7 +17,7 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import decoded, encoded
 from ptgm_fast.runs.classifier import as_files, load_classifier, seen_by_classifier
 from ptgm_fast.sampling import SourceModels, derive_seed, seeded
-from ptgm_fast.training.target import TargetData
+from ptgm_fast.training.target_data import TargetData
 
 # Images on which the exported weights are tried.
 NUM_CHECKED = 8

@@ -30,9 +30,10 @@ from ptgm_fast.training.distributed import ProcessGroup, own_device
 from ptgm_fast.training.evaluation import Evaluation, evaluate
 from ptgm_fast.training.execution import Execution
 from ptgm_fast.training.loop import StageResult, fit
+from ptgm_fast.training.p_ssl import PseudoSemiSupervised
 from ptgm_fast.training.pp import PseudoPreTraining
 from ptgm_fast.training.stage import Stage
-from ptgm_fast.training.target import PseudoSemiSupervised, SupervisedStage
+from ptgm_fast.training.target import SupervisedStage
 
 
 def make_stage(

@@ -20,7 +20,7 @@ from ptgm_fast.runs.train import make_stage, train
 from ptgm_fast.sampling import AddressedOrder, conditioning_table, derive_seed
 from ptgm_fast.spans import no_spans
 from ptgm_fast.training.distributed import ProcessGroup
-from ptgm_fast.training.target import PseudoSemiSupervised
+from ptgm_fast.training.p_ssl import PseudoSemiSupervised
 
 Tiny = Callable[..., RunConfig]
 COUNT = 7

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from ptgm_fast.training.distillation import distillation_loss
 from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.options import DistillationOptions
+from ptgm_fast.training.p_ssl import overlap
 from ptgm_fast.training.pssl_options import PREDICTED, PSSL_METHODS, PSSLOptions
 from ptgm_fast.training.running_means import RunningMeans, align
-from ptgm_fast.training.target import overlap
 from ptgm_fast.training.unlabelled import UnlabelledLoss
 
 GENERATOR = torch.Generator().manual_seed(0)
