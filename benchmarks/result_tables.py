@@ -10,7 +10,7 @@ from result_file import Benchmarks, CaseResult, Contender, duration
 
 from ptgm_fast.models.weights import write_atomically
 
-NO_GPU = "No GPU has run these suites yet: there is nothing to show.\n"
+NO_GPU = "Nothing yet: see [docs/gpu.md](../docs/gpu.md).\n"
 # The README's rows: what it says, and the case.
 HEADLINES = {
     "PP, 20 training steps": "PP, 20 steps, 2 threads",
