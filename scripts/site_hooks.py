@@ -22,7 +22,8 @@ PLACES = {
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "benchmarks/README.md": "benchmarks/README.md",
 }
-LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]+)(#[^)\s]*)?(?=\))")
+# Of Markdown, and the README's picture with a width.
+LINK = re.compile(r"(?:(?<=\]\()|(?<=<img src=\"))(?!\w+:|#)([^)#\s\"]+)(#[^)\s]*)?(?=[)\"])")
 OUTSIDE = re.compile(r"<(?:script|img|iframe)[^>]+src=\"https?:|<link[^>]+(?:stylesheet|preload|preconnect)[^>]+https?:")  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def anchors(page: Path) -> set[str]:
 @a_page
 def test_links_lead_somewhere(page: Path) -> None:
     text = BLOCK.sub("", page.read_text())
-    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+    for link in re.findall(r"(?:\]\(|<img src=\")([^)\s\"]+)[)\"]", text):
         if re.match(r"https?://", link):
             continue
         path, _, anchor = link.partition("#")
