@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: train test test-fast lint types unit fuzz sanitize oldest bench bench-gpu gpu-wheels gpu-check docs clean
+.PHONY: train test test-fast lint types unit fuzz sanitize oldest bench recipes bench-gpu gpu-wheels gpu-check docs clean
 
 train: $(VENV)/.demo
 	$(BIN)/ptgm-fast train --profile --baselines
@@ -77,13 +77,20 @@ $(SANITIZED)/_C.so: $(wildcard csrc/*) | $(VENV)/.test
 MEASURED = --benchmark-enable --benchmark-only --rounds 5
 bench: $(VENV)/.bench
 	rm -rf build/bench && mkdir -p build/bench
-	for round in 0 1 2 3 4; do \
-		$(BIN)/python -m pytest benchmarks/kernels $(MEASURED) --round $$round --benchmark-json=build/bench/kernels-$$round.json || exit; \
-	done
+	for isa in "" avx2; do for round in 0 1 2 3 4; do \
+		PTGM_FAST_ISA=$$isa $(BIN)/python -m pytest benchmarks/kernels $(MEASURED) --round $$round \
+			--benchmark-json=build/bench/kernels$$isa-$$round.json || exit; \
+	done; done
 	for suite in engine generators end_to_end; do \
 		$(BIN)/python -m pytest benchmarks/$$suite $(MEASURED) --benchmark-json=build/bench/$$suite.json || exit; \
 	done
 	$(BIN)/python benchmarks/write_results.py build/bench/*.json
+
+# Whole trainings alone: a plain loop with the recipe of 0.1.0, with the default's, and ours, over three seeds; prints their table.
+recipes: $(VENV)/.bench
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only --benchmark-json=build/recipes.json
+	$(BIN)/python benchmarks/write_results.py --print build/recipes.json
 
 # The cases that run on a GPU, timed by its events; without one it ends with 2 and says so.
 bench-gpu: $(VENV)/.bench

@@ -11,16 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 # Cases, peers and networks can be imported by name, also by the processes that the benchmarks start.
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Before torch: it tells the libraries.
+import instruction_set
+import torch
 from clock import DeviceClock
 from registry import Case, all_cases, ready, role_of
 
 from ptgm_fast.profiling.device import CudaTimer
 
+# The instruction set of a CPU's suites, and whether it is narrower than the processor's.
+ISA = pytest.StashKey[tuple[str | None, bool]]()
 PACKAGES = ("torch", "triton", "torchvision", "kornia", "scipy", "pytorch-pretrained-biggan", "semilearn")  # fmt: skip
 
 
@@ -58,6 +62,11 @@ def pytest_configure(config: pytest.Config) -> None:
             pytest.exit("--device cuda: torch sees no CUDA device here; nothing was measured", 2)
         # As the tolerances of the checks ask, and as the kernels compute.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        return
+    try:
+        config.stash[ISA] = instruction_set.in_use()
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -135,8 +144,10 @@ def benchmark(round_number: int, benchmark: Any, request: pytest.FixtureRequest)
     """pytest-benchmark's, whose `pedantic(rounds=n)` makes this round's share of n calls."""
     given = _parameters(request.node)
     benchmark.extra_info["role"] = role_of(given.get("contender", "ours"))
+    narrower = False
     if request.config.getoption("device") == "cpu":
         benchmark.extra_info["threads"] = given.get("threads", given.get("case_threads"))
+        benchmark.extra_info["isa"], narrower = request.config.stash[ISA]
     num_rounds, device = (request.config.getoption(name) for name in ("rounds", "device"))
     pedantic: Callable[..., Any] = benchmark.pedantic
 
@@ -145,6 +156,8 @@ def benchmark(round_number: int, benchmark: Any, request: pytest.FixtureRequest)
         share = rounds // num_rounds + (round_number < rounds % num_rounds)
         if not share:
             pytest.skip(TOO_FEW)
+        if narrower:
+            benchmark.group += f", {benchmark.extra_info['isa']}"
         if device == "cuda":
             options["iterations"] = DeviceClock.CALLS
         return pedantic(*args, rounds=share, **options)

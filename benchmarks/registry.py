@@ -21,10 +21,10 @@ from result_file import Role
 # less than the case's work and bounds it from below.
 BY_ROLE: dict[Role, tuple[str, ...]] = {
     "own": ("fused", "fused phases", "fused upsample", "fused, no autograd", "optimized", "thread", "inline", "ours",
-            "ours, always ahead", "ours, bfloat16"),
-    "peer": ("eager", "eager NCHW", "eager channels-last", "eager addressed", "eager erfinv", "eager trunc_normal_", "compile",
+            "ours, always ahead"),
+    "peer": ("eager", "eager NCHW", "eager channels-last", "eager, old recipe", "eager channels-last, old recipe", "eager addressed", "eager erfinv", "eager trunc_normal_", "compile",
              "compile erfinv", "interpolate, fused", "randint", "scipy truncnorm", "kornia", "torchvision", "semilearn"),
-    "floor": ("bytes", "sum alone", "product alone"),
+    "floor": ("bytes", "sum alone"),
 }  # fmt: skip
 ROLES: dict[str, Role] = {name: role for role, names in BY_ROLE.items() for name in names}
 

@@ -58,6 +58,10 @@ class CaseResult(Finite):
     name: str
     suite: str = Field(description="the folder under benchmarks/ that measured it")
     threads: int | None = Field(ge=1, description="null: the suite's own choice, or a GPU")
+    isa: str | None = Field(
+        default=None,
+        description="the instruction set of ours; null on a GPU, without the C++, and in older files",
+    )
     images: int | None = Field(default=None, ge=1, description="images a call makes, if it does")
     contenders: tuple[Contender, ...] = Field(min_length=1)
 
@@ -69,6 +73,11 @@ class CaseResult(Finite):
         if len({len(contender.seconds) for contender in self.contenders}) > 1:
             raise ValueError(f"the contenders of {self.name!r} had different numbers of rounds")
         return self
+
+    @property
+    def lowered(self) -> bool:
+        """Whether the instruction set is narrower than the processor's: the name says so then."""
+        return self.isa is not None and self.name.endswith(f", {self.isa}")
 
     def of_role(self, role: Role) -> list[Contender]:
         return [contender for contender in self.contenders if contender.role == role]

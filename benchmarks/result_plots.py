@@ -44,7 +44,7 @@ def ratios(results: Benchmarks, path: Path) -> None:
     """A row a case, the fastest peer's time over ours on a logarithmic axis: right of the line at 1 ours is faster."""
     rows: dict[str, list[CaseResult]] = {}
     for case in results.cases:
-        if case.best_peer and case.of_role("own"):
+        if case.best_peer and case.of_role("own") and not case.lowered:
             rows.setdefault(without_threads(case), []).append(case)
     names = list(rows)
     figure = new_figure(8.4, 1.6 + 0.215 * len(names))

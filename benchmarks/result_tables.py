@@ -15,13 +15,20 @@ NO_GPU = "Nothing yet: see [docs/gpu.md](../docs/gpu.md).\n"
 HEADLINES = {
     "PP, 20 training steps": "PP, 20 steps, 2 threads",
     "P-SSL, 20 training steps": "P-SSL, 20 steps, 2 threads",
-    "a whole training, every image fresh": "time to accuracy, PP and P-SSL, seed 0, 2 threads",
+    "a whole training": "a whole training, 2 threads",
     "BigGAN-deep 128, 32 images": "biggan-deep 128, batch 32, 2 threads",
     "the bundled letters generator, 128 images": "letters, batch 128, 2 threads",
     "`views`, weak and strong, 128x3x32x32": "two random views, 128x3x32x32, 2 threads",
     "`consistency` (UDA) and gradient, 256x1000": "uda 256x1000, 100% count, 2 threads",
     "`cond_norm_act` with upsampling, 32x128x32x32": "upsample 32x128x32x32, 2 threads",
 }
+# The rows of whole trainings: what they say, the plain loop's layouts, and the row that each row's gain is over.
+RECIPES: tuple[tuple[str, tuple[str, ...], str], ...] = (
+    ("a plain loop, the recipe of 0.1.0", ("eager, old recipe", "eager channels-last, old recipe"), ""),
+    ("a plain loop, the default's recipe", ("eager", "eager channels-last"), "the recipe"),
+    ("ours, the default's recipe", ("ours", "ours"), "the engine"),
+)  # fmt: skip
+NO_RECIPES = "Not measured yet: make recipes.\n"
 IN_COLUMNS = ("eager", "compile")
 TITLES = {"compile": "torch.compile", "eager": "eager PyTorch", "eager channels-last": "eager PyTorch, channels-last"}  # fmt: skip
 
@@ -87,6 +94,47 @@ def facts(cases: Sequence[CaseResult]) -> list[str]:
     ]
     head = ["", "| what | contender | time | noted beside it |", "|---|---|---|---|"]
     return [*head, *rows] if rows else []
+
+
+def recipes(results: Benchmarks) -> str:
+    """Whole trainings: the plain loop with both recipes and ours, what each row gains over the one before, and over the first.
+
+    The plain loop in torch's default layout, then channels-last.
+    """
+    case = next((c for c in results.cases if c.name == "a whole training, 2 threads"), None)
+    if case is None:
+        return NO_RECIPES
+    found = {contender.name: contender for contender in case.contenders}
+    rows = [
+        "| a whole training, default layout; channels-last | takes | test accuracy | gain over the row above | over the first |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    before: list[Contender | None] = [None, None]
+    first: list[Contender | None] = [None, None]
+    for label, names, gain in RECIPES:
+        ran = [found.get(name) for name in names]
+        first = first if gain else ran
+        takes, noted = (
+            "; ".join(dict.fromkeys(show(c) if c else "failed" for c in ran))
+            for show in (lambda c: duration(c.median), _accuracy)
+        )
+        columns = [gains(others, ran) if gain else "" for others in (before, first)]
+        if gain:
+            columns[0] += f" ({gain})"
+        rows.append(f"| {label} | {takes} | {noted} | {' | '.join(columns)} |")
+        before = ran
+    return "\n".join(rows) + "\n"
+
+
+def gains(others: Sequence[Contender | None], ours: Sequence[Contender | None]) -> str:
+    """How many times as long the others take, pair by pair."""
+    pairs = zip(others, ours, strict=True)
+    return "; ".join(times(a.median / b.median) if a and b else "-" for a, b in pairs)
+
+
+def _accuracy(contender: Contender) -> str:
+    value = contender.facts.get("test accuracy", "-")
+    return f"{100 * value:.2f} %" if isinstance(value, float) else value
 
 
 def short(results: Benchmarks, source: str) -> str:

@@ -3,6 +3,7 @@
 pytest benchmarks --benchmark-enable --benchmark-only --rounds 5 --benchmark-json=raw.json
 python benchmarks/write_results.py raw.json        # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
 python benchmarks/write_results.py                 # tables and plots again, from the newest results
+python benchmarks/write_results.py --print raw.json    # the table of whole trainings; no file is written
 
 The accuracy tables of README.md and docs/results.md come from docs/results/compare-letters-digits.json: copy there the compare.json
 of a new comparison.
@@ -31,7 +32,7 @@ from ptgm_fast.records import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
 # What the results have a field of their own for.
-FIELDS = ("role", "threads", "images")
+FIELDS = ("role", "threads", "isa", "images")
 
 
 def read_raw(path: Path) -> dict[str, Any]:
@@ -106,6 +107,7 @@ def case_of(name: str, entries: Iterable[dict[str, Any]]) -> dict[str, Any] | No
         "name": name,
         "suite": Path(first["fullname"].split("::")[0]).parent.name,
         "threads": first["extra_info"].get("threads"),
+        "isa": first["extra_info"].get("isa"),
         "images": first["extra_info"].get("images"),
         "contenders": contenders,
     }
@@ -178,6 +180,7 @@ def write_pages(root: Path = ROOT) -> None:
         results = read_benchmarks(cpu)
         source = cpu.relative_to(root).as_posix()
         result_tables.replace(full, "measured", result_tables.full(results, source))
+        result_tables.replace(full, "recipes", result_tables.recipes(results))
         result_tables.replace(short, "benchmarks", result_tables.short(results, source))
         result_plots.ratios(results, root / "docs" / "benchmark-ratios.png")
         result_plots.scaling(results, root / "docs" / "benchmark-scaling.png")
@@ -192,10 +195,16 @@ def main() -> None:
     parser.add_argument(
         "raw", nargs="*", type=Path, help="what pytest wrote by --benchmark-json; none: pages only"
     )
+    parser.add_argument(
+        "--print", action="store_true", help="print the table of whole trainings, and write nothing"
+    )
     arguments = parser.parse_args()
     try:
         if arguments.raw:
             results = condensed([read_raw(raw) for raw in arguments.raw])
+            if arguments.print:
+                print(result_tables.recipes(results))
+                return
             print(keep(results, ROOT / "benchmarks" / "results").relative_to(ROOT))
         write_pages()
     except UserError as error:

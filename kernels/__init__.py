@@ -1,4 +1,4 @@
-"""The fused operations of the hot path, one folder each (installed as ``ptgm_fast.kernels``)."""
+"""The fused operations of the hot path, one folder each, and `class_mix` (installed as ``ptgm_fast.kernels``)."""
 
 if __name__ == "kernels":
     # The repository root is on sys.path and shadows Hugging Face's package of that name.

@@ -21,7 +21,6 @@ sys.path.insert(0, str(ROOT / "tests" / "kernels"))
 
 from helpers import fake_driver, inspection  # noqa: E402
 from helpers.fake_driver import Launch  # noqa: E402
-from ptgm_fast.kernels.class_mix import triton_impl as class_mix  # noqa: E402
 from ptgm_fast.kernels.cond_norm_act import triton_impl as cond_norm_act  # noqa: E402
 from ptgm_fast.kernels.consistency import triton_impl as consistency  # noqa: E402
 from ptgm_fast.kernels.latents import triton_impl as latents  # noqa: E402
@@ -58,12 +57,6 @@ def cases() -> Iterator[Case]:
         lambda: latents.latents(
             256, 128, 1, 0, None, 0.5, torch.float32, torch.get_default_device()
         ),
-    )
-    yield Case(
-        "class_mix 256x1000x128",
-        "logit",
-        256 * 1000,
-        lambda: class_mix.class_mix(torch.empty(256, 1000), torch.empty(1000, 128), 1.0, None),
     )
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         yield norm_case(f"cond_norm_act 32x128x32x32, upsample, {name}", dtype, phases=False)

@@ -54,12 +54,12 @@ def our_step(task: Task, stage: str) -> tuple[State, Batch]:
         )
     terms["loss"].backward()
     # What the eager loop's loss takes: it asks the source classifier itself.
-    given = (
-        batch
-        if stage == "pp"
-        else (batch.labelled.views, batch.labelled.labels, batch.weak, batch.strong)
-    )
-    return state(network, terms["loss"]), tuple(given)
+    given = {
+        "pp": lambda: (batch.inputs, batch.labels),
+        "supervised": lambda: (batch.views, batch.labels),
+        "p-ssl": lambda: (batch.labelled.views, batch.labelled.labels, batch.weak, batch.strong),
+    }[stage]
+    return state(network, terms["loss"]), given()
 
 
 def start(task: Task) -> TargetNetwork:

@@ -6,12 +6,14 @@ target images; views by kornia; losses, and in `eager_training` optimizer, one-c
 torch's own classes; torch's own random numbers. Budget, batch sizes and hyper-parameters are the run config's. As a
 competent user would: frozen networks without autograd, no synchronization in a step, data in memory, kornia's transforms
 on whole batches (torchvision draws one value for all images of a batch, and image by image it takes ten times as long).
+The recipe is the config's too: pools of images where it has them, made by the generator as it is, and PP's progressive resolution.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -21,13 +23,18 @@ from torch import Tensor, nn
 from ptgm_fast import generators
 from ptgm_fast.kernels.views import ViewSpec
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.runs.pools import pool_size
 from ptgm_fast.runs.task import Task
 
 # What of the P-SSL menu is written out below, each with one-cycle SGD.
 METHODS = ("source-head", "uda", "fixmatch")
 
-# A plain loop makes every image for its step.
-PLAIN = ("synthesis.images=fresh",)
+# Every step alike: its images made for it, at their whole size.
+PLAIN = (
+    "synthesis.images=fresh",
+    "synthesis.images_per_target=fresh",
+    "pp.resolution=[[1.0, 1.0]]",
+)
 
 
 def kornia_view(spec: ViewSpec, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
@@ -86,7 +93,7 @@ class SourcePair:
 
 
 class PseudoPreTrainingLoop:
-    """CE(f(x), y) on the source head, y uniform, x a view of G_s(z, y)."""
+    """CE(f(x), y) on the source head, y uniform, x a view of G_s(z, y), made for the step or one of a pool."""
 
     name = "pp"
 
@@ -96,18 +103,97 @@ class PseudoPreTrainingLoop:
         self.network = pair.prepare(network)
         self.view = kornia_view(self.options.views, task.data.mean, task.data.std)
         self.images_per_step = self.options.batch_size
+        self._pool_size = pool_size(task.config.synthesis.images, self.options)
+        self._side = task.data.train.images.shape[-1]
+        self._step = 0
 
     def batch(self) -> tuple[Tensor, Tensor]:
         """Views [B, C, H, W] and source labels [B]."""
-        card, num = self.pair.generator.card, self.options.batch_size
-        labels = torch.randint(card.num_classes, (num,))
-        latents = torch.randn(num, card.latent_dim)
         with torch.no_grad():
-            images = self.pair.generator.generate(latents, labels)
-            return self.view((images + 1) / 2), labels
+            images, labels = self.served()
+            side = self.side()
+            if side < images.shape[-1]:
+                images = F.interpolate(images, (side, side), mode="bilinear", antialias=True)
+            self._step += 1
+            return self.view(images), labels
+
+    def side(self) -> int:
+        """Of this step's views."""
+        phases, steps = self.options.resolution, self.options.steps
+        part = next((p for p, end in phases if self._step < end * steps), phases[-1][0])
+        return max(1, round(part * self._side))
+
+    def served(self) -> tuple[Tensor, Tensor]:
+        """Images in [0, 1] and labels of a step."""
+        if self._pool_size == "fresh":
+            return self.made(self.options.batch_size)
+        images, labels, order = self.pool
+        index = next(order)
+        return images[index], labels[index]
+
+    def made(self, num: int) -> tuple[Tensor, Tensor]:
+        card = self.pair.generator.card
+        labels = torch.randint(card.num_classes, (num,))
+        images = self.pair.generator.generate(torch.randn(num, card.latent_dim), labels)
+        return (images + 1) / 2, labels
+
+    @cached_property
+    def pool(self) -> tuple[Tensor, Tensor, Iterator[Tensor]]:
+        """Images and labels, made before the first step, and the order in which steps take them."""
+        assert isinstance(self._pool_size, int)
+        batch = self.options.batch_size
+        made = [self.made(batch) for _ in range(-(-self._pool_size // batch))]
+        images, labels = (torch.cat(parts)[: self._pool_size] for parts in zip(*made, strict=True))
+        return images, labels, shuffled(self._pool_size, batch)
 
     def loss(self, views: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self.network.heads["source"](self.network.features(views)), labels)
+
+
+class SupervisedLoop:
+    """CE(f(x_t), y_t) + distillation of the source classifier, none, logit-matching or soft-target."""
+
+    name = "supervised"
+
+    def __init__(self, task: Task, pair: SourcePair, network: TargetNetwork) -> None:
+        config, data = task.config, task.data
+        self.options, self.distillation = config.training, config.distillation
+        self.method = config.supervised.distillation
+        self.pair = pair
+        self.network = pair.prepare(network)
+        # Float images in [0, 1], once: a hundred of them.
+        self.images, self.labels = data.train.images.float() / 255, data.train.labels
+        self.view = kornia_view(self.options.views, data.mean, data.std)
+        self.mean, self.std = (torch.tensor(s).view(1, -1, 1, 1) for s in (data.mean, data.std))
+        self.images_per_step = self.options.batch_size
+        self._order = shuffled(len(self.labels), self.options.batch_size)
+
+    def batch(self) -> tuple[Tensor | None, ...]:
+        """Views [B, C, H, W] and labels [B]."""
+        index = next(self._order)
+        with torch.no_grad():
+            return self.view(self.images[index]), self.labels[index]
+
+    def loss(self, views: Tensor, labels: Tensor) -> Tensor:
+        return self.labelled_loss(self.network.features(views), views, labels)
+
+    def labelled_loss(self, features: Tensor, views: Tensor, labels: Tensor) -> Tensor:
+        heads, options = self.network.heads, self.distillation
+        loss = F.cross_entropy(heads["target"](features), labels)
+        if self.method == "logit-matching":
+            difference = F.mse_loss(heads["source"](features), self.classify(views))
+            loss = loss + options.logit_matching_weight * difference
+        elif self.method == "soft-target":
+            t = options.temperature
+            target = F.softmax(self.classify(views) / t, 1)
+            student = F.log_softmax(heads["source"](features) / t, 1)
+            divergence = F.kl_div(student, target, reduction="batchmean")
+            loss = loss + options.soft_target_weight * t**2 * divergence
+        return loss
+
+    @torch.no_grad()
+    def classify(self, views: Tensor) -> Tensor:
+        return self.pair.classifier(views)
 
 
 class PseudoBatch(NamedTuple):
@@ -119,7 +205,7 @@ class PseudoBatch(NamedTuple):
     strong: Tensor | None
 
 
-class PseudoSemiSupervisedLoop:
+class PseudoSemiSupervisedLoop(SupervisedLoop):
     """CE(f(x_t), y_t) + distillation + lambda L_u(x'), x' = G_s(z, softmax(C_s(x_t) / tau)), for `METHODS`.
 
     Raises ValueError for settings that are not written out here.
@@ -128,19 +214,16 @@ class PseudoSemiSupervisedLoop:
     name = "p-ssl"
 
     def __init__(self, task: Task, pair: SourcePair, network: TargetNetwork) -> None:
-        config = task.config
-        self.options, self.pssl, self.distillation = (
-            config.training,
-            config.p_ssl,
-            config.distillation,
-        )
-        pssl = self.pssl
+        config, data = task.config, task.data
+        pssl = self.pssl = config.p_ssl
         written = (
             pssl.method in METHODS
             and pssl.source_label == "classifier"
             and pssl.batch_norm in ("split", "concat")
             and pssl.teacher == "self"
-            and pssl.distillation in ("none", "soft-target")
+            and pssl.alignment in ("paper", "none")
+            and pssl.filter == "none"
+            and not config.data.unlabelled
             and not pssl.ramp_steps
             and not pssl.pcs_top_k
             and not config.source.truncation
@@ -149,31 +232,42 @@ class PseudoSemiSupervisedLoop:
             raise ValueError(
                 f"the eager loop is written out for {METHODS} with the default's settings"
             )
-        self.pair = pair
-        self.network = pair.prepare(network)
-        data = task.data
-        # Float images in [0, 1], once: a hundred of them.
-        self.images, self.labels = data.train.images.float() / 255, data.train.labels
-        self.view = kornia_view(self.options.views, data.mean, data.std)
+        super().__init__(task, pair, network)
+        self.method = pssl.distillation
         self.weak = kornia_view(pssl.weak_views, data.mean, data.std)
         self.strong = kornia_view(pssl.strong_views, data.mean, data.std)
-        self.mean, self.std = (torch.tensor(s).view(1, -1, 1, 1) for s in (data.mean, data.std))
         self.two_views = pssl.method != "source-head"
         self.images_per_step = self.options.batch_size + pssl.batch_size
-        self._order = shuffled(len(self.labels), self.options.batch_size)
+        self._per_target = config.synthesis.images_per_target
         self._pseudo_order = shuffled(len(self.labels), pssl.batch_size)
 
     def batch(self) -> PseudoBatch:
-        index = next(self._order)
+        views, labels = super().batch()
+        assert views is not None
+        assert labels is not None
         with torch.no_grad():
-            images = self.pseudo_images(
-                torch.randn(self.pssl.batch_size, self.pair.generator.card.latent_dim),
-                self.images[next(self._pseudo_order)],
-            )
-            unit = (images + 1) / 2
+            unit = self.served()
             weak = self.weak(unit)
             strong = self.strong(unit) if self.two_views else None
-            return PseudoBatch(self.view(self.images[index]), self.labels[index], weak, strong)
+            return PseudoBatch(views, labels, weak, strong)
+
+    def served(self) -> Tensor:
+        """Pseudo images in [0, 1] of a step."""
+        if self._per_target == "fresh":
+            return self.made(self.images[next(self._pseudo_order)])
+        images, order = self.pool
+        return images[next(order)]
+
+    def made(self, targets: Tensor) -> Tensor:
+        latents = torch.randn(len(targets), self.pair.generator.card.latent_dim)
+        return (self.pseudo_images(latents, targets) + 1) / 2
+
+    @cached_property
+    def pool(self) -> tuple[Tensor, Iterator[Tensor]]:
+        """So many images for each target image, made before the first step, and the order in which steps take them."""
+        targets = self.images.repeat(int(self._per_target), 1, 1, 1)
+        images = torch.cat([self.made(part) for part in targets.split(128)])
+        return images, shuffled(len(images), self.pssl.batch_size)
 
     @torch.no_grad()
     def pseudo_images(self, latents: Tensor, targets: Tensor) -> Tensor:
@@ -183,11 +277,9 @@ class PseudoSemiSupervisedLoop:
         )
         return self.pair.generator.generate(latents, soft, kind="soft-label")
 
-    @torch.no_grad()
-    def classify(self, views: Tensor) -> Tensor:
-        return self.pair.classifier(views)
-
-    def loss(self, views: Tensor, labels: Tensor, weak: Tensor, strong: Tensor | None) -> Tensor:
+    def loss(  # type: ignore[override]
+        self, views: Tensor, labels: Tensor, weak: Tensor, strong: Tensor | None
+    ) -> Tensor:
         network, pssl = self.network, self.pssl
         weak_logits = None
         if strong is not None:
@@ -195,13 +287,7 @@ class PseudoSemiSupervisedLoop:
                 weak_logits = network.eval()(weak)
             network.train()
         features, pseudo = self.both_features(views, weak if strong is None else strong)
-        loss = F.cross_entropy(network.heads["target"](features), labels)
-        if pssl.distillation == "soft-target":
-            t = self.distillation.temperature
-            target = F.softmax(self.classify(views) / t, 1)
-            student = F.log_softmax(network.heads["source"](features) / t, 1)
-            divergence = F.kl_div(student, target, reduction="batchmean")
-            loss = loss + self.distillation.soft_target_weight * t**2 * divergence
+        loss = self.labelled_loss(features, views, labels)
         return loss + pssl.weight * self.unlabelled_loss(pseudo, weak, weak_logits)
 
     def unlabelled_loss(self, pseudo: Tensor, weak: Tensor, weak_logits: Tensor | None) -> Tensor:
@@ -226,8 +312,10 @@ class PseudoSemiSupervisedLoop:
             return features, self.network.features(pseudo)
 
 
-Loop = PseudoPreTrainingLoop | PseudoSemiSupervisedLoop
-LOOPS: dict[str, type[Loop]] = {"pp": PseudoPreTrainingLoop, "p-ssl": PseudoSemiSupervisedLoop}
+Loop = PseudoPreTrainingLoop | SupervisedLoop
+LOOPS: dict[str, type[Loop]] = {
+    loop.name: loop for loop in (PseudoPreTrainingLoop, SupervisedLoop, PseudoSemiSupervisedLoop)
+}
 
 
 def shuffled(num: int, batch: int) -> Iterator[Tensor]:

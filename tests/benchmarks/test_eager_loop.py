@@ -13,7 +13,9 @@ import torch
 
 from ptgm_fast import kernels
 from ptgm_fast.config import with_method
+from ptgm_fast.runs.train import make_stage
 from ptgm_fast.training.optim import ExponentialMovingAverage, learning_rate
+from ptgm_fast.training.options import SupervisedOptions
 
 LAYOUTS = {"default": False, "channels-last": True}
 
@@ -38,6 +40,49 @@ def test_step_of_p_ssl(task, pair, method):
 
 def test_step_of_pp(task, pair):
     agreement.assert_same_step(task, "pp", pair)
+
+
+@pytest.mark.parametrize("distillation", ["none", "logit-matching", "soft-target"])
+def test_step_of_the_supervised_stage(task, distillation):
+    supervised = SupervisedOptions(distillation=distillation)
+    changed = replace(task, config=task.config.model_copy(update={"supervised": supervised}))
+    pair = eager_loop.SourcePair(changed, channels_last=True)
+    agreement.assert_same_step(changed, "supervised", pair)
+
+
+def test_a_pool_and_progressive_resolution(task):
+    """The sides of all steps are ours, and a pool's images are made once and shown as often as ours."""
+    pp = {"steps": 10, "batch_size": 8, "resolution": ((0.5, 0.6), (0.75, 0.85), (1.0, 1.0))}
+    config = task.config.model_copy(
+        update={
+            "pp": task.config.pp.model_copy(update=pp),
+            "synthesis": task.config.synthesis.model_copy(update={"images": "1/4"}),
+        }
+    )
+    changed = replace(task, config=config)
+    pair = eager_loop.SourcePair(changed)
+    made, generate = [], pair.generator.generate
+    pair.generator.generate = lambda z, *a, **k: made.append(len(z)) or generate(z, *a, **k)
+    loop = eager_loop.PseudoPreTrainingLoop(changed, pair, changed.new_network())
+    ours = make_stage("pp", changed, changed.new_network())
+    ours.prepare()
+    for step in range(10):
+        views, labels = loop.batch()
+        assert views.shape == ours.make_batch(step).inputs.shape
+        assert len(labels) == 8
+    assert sum(made) >= ours.pool.count == 20
+    assert sum(made) < 10 * 8
+
+
+def test_a_pool_of_p_ssl(task):
+    synthesis = task.config.synthesis.model_copy(update={"images_per_target": 2})
+    changed = replace(task, config=task.config.model_copy(update={"synthesis": synthesis}))
+    loop = eager_loop.PseudoSemiSupervisedLoop(
+        changed, eager_loop.SourcePair(changed), changed.new_network()
+    )
+    images = torch.cat([loop.served() for _ in range(7)])
+    assert len(images.flatten(1).unique(dim=0)) <= 2 * len(changed.data.train)
+    agreement.assert_same_step(changed, "p-ssl", loop.pair)
 
 
 @pytest.mark.parametrize("method", ["p-ssl", "uda", "fixmatch"])

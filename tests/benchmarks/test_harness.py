@@ -19,6 +19,7 @@ from PIL import Image
 from result_file import Benchmarks, read_benchmarks
 
 from ptgm_fast.errors import UserError
+from ptgm_fast.kernels.dispatch import extension_missing
 
 ROOT = Path(__file__).resolve().parents[2]
 # A suite as anyone writes it: it knows nothing of rounds. Every call, timed or not, leaves a line.
@@ -183,12 +184,75 @@ def test_rounds_in_processes_of_their_own_become_one_file(tmp_path: Path) -> Non
     assert {case.name: case for case in swapped.cases} == cases
 
 
+@pytest.mark.parametrize("asked", ["avx2", "sse9"])
+def test_a_narrower_instruction_set_is_a_case_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    if reason := extension_missing():
+        pytest.skip(reason)
+    from ptgm_fast import _C
+
+    if _C.isa() != "avx512":
+        pytest.skip(f"the widest instruction set here is {_C.isa()}")
+    monkeypatch.setenv("PTGM_FAST_ISA", asked)
+    suite = """
+import os, torch
+from ptgm_fast import _C
+
+def test_what_is_used(benchmark):
+    benchmark.group = "a case"
+    assert _C.isa() == torch.backends.cpu.get_cpu_capability().lower() == "avx2"
+    benchmark.pedantic(lambda: None)
+"""
+    done = run_suite(tmp_path, suite=suite)
+    if asked == "sse9":
+        assert done.returncode == pytest.ExitCode.USAGE_ERROR
+        assert "PTGM_FAST_ISA = 'sse9'; accepted: avx2" in done.stderr
+        return
+    assert done.returncode == 0, done.stdout + done.stderr
+    (case,) = write_results.condensed([write_results.read_raw(tmp_path / "raw.json")]).cases
+    assert (case.name, case.isa, case.lowered) == ("a case, avx2", "avx2", True)
+
+
 @pytest.mark.parametrize("number", [3, -1])
 def test_a_round_that_is_none_is_refused(number: int) -> None:
     options = {"rounds": 3, "round": number, "device": "cpu"}
     configure = runpy.run_path(str(ROOT / "benchmarks" / "conftest.py"))["pytest_configure"]
     with pytest.raises(pytest.UsageError, match=f"between 0 and 2, got {number}"):
         configure(SimpleNamespace(getoption=options.get))
+
+
+def whole_trainings(**seconds: float) -> Benchmarks:
+    """Results of whole trainings by contender, `_` for a space and `__` for a comma."""
+    contenders = [
+        {
+            "name": name.replace("__", ", ").replace("_", " "),
+            "role": "own" if name == "ours" else "peer",
+            "seconds": [value],
+            "quartiles": [value, value],
+            "calls": 1,
+            "facts": {"test accuracy": 0.95},
+        }
+        for name, value in seconds.items()
+    ]
+    case = {"name": "a whole training, 2 threads", "suite": "end_to_end", "threads": 2, "contenders": contenders}  # fmt: skip
+    return Benchmarks.model_validate(
+        {"date": "2026-01-01", "device": "cpu", "machine": {"processor": "A processor", "cores": 2}, "versions": {}, "cases": [case]}
+    )  # fmt: skip
+
+
+def test_the_gains_of_recipe_and_engine_are_numbers_of_their_own() -> None:
+    seconds = {"eager__old_recipe": 100.0, "eager": 40.0, "ours": 20.0}
+    table = result_tables.recipes(whole_trainings(**seconds))
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    old, new, ours = rows
+    # Channels-last failed: nothing is made of it.
+    assert old[1:] == ["100 s; failed", "95.00 %; failed", "", ""]
+    assert new[1:] == ["40.0 s; failed", "95.00 %; failed", "2.5x; - (the recipe)", "2.5x; -"]
+    assert ours[1:] == ["20.0 s", "95.00 %", "2.0x; - (the engine)", "5.0x; -"]
+    assert "make recipes" in result_tables.recipes(
+        whole_trainings(ours=1.0).model_copy(update={"cases": ()})
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"benchmarks": []}'])
@@ -235,7 +299,8 @@ def test_pages_and_plots_come_from_the_newest_file_alone(
     assert read_benchmarks(first).cases == named.cases
     full, short = tmp_path / "benchmarks" / "README.md", tmp_path / "README.md"
     marks = "<!-- {0}: begin -->\nold\n<!-- {0}: end -->\n"
-    full.write_text("a\n" + marks.format("measured") + "b\n" + marks.format("gpu measured") + "c\n")
+    names = ("measured", "recipes", "gpu measured")
+    full.write_text("a\n" + "b\n".join(map(marks.format, names)) + "c\n")
     short.write_text("a\n" + marks.format("benchmarks") + "c\n")
     write_results.write_pages(tmp_path)
     text = full.read_text()

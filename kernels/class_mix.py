@@ -1,43 +1,28 @@
-"""Soft labels mixed in the generator's class-embedding space: `class_mix`."""
+"""Soft labels mixed in the generator's class-embedding space: `class_mix`. A run calls it once, so it is plain PyTorch."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from ..op import Op
-
-_class_mix: Op[Tensor] = Op(
-    "class_mix(Tensor logits, Tensor embedding, float temperature, int? top_k) -> Tensor",
-    lambda logits, embedding, *_: embedding.new_empty(len(logits), embedding.shape[1]),
-    differentiable=("logits", "embedding"),
-)
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
 
 def class_mix(
-    logits: Tensor,
-    embedding: Tensor,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    impl: str | None = None,
+    logits: Tensor, embedding: Tensor, *, temperature: float = 1.0, top_k: int | None = None
 ) -> Tensor:
     """softmax(logits / temperature) @ embedding: the mean class embedding under each row's soft label.
 
     This is how pseudo conditional sampling (Yamaguchi et al. 2022, arXiv:2204.12833) conditions a generator on a
     target image: logits are the source classifier's, embedding the generator's class table.
 
-    logits [N, C], embedding [C, D], C >= 1, each float32, bfloat16, float16 (float64 in the reference only); returns
-    [N, D] of the embedding's dtype, computed in float32. temperature > 0: below 1 sharpens, above 1 flattens.
+    logits [N, C], embedding [C, D], C >= 1, each of a floating dtype; returns [N, D] of the embedding's dtype, computed in
+    float32, or in float64 where either has it. temperature > 0: below 1 sharpens, above 1 flattens.
     top_k: only the classes whose logit is at least the k-th largest of the row take part, ties included, and the
     softmax runs over them. A row with a NaN or with nothing but -inf gives NaN, as softmax does.
-    Gradients flow to logits and embedding; the backward pass is the reference's. impl: one of
-    `dispatch.IMPLEMENTATIONS`, or None for the fastest.
+    Gradients flow to logits and embedding.
     Raises ValueError for shapes, dtypes or devices that do not fit, temperature <= 0 or not finite, or top_k < 1.
     """
     for name, tensor in (("logits", logits), ("embedding", embedding)):
-        if tensor.ndim != 2 or tensor.dtype not in DTYPES:
+        if tensor.ndim != 2 or not tensor.is_floating_point():
             raise ValueError(
                 f"{name} must be a matrix of floats, got {tensor.dtype} of shape {list(tensor.shape)}"
             )
@@ -54,4 +39,10 @@ def class_mix(
         raise ValueError(f"temperature must be a positive number, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, or None for all classes, got {top_k}")
-    return _class_mix(logits, embedding, float(temperature), top_k, impl=impl)
+    double = torch.float64 in (logits.dtype, embedding.dtype)
+    work = torch.float64 if double else torch.float32
+    scaled = logits.to(work) / temperature
+    if top_k is not None and top_k < logits.shape[1]:
+        least = logits.detach().topk(top_k, dim=1).values[:, -1:]
+        scaled = scaled.masked_fill(logits < least, -torch.inf)
+    return (scaled.softmax(dim=1) @ embedding.to(work)).to(embedding.dtype)
