@@ -25,6 +25,7 @@ from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.runs.train import make_stage, make_stages, run_stages, summarize
+from ptgm_fast.runs.worth import BASELINES_FOLDER, THIS_RUN, price
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.loop import StageResult
 
@@ -40,7 +41,7 @@ DEFAULT_METHODS = (
 )
 # What needs no pseudo images, trained beside a run: the plain way, and the better of the distillations.
 BASELINES = ("scratch", "soft-target")
-THIS_RUN = "this run"
+UNCLEAR = "made no clear difference:"
 
 
 @dataclass(frozen=True)
@@ -167,19 +168,21 @@ def against_baselines(
     config: RunConfig,
     out: Path,
     *,
+    task: Task | None = None,
     context: Context | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> dict[str, Any]:
     """The finished run of `config` in the folder `out` beside the `BASELINES` on its seed, which are trained now.
 
     Writes out/baselines, a folder like that of `compare`, with the run as a row of its own (`THIS_RUN`), and returns its
-    report; if it is there already, returns that. What was left there unfinished is made anew.
+    report; if it is there already, returns that. What was left there unfinished is made anew. task: what the run loaded, or it
+    is loaded again.
     """
     context = context or Context()
-    path = out / "baselines"
+    path = out / BASELINES_FOLDER
     if (path / COMPARISON).is_file():
         return read_comparison(path)
-    task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
+    task = task or build_task(config, on_notice=context.on_notice, on_images=context.on_images)
     train_classifier(task.source, config, out, context)
     with RunFolder.writing(path, resume=(path / "config.toml").exists()) as folder:
         folder.write_config(config_to_toml(config))
@@ -256,7 +259,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: what each stage's pseudo data added, in points of test accuracy, paired by seed."""
+    """One line: what each stage's pseudo data added, in points of test accuracy, paired by seed, and for which seconds."""
     parts = []
     for stage, with_it, without in (
         ("PP", "pp", "scratch"),
@@ -268,9 +271,10 @@ def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
                 methods[with_it]["test_accuracy"], methods[without]["test_accuracy"], strict=True
             )
             gains = [100 * (a - b) for a, b in pairs]
-            parts.append(
-                f"{stage} {_judge(gains)} {statistics.fmean(gains):+.1f} points ({with_it} against {without})"
-            )
+            judged, mean = _judge(gains), statistics.fmean(gains)
+            took = methods[with_it]["seconds"] - methods[without]["seconds"]
+            cost = price(mean, took, clear=judged != UNCLEAR)
+            parts.append(f"{stage} {judged} {mean:+.1f} points ({with_it} against {without}){cost}")
     if not parts:
         return "Did the pseudo data help? Add scratch and pp or p-ssl to --methods to find out."
     return "Did the pseudo data help? " + "; ".join(parts) + "."
@@ -289,12 +293,13 @@ def _verdicts(methods: Mapping[str, Mapping[str, Any]], networks: Sequence[str])
 
 
 def _gains(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: the run against each baseline, in points of test accuracy."""
-    accuracy = {name: row["test_accuracy"][0] for name, row in methods.items()}
-    gains = ", ".join(
-        f"{100 * (accuracy[THIS_RUN] - accuracy[name]):+.1f} points against {name}"
-        for name in BASELINES
-    )
+    """One line: the run against each baseline, in points of test accuracy, and for which seconds."""
+    own, parts = methods[THIS_RUN], []
+    for name in BASELINES:
+        points = 100 * (own["test_accuracy"][0] - methods[name]["test_accuracy"][0])
+        took = own["seconds"] - methods[name]["seconds"]
+        parts.append(f"{points:+.1f} points against {name}{price(points, took)}")
+    gains = "; ".join(parts)
     return f"This run: {gains}. One seed; `ptgm-fast compare --seeds 5` tells a gain from chance."
 
 
@@ -305,5 +310,5 @@ def _judge(gains: Sequence[float]) -> str:
         return "on one seed:"
     error = statistics.stdev(gains) / len(gains) ** 0.5
     if abs(mean) <= 2 * error:
-        return "made no clear difference:"
+        return UNCLEAR
     return "helped:" if mean > 0 else "hurt:"

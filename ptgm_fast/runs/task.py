@@ -6,7 +6,7 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, partial
 
 import torch
 
@@ -27,18 +27,14 @@ NUM_CHECKED = 8
 class ReadImages:
     """What data.images, test_images and unlabelled hold, before the split of a seed; None for what is not given.
 
-    read_asking reads images and unlabelled once more as the source classifier is to see them; None: it sees them as the target does.
+    read_asking(train) reads the labelled images `train`, int64 [N], and the unlabelled ones once more, as the source classifier is to
+    see them; None: it sees them as the target does.
     """
 
     images: ImageSet
     test: ImageSet | None
     unlabelled: ImageSet | None = None
-    read_asking: Callable[[], tuple[ImageSet, ...]] | None = None
-
-    @cached_property
-    def asking(self) -> tuple[ImageSet, ...]:
-        assert self.read_asking is not None
-        return self.read_asking()
+    read_asking: Callable[[torch.Tensor], tuple[data.Images, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -221,18 +217,24 @@ def _read(config: RunConfig, card: generators.Card, loader: Callable[..., ImageS
     if (seen.channels, as_files(seen)) == (channels, data.Fit(size)):
         return ReadImages(images, separate, further)
 
-    def again() -> tuple[ImageSet, ...]:
-        # What was passed over has been said.
-        load = partial(
-            loader,
-            channels=seen.channels,
-            image_size=as_files(seen),
-            on_notice=lambda message: None,
-        )
-        labelled = load(choice.images)
-        return (labelled, load(choice.unlabelled, labelled=False)) if further else (labelled,)
+    # What was passed over has been said.
+    again = partial(
+        loader,
+        channels=seen.channels,
+        image_size=as_files(seen),
+        on_notice=lambda message: None,
+    )
+    whole = cache(again)
 
-    return ReadImages(images, separate, further, again)
+    def asking(train: torch.Tensor) -> tuple[data.Images, ...]:
+        # Few images are read alone; the most of a set with it, once for the splits of all seeds.
+        few = 2 * len(train) < len(images)
+        labelled = again(choice.images, rows=train) if few else whole(choice.images).subset(train)
+        if further is None:
+            return (labelled.images,)
+        return labelled.images, whole(choice.unlabelled, labelled=False).images
+
+    return ReadImages(images, separate, further, asking)
 
 
 def _split(config: RunConfig, read: ReadImages) -> TargetData:
@@ -270,13 +272,8 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         mean,
         std,
         read.unlabelled,
-        None if read.read_asking is None else partial(_asking, read, split.train),
+        None if read.read_asking is None else partial(read.read_asking, split.train),
     )
-
-
-def _asking(read: ReadImages, train: torch.Tensor) -> tuple[data.Images, ...]:
-    labelled, *further = read.asking
-    return labelled.subset(train).images, *(each.images for each in further)
 
 
 def _check_networks(task: Task) -> None:
