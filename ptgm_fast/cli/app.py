@@ -9,50 +9,26 @@ from typing import Annotated
 
 import typer
 
+from ptgm_fast.cli.options import (
+    ConfigArgument,
+    OriginalOption,
+    OutOption,
+    SeedOption,
+    SetOption,
+    with_original,
+)
 from ptgm_fast.errors import UserError
 
 app = typer.Typer(
     name="ptgm-fast",
     help="Train a target classifier from a frozen conditional generator and a frozen source classifier.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     # Plain help: importing rich for it would cost more than everything else in --help.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-ConfigArgument = Annotated[
-    Path | None,
-    typer.Argument(
-        metavar="CONFIG.toml", help="Run description; without one, the bundled letters -> digits."
-    ),
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Output folder; must be new or empty.")
-]
-SeedOption = Annotated[
-    int | None,
-    typer.Option("--seed", min=0, help="Seed of every random number (default: the config's)."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one setting, e.g. p_ssl.weight=0.3; may be repeated.",
-    ),
-]
-OriginalOption = Annotated[
-    bool,
-    typer.Option(
-        "--no-optimize", help="Keep the generator as it is (the same as source.optimize=false)."
-    ),
-]
-
-
-def _settings(settings: list[str] | None, original: bool) -> list[str]:
-    return [*(settings or []), *(["source.optimize=false"] if original else [])]
 
 
 def _version(value: bool) -> None:
@@ -66,6 +42,10 @@ def _version(value: bool) -> None:
 # What torchrun may start several processes of; the others would do the same work in each of them.
 SHARED_COMMANDS = ("train", "synthesize")
 FIRST_SPEAKS_SECONDS = 10.0
+BARE = """\
+ptgm-fast train          a first run: the bundled letters -> digits (then `report` and `compare` are offered)
+ptgm-fast init FOLDER    your own images: writes a config for a folder of class folders, for `check` and `train`
+ptgm-fast --help         all commands"""
 
 
 @app.callback()
@@ -79,6 +59,9 @@ def root(
     ] = False,
 ) -> None:
     """Train a target classifier from a frozen conditional generator and a frozen source classifier."""
+    if context.invoked_subcommand is None:
+        typer.echo(BARE)
+        return
     several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     if several and context.invoked_subcommand not in SHARED_COMMANDS:
         if os.environ.get("RANK", "0") != "0":
@@ -89,6 +72,34 @@ def root(
             f"{context.invoked_subcommand} runs in one process, but {os.environ['WORLD_SIZE']} were started: start it without "
             f"torchrun (which is for {' and '.join(SHARED_COMMANDS)})"
         )
+
+
+@app.command()
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Class folders with images: FOLDER/CLASS/*.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE.toml", help="The config (default: the folder's name, here)."
+        ),
+    ] = None,
+    generator: Annotated[
+        str, typer.Option("--generator", metavar="URI", help="As source.generator.")
+    ] = "letters",
+    classifier: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            "--classifier", metavar="NETWORK WEIGHTS", help="A source classifier of your own."
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the config.")] = False,
+) -> None:
+    """Look at a folder of images and write a commented config for it."""
+    from ptgm_fast.cli.init import run
+
+    run(folder, out, generator, classifier, force)
 
 
 @app.command()
@@ -137,7 +148,7 @@ def train(
         config,
         out,
         seed,
-        _settings(settings, no_optimize),
+        with_original(settings, no_optimize),
         profile,
         resume,
         profile_ops,
@@ -185,7 +196,7 @@ def compare(
     """Run every method on the same data, network, budget and seeds; say whether the pseudo data helped."""
     from ptgm_fast.cli.compare import run
 
-    chosen = _settings(settings, no_optimize)
+    chosen = with_original(settings, no_optimize)
     run(config, out, seeds, methods, chosen, networks, share_pool, resume)
 
 
@@ -205,7 +216,7 @@ def tune(
     """Find a cheaper budget of the same accuracy, on validation images; write its config."""
     from ptgm_fast.cli.tune import run
 
-    run(config, out, minutes, _settings(settings, no_optimize), resume)
+    run(config, out, minutes, with_original(settings, no_optimize), resume)
 
 
 @app.command()
@@ -285,7 +296,7 @@ def synthesize(
         out,
         conditioned,
         seed,
-        _settings(settings, no_optimize),
+        with_original(settings, no_optimize),
         format,
         shard,
         estimate,
@@ -331,7 +342,7 @@ def check(
     """Show samples of the generator to the classifier: do they fit each other, and the target? Name what does not."""
     from ptgm_fast.cli.check import run
 
-    run(config, out, samples, seed, _settings(settings, no_optimize))
+    run(config, out, samples, seed, with_original(settings, no_optimize))
 
 
 @app.command()

@@ -367,6 +367,10 @@ def test_baselines_are_trained_after_the_run_and_printed_beside_it(
     for row in ("scratch", "soft-target", "this run"):
         assert f"│ {row} " in after
     assert "points against scratch" in after
+    # What to do next ends it.
+    last = [line for line in after.splitlines() if line.startswith("next: ptgm-fast ")]
+    assert [line.split()[2] for line in last] == ["report", "compare", "tune"]
+    assert after.splitlines()[-3:] == last
     assert (run / "baselines" / "compare.png").is_file()
     # A second time nothing is trained.
     code, again, _ = cli("train", "--resume", "--out", run, "--baselines")
@@ -428,3 +432,13 @@ def test_a_search_prints_what_it_chose(
     code, again, _ = cli("tune", "--resume", "--minutes", 0.01, "--out", "t")
     assert code == 0
     assert " seed 1000  validation" not in again
+
+
+def test_without_arguments_it_says_how_to_begin(cli: Run) -> None:
+    code, out, err = cli()
+    assert (code, err) == (0, "")
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["ptgm-fast", "train"],
+        ["ptgm-fast", "init"],
+        ["ptgm-fast", "--help"],
+    ]
