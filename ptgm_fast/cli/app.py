@@ -187,6 +187,13 @@ def compare(
         bool,
         typer.Option("--share-pool", help="Make PP's pool once for all seeds, not once a seed."),
     ] = False,
+    panel: Annotated[
+        bool,
+        typer.Option(
+            "--panel",
+            help="On six bundled targets at growing distance from the letters, in place of the config's images.",
+        ),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the comparison in --out DIR.")
     ] = False,
@@ -197,7 +204,7 @@ def compare(
     from ptgm_fast.cli.compare import run
 
     chosen = with_original(settings, no_optimize)
-    run(config, out, seeds, methods, chosen, networks, share_pool, resume)
+    run(config, out, seeds, methods, chosen, networks, share_pool, resume, panel)
 
 
 @app.command()

@@ -13,14 +13,6 @@ from ptgm_fast.runs.folder import RunFolder
 BASELINES_FOLDER, THIS_RUN = "baselines", "this run"
 
 
-def price(points: float, seconds: float, *, clear: bool = True) -> str:
-    """The seconds that a gain took, to follow it; with points a minute where there is a clear gain to divide."""
-    if seconds <= 0:
-        return f" in {-seconds:.1f} s less" if seconds else " in the same time"
-    rate = f", {60 * points / seconds:+.1f} points a minute" if clear else ""
-    return f" for {seconds:.1f} s more{rate}"
-
-
 def gains_of(folder: Path) -> list[str]:
     """What the stages of a finished run gained, a line each: against its baselines, and on its validation images."""
     run = RunFolder(folder)

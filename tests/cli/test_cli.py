@@ -13,27 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ptgm_fast.cli import main
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """cli("train", ...) -> exit code, standard output, standard error; run inside an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ptgm-fast", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return run
 
 
 def test_train_and_resume_of_a_finished_run(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
@@ -180,6 +160,7 @@ def test_check_prints_what_fits_and_what_does_not(
         "of 30 samples of 3 classes their label",
         "most uncertain training images",
         "target classes that ask for the same source classes: ",
+        "distance from the source: 0.",
         "warning: the source classifier agrees with",
     ):
         assert words in " ".join(out.split())

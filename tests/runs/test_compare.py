@@ -17,9 +17,9 @@ from ptgm_fast.runs.compare import (
     against_baselines,
     asked_of,
     compare,
-    verdict,
 )
 from ptgm_fast.runs.folder import ASKED
+from ptgm_fast.runs.gains import verdict
 from ptgm_fast.runs.report import write_report
 from ptgm_fast.runs.train import train
 from ptgm_fast.runs.worth import gains_of, validated
