@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from ptgm_fast.config import load_config
+
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -201,6 +203,9 @@ def test_doctor_names_device_implementations_and_extras(cli: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["init", "missing"], "does not exist"),
+        (["init", "taken"], "has no class folders"),
+        (["init", "taken", "--out", "taken/file"], "already exists"),
         (["train", "missing.toml"], "does not exist"),
         (["train", "CONFIG", "--set", "pp.stesp=3"], "did you mean 'steps'"),
         (["train", "CONFIG", "--set", "p_ssl.method=magic"], "source-head"),
@@ -423,3 +428,29 @@ def test_without_arguments_it_says_how_to_begin(cli: Run) -> None:
         ["ptgm-fast", "init"],
         ["ptgm-fast", "--help"],
     ]
+
+
+def test_from_own_images_to_a_config(cli: Run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(6):
+        (tmp_path / "own" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9)).save(tmp_path / "own" / "ab"[number % 2] / f"{number}.png")
+    code, out, err = cli("init", "own", "--out", "first.toml")
+    assert (code, err) == (0, "")
+    assert "own: 2 classes, 6 images; 3 to 3 a class" in out
+    assert [line.strip() for line in out.splitlines()[-2:]] == [
+        "ptgm-fast check first.toml",
+        "ptgm-fast train first.toml --baselines",
+    ]
+    written = (tmp_path / "first.toml").read_text()
+    assert load_config("first.toml").data.images == "folder:own"
+    (tmp_path / "first.toml").write_text("mine")
+    code, _, err = cli("init", "own", "--out", "first.toml")
+    assert (code, (tmp_path / "first.toml").read_text()) == (2, "mine")
+    assert "--force" in err
+    assert cli("init", "own", "--out", "first.toml", "--force")[0] == 0
+    assert (tmp_path / "first.toml").read_text() == written
+    # Without --out beside where it is called, under the folder's name.
+    assert cli("init", "own")[0] == 0
+    assert (tmp_path / "own.toml").read_text() == written
