@@ -35,7 +35,7 @@ def _version(value: bool) -> None:
 SHARED_COMMANDS = ("train", "synthesize")
 FIRST_SPEAKS_SECONDS = 10.0
 BARE = """\
-ptgm-fast train          a first run: the bundled letters -> digits (then `report` and `compare` are offered)
+ptgm-fast train          a first run, letters -> digits; then `report` shows it, and `compare` tells what pseudo data adds
 ptgm-fast init FOLDER    your own images: writes a config for a folder of class folders, for `check` and `train`
 ptgm-fast --help         all commands"""
 

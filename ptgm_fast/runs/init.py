@@ -32,12 +32,13 @@ LISTED = 5
 
 @dataclass(frozen=True)
 class Seen:
-    """What a folder holds. counts: images of each class; test_counts: of the separate test folder, if there is one.
+    """What `folder` holds. counts: images of each class; test_counts: of the separate test folder, if there is one.
 
     forms: int64 [N, 3], height, width and channels (1 also where all channels are equal) of the images that can be read;
     unreadable: what is wrong with the others.
     """
 
+    folder: Path
     images: Path
     test_images: Path | None
     class_names: tuple[str, ...]
@@ -50,8 +51,7 @@ class Seen:
     @property
     def name(self) -> str:
         """A name for the task: the folder's, in letters that any file system takes."""
-        folder = self.images if self.test_images is None else self.images.parent
-        return re.sub(r"[^\w.-]+", "-", folder.resolve().name).strip("-.") or "images"
+        return re.sub(r"[^\w.-]+", "-", self.folder.resolve().name).strip("-.") or "images"
 
     @property
     def side(self) -> int:
@@ -88,6 +88,7 @@ def look(folder: Path, on_images: Callable[[int, int], None] = lambda done, tota
             )
     forms, unreadable = _forms([*files, *test_files], on_images)
     return Seen(
+        folder=folder,
         images=images,
         test_images=test_images,
         class_names=names,
@@ -170,7 +171,7 @@ def first_config(
         f"# {len(seen.counts)} classes, {min(seen.counts)} to {max(seen.counts)} images each. Every setting: docs/options.md.",
         f"task = {_text(task or seen.name)}",
         "",
-        "[data]",
+        "[data]                          # paths start in the folder where ptgm-fast is called",
         f"images = {_text(f'folder:{seen.images}')}",
     ]
     if seen.test_images:
