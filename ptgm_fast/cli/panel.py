@@ -55,4 +55,10 @@ def gains(record: PanelRecord) -> Table:
 def _table(record: PanelRecord, what: str) -> Table:
     seeds, labels = len(record.seeds), record.labels_per_class
     title = f"{what}; {labels} labels a class, {seeds} seed{'s' * (seeds > 1)}"
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
+    return Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0, 0, 1),
+    )

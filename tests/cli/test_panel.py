@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from ptgm_fast.config import load_config
 from ptgm_fast.errors import UserError
@@ -237,7 +238,8 @@ def test_the_pictures_names_do_not_collide(measured: PanelRecord) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    names = [text.get_window_extent(renderer) for text in figure.axes[0].texts]
+    # Without the lines that lead to their places.
+    names = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]
     assert len(names) == len(TARGETS)
     for i, box in enumerate(names):
         assert not any(box.overlaps(other) for other in names[i + 1 :])
