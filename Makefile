@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py $(wildcard csrc/*)
 
-.PHONY: train test test-fast lint types unit fuzz sanitize oldest bench bench-gpu gpu-wheels gpu-check clean
+.PHONY: train test test-fast lint types unit fuzz sanitize oldest bench bench-gpu gpu-wheels gpu-check docs clean
 
 train: $(VENV)/.demo
 	$(BIN)/ptgm-fast train --profile --baselines
@@ -110,6 +110,10 @@ gpu-wheels: | $(BIN)/python
 	$(BIN)/pip download --quiet $(WHEELS_FOR) --dest $(WHEELS) --no-deps --requirement scripts/gpu_check/wheels.txt
 	du -sh $(WHEELS)
 
+# The site, into build/site; a broken link or a page outside the navigation fails it.
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -124,6 +128,13 @@ $(VENV)/.test: $(SOURCES) | $(BIN)/python
 $(VENV)/.bench: $(SOURCES) | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@ $(VENV)/.demo
+
+# Static: the package itself is not needed.
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'], sep='\n')" \
+		> $(VENV)/docs.txt
+	$(BIN)/pip install --quiet --requirement $(VENV)/docs.txt
+	touch $@
 
 clean:
 	rm -rf build dist *.egg-info $(VENV) $(OLDEST)

@@ -10,7 +10,7 @@ from result_file import Benchmarks, CaseResult, Contender, duration
 
 from ptgm_fast.models.weights import write_atomically
 
-NO_GPU = "No GPU has run these suites yet: there is nothing to show.\n"
+NO_GPU = "Nothing yet: see [docs/gpu.md](../docs/gpu.md).\n"
 # The README's rows: what it says, and the case.
 HEADLINES = {
     "PP, 20 training steps": "PP, 20 steps, 2 threads",
@@ -18,14 +18,9 @@ HEADLINES = {
     "a whole training, every image fresh": "time to accuracy, PP and P-SSL, seed 0, 2 threads",
     "BigGAN-deep 128, 32 images": "biggan-deep 128, batch 32, 2 threads",
     "the bundled letters generator, 128 images": "letters, batch 128, 2 threads",
-    "`views`, weak and strong, 64x3x128x128": "two random views, 64x3x128x128, 2 threads",
     "`views`, weak and strong, 128x3x32x32": "two random views, 128x3x32x32, 2 threads",
     "`consistency` (UDA) and gradient, 256x1000": "uda 256x1000, 100% count, 2 threads",
-    "the same, 2 % of the samples confident": "uda 256x1000, 2% count, 2 threads",
     "`cond_norm_act` with upsampling, 32x128x32x32": "upsample 32x128x32x32, 2 threads",
-    "`latents`, truncated, 256x128": "latents truncated, 256x128, 2 threads",
-    "`class_mix`, 256x1000x128": "class_mix 256x1000x128, 2 threads",
-    "`pseudo_label`, 256x1000": "pseudo_label 256x1000, 2 threads",
 }
 IN_COLUMNS = ("eager", "compile")
 TITLES = {"compile": "torch.compile", "eager": "eager PyTorch", "eager channels-last": "eager PyTorch, channels-last"}  # fmt: skip
@@ -104,4 +99,5 @@ def short(results: Benchmarks, source: str) -> str:
                 rows.append(
                     f"| {label} | {duration(own)} | {TITLES.get(peer.name, peer.name)}, {duration(peer.median)} | {times(peer.median / own)} |"
                 )
-    return "\n".join([*rows, "", where(results, source)]) + "\n"
+    told = f"{results.date}, {results.machine.title}; torch {results.versions['torch']} ([{source}]({source}))."
+    return "\n".join([*rows, "", told]) + "\n"

@@ -4,6 +4,9 @@ pytest benchmarks --benchmark-enable --benchmark-only --rounds 5 --benchmark-jso
 python benchmarks/write_results.py raw.json        # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
 python benchmarks/write_results.py                 # tables and plots again, from the newest results
 
+The accuracy tables of README.md and docs/results.md come from docs/results/compare-letters-digits.json: copy there the compare.json
+of a new comparison.
+
 Several raw files of one machine (`raw.json more.json`) become one file of results: suites, and the rounds of one (--round), may
 run in processes of their own.
 """
@@ -18,6 +21,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import accuracy_tables
 import result_plots
 import result_tables
 from result_file import Benchmarks, Machine, read_benchmarks, write_benchmarks
@@ -161,7 +165,13 @@ def newest(device: str, folder: Path) -> Path | None:
 
 
 def write_pages(root: Path = ROOT) -> None:
-    """The tables of both pages and the plots, from the newest results of each device."""
+    """The measured tables of the pages and the plots: speeds from the newest results of each device, accuracies from a comparison."""
+    comparison = root / "docs" / "results" / "compare-letters-digits.json"
+    if comparison.exists():
+        compared = read_json(comparison, again="Run ptgm-fast compare --seeds 5 again")
+        tables = accuracy_tables.table(compared), accuracy_tables.differences(compared)
+        for page, text in zip(("README.md", "docs/results.md"), tables, strict=True):
+            result_tables.replace(root / page, "accuracy", text)
     cpu, gpu = (newest(device, root / "benchmarks" / "results") for device in ("cpu", "cuda"))
     full, short = root / "benchmarks" / "README.md", root / "README.md"
     if cpu:

@@ -1,4 +1,4 @@
-"""The sampler as a dataset of torch's DataLoader: its workers share the batches.
+"""The sampler as the dataset of torch's DataLoader, whose workers share the batches.
 
 python examples/data_loader.py
 """
@@ -13,7 +13,7 @@ from ptgm_fast import FastSampler, generators
 def main(num_batches: int = 12, num_workers: int = 2) -> list[int]:
     generator = generators.optimize(generators.load("letters")).module
     with FastSampler(generator, batch_size=64, views=("weak", "strong")) as sampler:
-        # batch_size=None: the sampler makes batches itself. A worker has one thread, and none beside it.
+        # batch_size=None: the sampler makes the batches. Each worker has one thread.
         loader = DataLoader(sampler.uniform(num_batches), batch_size=None, num_workers=num_workers)
         firsts = [int(batch.indices[0]) for batch in loader]
     print(f"{len(firsts)} batches, samples {firsts[0]} to {firsts[-1] + 63}")

@@ -1,4 +1,4 @@
-"""Pseudo pre-training in a loop of your own: uniform labels of the bundled letters, any network.
+"""Pseudo pre-training in your own loop: uniform labels of the bundled letters, any network.
 
 python examples/plain_loop.py
 """
@@ -32,7 +32,7 @@ def main(num_batches: int = 200) -> list[float]:
     network = small_network(generator.card.num_classes)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     losses = []
-    # Leaving the block, also by an exception, ends the sampler's thread.
+    # Leaving the block ends the sampler's thread, also after an exception.
     with FastSampler(generator, batch_size=64, views="weak") as sampler:
         for batch in sampler.uniform(num_batches):
             loss = F.cross_entropy(network(batch.images), batch.labels)

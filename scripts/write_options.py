@@ -20,7 +20,7 @@ from ptgm_fast.training.source import SourceOptions
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "options.md"
 HEADER = """# Settings
 
-Written by `python scripts/write_options.py`. In a file they are tables (`[p_ssl]`), on the command line `--set p_ssl.weight=0.3`.
+Written by `python scripts/write_options.py`. In a TOML file they are tables (`[p_ssl]`); on the command line write `--set p_ssl.weight=0.3`.
 Views (`views`, `weak_views`, `strong_views`) take a preset's name or a table of ranges, for example
 `{ rotate = 10.0, translate = 0.05, scale = [0.9, 1.1] }`; see the docstring of `ptgm_fast.kernels.ViewSpec`.
 """

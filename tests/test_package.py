@@ -1,17 +1,13 @@
-"""What is packaged is tested: the wheel, away from the checkout; the documents, against the code."""
+"""What is packaged is tested: the wheel, away from the checkout."""
 
 import os
-import re
 import subprocess
 import sys
-import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
-
-from ptgm_fast.config import RunConfig, load_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -73,45 +69,14 @@ def test_the_wheel_is_complete_and_runs_away_from_the_checkout(
     run = [tmp_path / "venv" / "bin" / "ptgm-fast", "train", tiny_toml, "--out", tmp_path / "run"]
     subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "run" / "summary.json").is_file()
-    # The extension is there and can be loaded.
-    code = "from ptgm_fast.kernels import dispatch; print(dispatch.extension_missing())"
-    missing = subprocess.run(
-        [python, "-c", code], cwd=tmp_path, check=True, capture_output=True, text=True
-    )
-    assert missing.stdout.strip() == ""
+    # The extension is there, and an op gives what its reference gives; as where wheels are released.
+    subprocess.run([python, ROOT / "scripts" / "try_wheel.py"], cwd=tmp_path, check=True)
 
 
 def test_bundled_assets_are_small() -> None:
     weights = list((ROOT / "ptgm_fast" / "assets" / "letters").glob("*.safetensors"))
     assert len(weights) == 2
     assert sum(p.stat().st_size for p in weights) < 3_000_000
-
-
-def test_the_readmes_task_is_a_valid_config(tmp_path: Path) -> None:
-    blocks = re.findall(r"```toml\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert blocks
-    for block in blocks:
-        path = tmp_path / "block.toml"
-        path.write_text(block)
-        config = load_config(path)
-        assert config != RunConfig()
-        assert tomllib.loads(block)["task"] == config.task
-
-
-def test_the_readmes_files_exist() -> None:
-    for page in (
-        "README.md",
-        "CONTRIBUTING.md",
-        "benchmarks/README.md",
-        "docs/source.md",
-        "docs/check.md",
-        "docs/benchmarks.md",
-        "docs/profiling.md",
-        "docs/report.md",
-    ):
-        text = (ROOT / page).read_text()
-        for link in re.findall(r"\]\(([^)#:]+)\)", text):
-            assert ((ROOT / page).parent / link).exists(), f"{page} links to {link}"
 
 
 def test_the_settings_page_is_up_to_date() -> None:

@@ -52,7 +52,7 @@ def cond_norm_act(
     activation: one of ``none``, ``relu``, ``leaky_relu`` (slope 0.2), ``silu``, ``tanh``.
     upsample: U repeats each pixel to 2x2 (nearest); y is [N, C, 2H, 2W].
     phases: x is the [N, 4C, H+1, W+1] output of a phase convolution (`phase_weight`); U is the interleave
-    y[2i+a, 2j+b] = x[group 2a+b][i+a, j+b], so y is [N, C, 2H, 2W] for scale and shift of C channels.
+    ``y[2i+a, 2j+b] = x[group 2a+b][i+a, j+b]``, so y is [N, C, 2H, 2W] for scale and shift of C channels.
     residual: added before the activation, in y's size, or in half of y's size and then repeated to 2x2.
 
     float32, bfloat16, float16 (float64 in the reference only); computes in float32. Gradients flow to x, scale, shift

@@ -75,7 +75,7 @@ def phase_weight(weight: Tensor) -> Tensor:
     Nearest 2x upsampling followed by a 3x3 convolution (padding 1) reads, for an output of row parity a and column
     parity b, only a 2x2 block of the small image. So it equals one 2x2 convolution (padding 1) of the small image with
     this weight, whose channel group 2a + b holds the outputs of parity (a, b), shifted by (a, b):
-    y[2i+a, 2j+b] = o[group 2a+b][i+a, j+b] (`cond_norm_act` with ``phases=True`` puts them in place). Parity 0 sums the
+    ``y[2i+a, 2j+b] = o[group 2a+b][i+a, j+b]`` (`cond_norm_act` with ``phases=True`` puts them in place). Parity 0 sums the
     rows {0} and {1, 2} of the weight, parity 1 the rows {0, 1} and {2}; columns alike. A bias is that of the 3x3
     convolution, repeated four times or put into the shift. Differentiable. Raises ValueError unless 3x3.
     """

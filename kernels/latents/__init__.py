@@ -65,7 +65,7 @@ def latents(
     Phi^-1 is a rational approximation, relative error 6e-7, of float32 operations that round alike everywhere: all
     implementations agree bit for bit.
 
-    seed: 0 <= seed < 2**64. start: a row number, start + num <= 2**63, or a tensor of one int64 on `device`, which is
+    seed: 0 <= seed < 2^64. start: a row number, start + num <= 2^63, or a tensor of one int64 on `device`, which is
     read when the kernel runs (a captured CUDA graph then makes other rows at each replay) and is not checked.
     dtype: float32, bfloat16 or float16, rounded from float32. No gradient flows. impl: one of
     `dispatch.IMPLEMENTATIONS`, or None for the fastest.

@@ -66,9 +66,9 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
         found["pp.steps"] = _parts(pp.steps, (1, 2 / 3, 1 / 2, 1 / 3, 1 / 4, 1 / 6))
         found["pp.lr"] = [pp.lr, 2 * pp.lr, pp.lr / 2]
         found["pp.batch_size"] = [pp.batch_size, *_parts(pp.batch_size, (1 / 2,))]
-        own = [list(phase) for phase in pp.resolution]
-        halves = [[[0.5, share], [1.0, 1.0]] for share in (0.4, 0.6, 0.8)]
-        found["pp.resolution"] = [own, *halves]
+        own = config.model_dump(mode="json")["pp"]["resolution"]
+        others = [[[0.5, share], [1.0, 1.0]] for share in (0.4, 0.6, 0.8)]
+        found["pp.resolution"] = [own, [[1.0, 1.0]], *others]
         parts = [p for p in ("1/4", "1/8", "1/16") if p != config.synthesis.images]
         found["synthesis.images"] = [config.synthesis.images, *parts]
     training = config.training

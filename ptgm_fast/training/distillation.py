@@ -15,17 +15,21 @@ def distillation_loss(
 
     side_logits, source_logits [N, K_s]; the source logits take no gradient.
     logit-matching: mean over samples and classes of (side - source)^2 (Ba and Caruana 2014, arXiv:1312.6184, eq. 1).
-    soft-target: T^2 KL(softmax(source / T) || softmax(side / T)), mean over samples (Hinton et al. 2015,
-    arXiv:1503.02531, section 2; T^2 keeps the gradient's size as T changes).
+    soft-target: the mean over samples of `soft_targets`.
     """
     source_logits = source_logits.detach()
     if method == "logit-matching":
         return options.logit_matching_weight * F.mse_loss(side_logits, source_logits)
-    temperature = options.temperature
-    divergence = F.kl_div(
-        F.log_softmax(side_logits / temperature, 1),
-        F.log_softmax(source_logits / temperature, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return options.soft_target_weight * temperature**2 * divergence
+    divergence = soft_targets(side_logits, source_logits, options.temperature).mean()
+    return options.soft_target_weight * divergence
+
+
+def soft_targets(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(softmax(t / T) || softmax(s / T)) of student logits s and teacher logits t, both [N, K]; float32 [N].
+
+    A teacher's logit of -inf is a class without probability. Gradients flow to the student only; T^2 keeps their
+    size as T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
+    """
+    student = F.log_softmax(logits / temperature, 1)
+    teacher = F.softmax(teacher_logits.detach() / temperature, 1)
+    return temperature**2 * F.kl_div(student, teacher, reduction="none").sum(1)

@@ -165,23 +165,27 @@ class StageOptions(OptimizerOptions):
 
 # A part of the side, and the share of the steps until which the views have it.
 Phase = tuple[Annotated[float, Field(gt=0, le=1)], float]
+WHOLE_SIDE: tuple[Phase, ...] = ((1.0, 1.0),)
+HALF_SIDE_FIRST: tuple[Phase, ...] = ((0.5, 0.6), (1.0, 1.0))
 
 
 class PPOptions(StageOptions):
     """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
 
-    steps: int = Field(600, ge=1, description="optimizer steps")
+    steps: int = Field(300, ge=1, description="optimizer steps")
     batch_size: int = Field(128, ge=2, description="generated images a step")
     lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
-    resolution: tuple[Phase, ...] = Field(
-        ((1.0, 1.0),),
-        description="part of the side of the views, and until which share of the steps: [[0.5, 0.6], [1.0, 1.0]] begins on images of half the side",
+    resolution: Literal["auto"] | tuple[Phase, ...] = Field(
+        "auto",
+        description="part of the side of the views, and until which share of the steps; auto: [[0.5, 0.6], [1.0, 1.0]], which begins on images of half the side, where the network takes them, else the whole side throughout",
     )
 
     @field_validator("resolution")
     @classmethod
-    def _in_order(cls, value: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    def _in_order(cls, value: Any) -> Any:
+        if value == "auto":
+            return value
         ends = [end for _, end in value]
         if not (ends and ends == sorted(set(ends)) and ends[0] > 0 and ends[-1] == 1):
             raise ValueError(f"shares of the steps must rise to 1.0, got {ends}")
@@ -192,7 +196,7 @@ class TargetOptions(StageOptions):
     """The target budget: shared by the supervised and the P-SSL stage, so that methods compare fairly."""
 
     steps: int = Field(300, ge=1, description="optimizer steps")
-    batch_size: int = Field(64, ge=2, description="labelled images a step")
+    batch_size: int = Field(32, ge=2, description="labelled images a step")
     ema_decay: float = Field(
         0.99, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,10 @@ from ptgm_fast.models import TargetNetwork
 from ptgm_fast.sampling import Pool, SourceModels, Synthesis
 from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.execution import Execution
-from ptgm_fast.training.options import PPOptions
+from ptgm_fast.training.options import HALF_SIDE_FIRST, WHOLE_SIDE, Phase, PPOptions
 from ptgm_fast.training.stage import Stage
+
+_log = logging.getLogger("ptgm_fast")
 
 
 class PseudoBatch(NamedTuple):
@@ -71,29 +74,37 @@ class PseudoPreTraining(Stage):
         )
         self.images_per_step = options.batch_size
         self.pseudo_images_per_step = options.batch_size
-        self._phases = options.resolution
-        for part, _ in self._phases:
-            if part < 1:
-                self._check_size(*self._size(part))
+        self._phases = self._phases_of(options)
+
+    def _phases_of(self, options: PPOptions) -> tuple[Phase, ...]:
+        """The phases asked for; raises UserError for a size that the network, or a captured step, cannot have."""
+        asked = options.resolution
+        phases = HALF_SIDE_FIRST if asked == "auto" else asked
+        smaller = [self._size(part) for part, _ in phases if part < 1]
+        for problem in filter(None, map(self._refusal, smaller)):
+            if asked == "auto":
+                _log.info("PP trains on whole images from the first step: %s", problem)
+                return WHOLE_SIDE
+            raise UserError(
+                f"pp.resolution: {problem}; leave it out, or choose parts of the side that fit"
+            )
+        return phases
 
     @torch.no_grad()
-    def _check_size(self, height: int, width: int) -> None:
-        """Raise UserError for a size that the network, or a captured step, cannot have."""
+    def _refusal(self, size: tuple[int, int]) -> str:
+        """Why the stage cannot train on images of this height and width; empty if it can."""
         if self.engine.capture:
-            raise UserError(
-                "engine.capture replays steps of one size: leave pp.resolution out, or engine.capture"
-            )
+            return "engine.capture replays steps of one size"
         training = self.network.training
         try:
-            self.network.eval()(torch.zeros(2, self._form[0], height, width, device=self.device))
+            self.network.eval()(torch.zeros(2, self._form[0], *size, device=self.device))
         except Exception as error:  # whatever the network of the user's raises
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"pp.resolution: the target network does not take images of {height}x{width} ({reason}); "
-                "leave it out, or choose parts of the side that fit"
-            ) from None
+            height, width = size
+            return f"the target network does not take images of {height}x{width} ({reason})"
         finally:
             self.network.train(training)
+        return ""
 
     def _size(self, part: float) -> tuple[int, int]:
         _, height, width = self._form

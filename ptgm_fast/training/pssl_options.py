@@ -69,6 +69,11 @@ class PSSLOptions(Options):
         "classifier",
         description="what source-head learns of a pseudo sample: the soft label it was made for, or C_s's of its weak view",
     )
+    source_temperature: float = Field(
+        4.0,
+        gt=0,
+        description="T at which source-head learns it: T^2 KL(q^(1/T) / sum || softmax(head / T)); 1 is the soft label as it is",
+    )
     batch_norm: Literal["concat", "split", "target-only"] = Field(
         "split",
         description="statistics of labelled and pseudo images: together, apart, or running ones for pseudo images",
@@ -230,6 +235,13 @@ class PSSLOptions(Options):
         ):
             raise ValueError(
                 f"fairness_weight = {self.fairness_weight:g} has no effect {named}: it is freematch's. Leave it out"
+            )
+        if (
+            self.source_temperature != self.default("source_temperature")
+            and "source-head" not in self.methods
+        ):
+            raise ValueError(
+                f"source_temperature = {self.source_temperature:g} has no effect {named}: it is source-head's. Leave it out"
             )
         if "adamatch" in self.methods and self.batch_norm != "concat":
             raise ValueError(

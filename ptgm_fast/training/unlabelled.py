@@ -14,6 +14,7 @@ from ptgm_fast.training.adaptive import (
     freematch_thresholds,
     softmatch_weights,
 )
+from ptgm_fast.training.distillation import soft_targets
 from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.pssl_options import PREDICTED, PSSLOptions
 from ptgm_fast.training.running_means import RunningMeans, align
@@ -34,7 +35,7 @@ class UnlabelledLoss:
     The definitions of ``uda``, ``fixmatch``, ``soft-pseudo-label`` and ``mse`` are those of `kernels.consistency`, that of
     ``pseudo-label`` is `kernels.pseudo_label` and the cross-entropy with its labels. ``mean-teacher`` is ``mse`` towards the average of the weights
     (Tarvainen and Valpola 2017, arXiv:1703.01780, section 2), ``entropy`` the mean of H(p) (Grandvalet and Bengio 2004,
-    eq. 4), ``source-head`` CE(softmax(source head), q). Aligned predictions (`align`) take the place of the teacher's.
+    eq. 4), ``source-head`` the distillation of q into the source head (`soft_targets` at T = `PSSLOptions.source_temperature`). Aligned predictions (`align`) take the place of the teacher's.
     ``feature-mse`` is the mean over features of (g(strong) - g(weak))^2, g the network without its head: no head learns from
     pseudo samples (pseudo consistency regularization, Yamaguchi et al. 2023, arXiv:2307.13899; here the weak view's
     features take no gradient).
@@ -71,10 +72,9 @@ class UnlabelledLoss:
         everything = torch.ones((), dtype=torch.float32, device=student_logits.device)
         counted = everything if kept is None else kept.float().mean()
         if self.method == "source-head":
-            if kept is None:
-                return F.cross_entropy(student_logits, soft_labels), everything
-            loss = F.cross_entropy(student_logits, soft_labels, reduction="none")
-            return (loss * kept).mean(), counted
+            # The logarithm of a probability is a logit of its softmax.
+            loss = soft_targets(student_logits, soft_labels.log(), self.options.source_temperature)
+            return (loss if kept is None else loss * kept).mean(), counted
         if self.method == "entropy":
             log_p = F.log_softmax(student_logits, 1)
             loss = -(log_p.exp() * log_p).sum(1)

@@ -115,6 +115,10 @@ def test_overrides_change_one_setting(tmp_path: Path) -> None:
         ("[p_ssl]\nteacher = 'ema'", ["p_ssl", 'teacher = "ema"', "source-head"]),
         ("[p_ssl]\nmethod = 'adamatch'", ["p_ssl", "adamatch", 'set batch_norm = "concat"']),
         ("[p_ssl]\nfairness_weight = 0.5", ["fairness_weight = 0.5", "source-head", "freematch"]),
+        (
+            "[p_ssl]\nmethod = 'uda'\nsource_temperature = 1.0",
+            ["source_temperature = 1", "uda", "source-head"],
+        ),
         ("[p_ssl]\nfilter_threshold = 0.7", ["filter_threshold = 0.7", "confidence"]),
         ("[p_ssl]\nalignment = 'uniform'", ["p_ssl", 'alignment = "uniform"', "source-head"]),
         ("[p_ssl]\nmethod = 'uda'\naverage_decay = 0.5", ["average_decay = 0.5", "alignment"]),

@@ -17,11 +17,19 @@ STUDENT = (3 * torch.randn(40, 5, generator=GENERATOR)).requires_grad_()
 WEAK = 3 * torch.randn(40, 5, generator=GENERATOR)
 LABELLED = 4 * torch.randn(30, 5, generator=GENERATOR)
 SOFT = torch.randn(40, 5, generator=GENERATOR).softmax(1)
+SOFT[0] = torch.tensor([0.0, 1.0, 0.0, 0.0, 0.0])
 
 
 def loss_of(method: str, **settings: float) -> tuple[torch.Tensor, torch.Tensor]:
     options = PSSLOptions(method=method, **settings)  # type: ignore[arg-type]
     return UnlabelledLoss(method, options, ProcessGroup())(STUDENT, WEAK, SOFT, LABELLED)
+
+
+def distilled(temperature: float) -> torch.Tensor:
+    """T^2 KL(q^(1/T) / sum || softmax(s / T)) of the soft labels q, one of which has a class without probability."""
+    powers = SOFT ** (1 / temperature)
+    q, p = powers / powers.sum(1, keepdim=True), (STUDENT / temperature).softmax(1)
+    return temperature**2 * torch.where(q > 0, q * (q.log() - p.log()), 0.0).sum(1)
 
 
 def expected(
@@ -40,7 +48,7 @@ def expected(
         "mean-teacher": (q - p).square().mean(1),
         "pseudo-label": own * -p.log().gather(1, p.argmax(1, keepdim=True))[:, 0],
         "entropy": -(p * p.log()).sum(1),
-        "source-head": -(SOFT * p.log()).sum(1),
+        "source-head": distilled(4.0),
     }[method]
 
 
@@ -59,6 +67,24 @@ def test_losses_and_gradients_are_their_formulas(
     (our_gradient,) = torch.autograd.grad(ours, STUDENT)
     (their_gradient,) = torch.autograd.grad(theirs, STUDENT)
     assert torch.allclose(our_gradient, their_gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0])
+def test_source_head_distils_the_soft_label_at_its_temperature(temperature: float) -> None:
+    options = PSSLOptions(method="source-head", source_temperature=temperature)
+    ours, rate = UnlabelledLoss("source-head", options, ProcessGroup())(
+        STUDENT, None, SOFT, LABELLED
+    )
+    assert rate.item() == 1
+    theirs = distilled(temperature).mean()
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+    (our_gradient,) = torch.autograd.grad(ours, STUDENT)
+    (their_gradient,) = torch.autograd.grad(theirs, STUDENT)
+    assert torch.allclose(our_gradient, their_gradient, atol=1e-6)
+    # At T = 1 the gradient is that of the cross-entropy with the soft label.
+    if temperature == 1:
+        (of_cross_entropy,) = torch.autograd.grad(F.cross_entropy(STUDENT, SOFT), STUDENT)
+        assert torch.allclose(our_gradient, of_cross_entropy, atol=1e-6)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
