@@ -127,7 +127,7 @@ def _say_what_is_next(config: RunConfig, out: Path) -> None:
         last = f"tune {written}", "looks for the same accuracy in less time"
     for command, does in (
         (f"report {out}", "writes one page about this run"),
-        (f"compare {written} --seeds 5", "tells what the pseudo data adds from chance"),
+        (f"compare {written} --seeds 5", "tells what the pseudo data adds, over five seeds"),
         last,
     ):
         console.print(f"next: ptgm-fast {command}  {does}", soft_wrap=True)
