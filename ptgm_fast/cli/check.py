@@ -10,6 +10,7 @@ from ptgm_fast.config import load_config
 from ptgm_fast.runs.check import CheckRecord, check
 from ptgm_fast.runs.folder import free
 from ptgm_fast.runs.own_classifier import train_classifier
+from ptgm_fast.runs.panel import beside_the_panel
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.training.context import Context
 
@@ -46,6 +47,9 @@ def _show(record: CheckRecord) -> None:
         console.print(f"most uncertain training images: {listed}")
         listed = ", ".join(f"{' and '.join(a.classes)} {percent(a.overlap)}" for a in target.alike)
         console.print(f"target classes that ask for the same source classes: {listed}")
+        if target.distance is not None:
+            for line in beside_the_panel(target.distance):
+                console.print(line)
     for warning in record.warnings:
         console.print(f"warning: {warning}")
     if not record.warnings:

@@ -10,12 +10,14 @@ from typing import Any
 
 from rich.table import Table
 
+from ptgm_fast.cli.panel import show
 from ptgm_fast.cli.ui import StageProgress, console, percent, reentered, stop_on_signal
 from ptgm_fast.config import load_config
 from ptgm_fast.config.run import accepted_methods
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.compare import DEFAULT_METHODS, Asked, Row, asked_of, compare
 from ptgm_fast.runs.folder import free
+from ptgm_fast.runs.panel import PANEL_METHODS, compare_panel
 from ptgm_fast.training.context import Context, Interrupted
 
 
@@ -28,6 +30,7 @@ def run(
     networks: str | None = None,
     share_pool: bool = False,
     resume: bool = False,
+    panel: bool = False,
 ) -> None:
     if resume:
         if config_path or seeds or methods or settings or networks or share_pool or out is None:
@@ -35,24 +38,33 @@ def run(
                 "compare --resume takes --out DIR alone: everything else is in that folder"
             )
         asked = asked_of(out)
+        if panel and not asked.panel:
+            raise UserError(f"the comparison in {str(out)!r} is of one target: leave --panel out")
         config, out = reentered(out)
     else:
         config = load_config(config_path, settings)
         asked = Asked(
-            tuple(_methods(methods)) if methods else DEFAULT_METHODS,
+            tuple(_methods(methods)) if methods else PANEL_METHODS if panel else DEFAULT_METHODS,
             tuple(_seeds(seeds or "3")),
             tuple(_names(networks, "--networks")) if networks else (),
             share_pool,
+            panel,
         )
+        if panel and (methods or networks):
+            given = "--methods" if methods else "--networks"
+            raise UserError(
+                f"compare --panel has methods of its own, on the config's target network: leave {given} out"
+            )
     if share_pool and config.synthesis.images == "fresh":
         raise UserError(
             "--share-pool has no effect while PP's images are fresh: set a pool's size, for example --set synthesis.images=9600"
         )
-    chosen = nullcontext(out) if out else free(Path("runs"), f"{config.task}-compare")
+    name = "panel" if asked.panel else config.task
+    chosen = nullcontext(out) if out else free(Path("runs"), f"{name}-compare")
     with stop_on_signal() as stopping, chosen as out, StageProgress(interval=30.0) as progress:
         several = f" x {len(asked.networks)} networks" if len(asked.networks) > 1 else ""
         console.print(
-            f"{config.task}: {len(asked.methods)} methods x {len(asked.seeds)} seeds{several}; folder {out}"
+            f"{name}: {len(asked.methods)} methods x {len(asked.seeds)} seeds{several}; folder {out}"
         )
 
         def on_row(row: Row) -> None:
@@ -62,19 +74,20 @@ def run(
                 f"validation {percent(row.val_accuracy)}  {row.seconds:.0f} s"
             )
 
+        how: dict[str, Any] = {
+            "resume": resume,
+            "context": Context(
+                stop=lambda: bool(stopping),
+                on_step=progress.update,
+                on_images=progress.decoding,
+            ),
+            "on_row": on_row,
+        }
         try:
-            report = compare(
-                config,
-                asked,
-                out,
-                resume=resume,
-                context=Context(
-                    stop=lambda: bool(stopping),
-                    on_step=progress.update,
-                    on_images=progress.decoding,
-                ),
-                on_row=on_row,
-            )
+            if asked.panel:
+                show(compare_panel(config, asked, out, on_target=console.print, **how), out)
+                return
+            report = compare(config, asked, out, **how)
         except Interrupted:
             console.print(
                 f"the rows above are kept. Continue with: ptgm-fast compare --resume --out {out}"

@@ -10,6 +10,7 @@ from rich.table import Table
 from ptgm_fast.cli.ui import console, served_from
 from ptgm_fast.profiling import Profile, read_profile
 from ptgm_fast.profiling.schema import FILE, StageProfile
+from ptgm_fast.runs.worth import gains_of
 
 # Phases whose time is spent on images; for the others a rate would mean nothing.
 ON_SYNTHESIZED = {"latents", "generator"}
@@ -22,6 +23,7 @@ def run(folders: list[Path]) -> None:
         if len(profiles) > 1:
             console.print(str(folder), style="bold")
         show(profile)
+        _show_gains(folder)
 
 
 def written_at(folder: Path) -> int:
@@ -36,6 +38,7 @@ def show_new_profile(folder: Path, before: int) -> None:
         console.print("no step was run, so nothing was profiled")
         return
     show(read_profile(folder))
+    _show_gains(folder)
     console.print(
         f"in {folder}: profile.json, trace.json (open it in ui.perfetto.dev or chrome://tracing)"
     )
@@ -44,6 +47,12 @@ def show_new_profile(folder: Path, before: int) -> None:
 def show(profile: Profile) -> None:
     console.print(profile_table(profile))
     for line in lines(profile):
+        console.print(line, soft_wrap=True)
+
+
+def _show_gains(folder: Path) -> None:
+    """What the time was for."""
+    for line in gains_of(folder):
         console.print(line, soft_wrap=True)
 
 

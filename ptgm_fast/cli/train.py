@@ -13,11 +13,12 @@ from ptgm_fast.cli.compare import table
 from ptgm_fast.cli.profile import show_new_profile, written_at
 from ptgm_fast.cli.ui import StageProgress, console, percent, served_from, stop_on_signal
 from ptgm_fast.config import RunConfig, config_to_toml, load_config
+from ptgm_fast.config.run import DataConfig
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.compare import BASELINES, Row, against_baselines
 from ptgm_fast.runs.folder import RunFolder, free, newest
 from ptgm_fast.runs.loggers import open_logger
-from ptgm_fast.runs.task import choose_device
+from ptgm_fast.runs.task import Task, choose_device
 from ptgm_fast.runs.train import train
 from ptgm_fast.training.context import Context, Interrupted
 from ptgm_fast.training.distributed import joined, own_device, several_processes
@@ -70,7 +71,7 @@ def run(
                 context.on_step, context.on_images = progress.update, progress.decoding
             if log:
                 context = log.watch(context)
-            before = written_at(out)
+            before, loaded = written_at(out), list[Task]()
             try:
                 summary = train(
                     config,
@@ -79,6 +80,7 @@ def run(
                     context=context,
                     profile=profile,
                     profile_ops=profile_ops,
+                    on_task=loaded.append,
                 )
             except Interrupted as stopped:
                 say(f"{stopped}. Continue with: ptgm-fast train --resume --out {out}")
@@ -90,10 +92,14 @@ def run(
         if group.is_first:
             _report(summary, out)
         if baselines:
-            _compare(config, out, lambda: bool(asked))
+            _compare(config, out, lambda: bool(asked), *loaded)
+        if group.is_first:
+            _say_what_is_next(config, out)
 
 
-def _compare(config: RunConfig, out: Path, stop: Callable[[], bool]) -> None:
+def _compare(
+    config: RunConfig, out: Path, stop: Callable[[], bool], task: Task | None = None
+) -> None:
     """Train the baselines on the run's seed and print them beside it."""
     console.print(f"baselines on the same data, network and seed: {', '.join(BASELINES)}")
     with StageProgress() as progress:
@@ -103,7 +109,7 @@ def _compare(config: RunConfig, out: Path, stop: Callable[[], bool]) -> None:
 
         context = Context(stop=stop, on_step=progress.update, on_images=progress.decoding)
         try:
-            report = against_baselines(config, out, context=context, on_row=on_row)
+            report = against_baselines(config, out, task=task, context=context, on_row=on_row)
         except Interrupted:
             console.print(
                 f"the run is whole, its baselines are not. Again: ptgm-fast train --resume --baselines --out {out}"
@@ -111,6 +117,20 @@ def _compare(config: RunConfig, out: Path, stop: Callable[[], bool]) -> None:
             sys.exit(130)
     console.print(table(report))
     console.print(report["verdict"])
+
+
+def _say_what_is_next(config: RunConfig, out: Path) -> None:
+    written = out / "config.toml"
+    if config.data == DataConfig():
+        last = "init FOLDER", "writes a config for images of your own"
+    else:
+        last = f"tune {written}", "looks for the same accuracy in less time"
+    for command, does in (
+        (f"report {out}", "writes one page about this run"),
+        (f"compare {written} --seeds 5", "tells what the pseudo data adds, over five seeds"),
+        last,
+    ):
+        console.print(f"next: ptgm-fast {command}  {does}", soft_wrap=True)
 
 
 def _silent(*parts: object) -> None:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from ptgm_fast.errors import UserError
 from ptgm_fast.models import Preprocessing, stated_preprocessing
 from ptgm_fast.training.options import (
     DistillationOptions,
@@ -24,6 +25,8 @@ from ptgm_fast.training.pssl_options import PSSL_METHODS, PSSLOptions
 CACHED = ("folder:", "datasets:", "webdataset:")
 # source.classifier: there is none.
 NONE = "none"
+# data.unlabelled: the images that the split leaves.
+REST = "rest"
 STAGES = ("pp", "supervised", "p-ssl")
 
 
@@ -62,7 +65,7 @@ class DataConfig(Options):
     )
     unlabelled: str = Field(
         "",
-        description="URI of further target images, without labels (a folder of images, ...): P-SSL asks the generator for them too, and trains on them",
+        description="URI of further target images, without labels (a folder of images, ...): P-SSL asks the generator for them too, and trains on them; rest: those of `images` that the split leaves",
     )
     labels_per_class: int | Literal["all"] = Field(10, description="training images of each class")
     validation_per_class: int = Field(
@@ -292,6 +295,7 @@ METHODS = {
     "pp+soft-target": "pseudo pre-training, then cross-entropy + soft targets",
     "p-ssl": "the configured P-SSL stage from a random initialization",
     "pp+p-ssl": "pseudo pre-training, then the configured P-SSL stage",
+    "pp+p-ssl+real": "the same with the images that the split leaves as real unlabelled ones: a reference, not a rival",
 }
 
 
@@ -305,13 +309,14 @@ def with_method(config: RunConfig, method: str) -> RunConfig:
     """The config of one row of a comparison: the same data, network, budget and seed, another method.
 
     A P-SSL method by name (``pp+uda``) is that loss as its paper has it: no distillation beside it, labelled and
-    pseudo images in one concatenated batch; lambda, temperature and threshold are the config's. Raises
-    ValueError for an unknown method.
+    pseudo images in one concatenated batch; lambda, temperature and threshold are the config's. ``pp+p-ssl+real`` has
+    `data.unlabelled` = "rest" beside the config's settings. Raises ValueError for an unknown method, UserError where the config has
+    unlabelled images of its own.
     """
     if method not in accepted_methods():
         raise ValueError(f"unknown method {method!r}; accepted: {', '.join(accepted_methods())}")
     pre_trained = method == "pp" or method.startswith("pp+")
-    kind = method.removeprefix("pp+")
+    kind = method.removeprefix("pp+").removesuffix("+real")
     target_stage = "p-ssl" if kind == "p-ssl" or kind in PSSL_METHODS else "supervised"
     distillation = kind if kind in ("logit-matching", "soft-target") else "none"
     update: dict[str, object] = {
@@ -320,4 +325,11 @@ def with_method(config: RunConfig, method: str) -> RunConfig:
     }
     if kind in PSSL_METHODS:
         update["p_ssl"] = config.p_ssl.only(kind)
+    if method.endswith("+real"):
+        if config.data.unlabelled:
+            raise UserError(
+                f"{method} has the images that the split leaves as unlabelled ones, and data.unlabelled = {config.data.unlabelled!r} gives others "
+                "to every row; leave one of them out"
+            )
+        update["data"] = config.data.model_copy(update={"unlabelled": REST})
     return config.model_copy(update=update)

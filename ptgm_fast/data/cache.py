@@ -37,11 +37,12 @@ class Entry:
         place: str,
         stamps: list[tuple[str | int, ...]],
         form: tuple[int | None, int | Fit | None],
+        count: int,
     ) -> None:
-        """Raises UserError if the folder cannot be made."""
+        """count: of images; a file that is stamped may hold several. Raises UserError if the folder cannot be made."""
         import PIL
 
-        self.folder, self._count = folder, len(stamps)
+        self.folder, self._count = folder, count
         self.animations = 0
         channels, image_size = form
         kind = {
@@ -52,7 +53,7 @@ class Entry:
             "image_size": list(image_size) if isinstance(image_size, tuple) else image_size,
         }
         self._made_of = kind | {
-            "count": len(stamps),
+            "count": count,
             "files_sha256": _digest(stamps),
             "pillow": PIL.__version__,
             "torch": torch.__version__,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import shutil
@@ -9,7 +10,7 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -41,7 +42,7 @@ class Wanted:
     channels, image_size: see `images.prepare`. on_notice(message): told what was passed over. on_images(done, total): told
     how many are decoded. cache: a folder for decoded images. memory_limit: bytes that a set may take in memory; a larger one stays on disk, in
     the cache or in a file without a name in the working directory. labelled: False for images without classes.
-    workers: decoding threads.
+    rows: int64 [M], the images at these places alone, in this order; None: all. workers: decoding threads.
     """
 
     channels: int | None = None
@@ -51,6 +52,7 @@ class Wanted:
     cache: Path | None = None
     memory_limit: float = float("inf")
     labelled: bool = True
+    rows: Tensor | None = None
     workers: int = 1
 
 
@@ -70,6 +72,18 @@ class Items:
     stamps: list[tuple[str | int, ...]] | None = None
     parallel: bool = True
 
+    def at(self, rows: Tensor) -> Items:
+        """The images at `rows`, int64 [M], in this order."""
+        places = rows.tolist()
+        digest = hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:16]
+        return replace(
+            self,
+            count=len(places),
+            decode=lambda i, on_frames: self.decode(places[i], on_frames),
+            name=lambda i: self.name(places[i]),
+            place=f"{self.place} ({len(places)} of {self.count} images, {digest})",
+        )
+
 
 def decode_all(items: Items, wanted: Wanted) -> tuple[Images, int]:
     """The images of a set, uint8 [N, C, H, W], the same bytes whatever the workers and wherever they are kept, and how many
@@ -78,9 +92,12 @@ def decode_all(items: Items, wanted: Wanted) -> tuple[Images, int]:
     JPEGs are decoded at their full size and then resized: to decode them at a half or a quarter (`Image.draft`) gives other bytes.
     Raises UserError for a damaged image, images of different forms, and a disk without room for them.
     """
+    if wanted.rows is not None:
+        items = items.at(wanted.rows)
     if wanted.cache is None or items.stamps is None:
         return _kept(items, wanted, None)
-    entry = Entry(wanted.cache, items.place, items.stamps, (wanted.channels, wanted.image_size))
+    form = wanted.channels, wanted.image_size
+    entry = Entry(wanted.cache, items.place, items.stamps, form, items.count)
     with entry.alone(wanted.on_notice):
         found = entry.open()
         if found is None:
@@ -200,13 +217,13 @@ def _decoded(items: Items, wanted: Wanted, on_frames: Callable[[int], None]) -> 
         range(first, min(first + CHUNK, items.count)) for first in range(0, items.count, CHUNK)
     )
     workers = wanted.workers if items.parallel else 1
-    for images, error in _ahead(decode, chunks, workers):
+    for images, error in ahead(decode, chunks, workers):
         yield from images
         if error is not None:
             raise error
 
 
-def _ahead(make: Callable[[Given], Made], given: Iterator[Given], workers: int) -> Iterator[Made]:
+def ahead(make: Callable[[Given], Made], given: Iterator[Given], workers: int) -> Iterator[Made]:
     """make(x) of each x, in order; with several workers some are made ahead, with one in the caller's thread."""
     if workers == 1:
         yield from map(make, given)

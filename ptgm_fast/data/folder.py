@@ -31,12 +31,10 @@ def load_folder(path: str, wanted: Wanted) -> ImageSet:
     `Thumbs.db`) are passed over, and counted in one notice with files of other kinds and animations, of which the
     first frame is read. Raises UserError as `load` does, and for a train/test tree, naming the options that take it.
     """
-    root = Path(path)
-    if not _is_folder(root):
-        raise UserError(f"data folder {path!r} does not exist or is not a folder")
+    root = _root(path)
     skipped: Counter[str] = Counter()
     if wanted.labelled:
-        files, labels, names = _labelled(path, root, skipped)
+        files, labels, names = class_files(path, skipped)
     else:
         files = _images(root, skipped)
         if not files:
@@ -56,13 +54,19 @@ def load_folder(path: str, wanted: Wanted) -> ImageSet:
     return ImageSet(images, labels, names)
 
 
-def _labelled(
-    path: str, root: Path, skipped: Counter[str]
-) -> tuple[list[Path], Tensor, tuple[str, ...]]:
-    """The files of all class folders, their labels, int64 [N], and the classes."""
-    places = sorted(_entries(root, skipped), key=lambda p: class_name(p.name))
+def class_files(path: str, skipped: Counter[str]) -> tuple[list[Path], Tensor, tuple[str, ...]]:
+    """The files of all class folders, their labels, int64 [N], and the classes; `skipped` counts what was passed over.
+
+    Raises UserError as `load_folder` does, before any image is read.
+    """
+    if trees := split_trees(path):
+        separate = f" and data.test_images=folder:{trees[1]}" if len(trees) > 1 else ""
+        raise UserError(
+            f"data folder {path!r} is a split tree ({', '.join(t.name for t in trees)}), whose parts are no classes; "
+            f"set data.images=folder:{trees[0]}{separate}"
+        )
+    places = sorted(_entries(_root(path), skipped), key=lambda p: class_name(p.name))
     classes = [p for p in places if _is_folder(p)]
-    _refuse_a_split(path, classes)
     skipped["images beside the class folders"] = sum(
         p.suffix.lower() in IMAGE_SUFFIXES for p in places if p not in classes
     )
@@ -140,19 +144,24 @@ def _is_folder(path: Path) -> bool:
         raise UserError(f"{str(path)[:200]!r} cannot be read ({error.strerror})") from error
 
 
-def _refuse_a_split(path: str, folders: list[Path]) -> None:
-    """Raise UserError for root/train/CLASS/IMAGE trees, which would load as the classes train and test."""
+def split_trees(path: str) -> list[Path]:
+    """The parts of a root/train/CLASS/IMAGE tree, training first, then test; empty for a folder of class folders.
+
+    Else it would load as the classes train and test.
+    """
+    folders = [p for p in _entries(_root(path), Counter()) if _is_folder(p)]
     by_name = {p.name.lower(): p for p in folders}
     parts = [by_name[name] for name in (*_TRAIN, *_TEST) if name in by_name]
     if len(parts) < 2 and parts != folders:
-        return
-    if not (trees := [p for p in parts if _is_tree(p)]) or trees[0] != parts[0]:
-        return
-    separate = f" and data.test_images=folder:{path}/{trees[1].name}" if len(trees) > 1 else ""
-    raise UserError(
-        f"data folder {path!r} is a split tree ({', '.join(p.name for p in parts)}), whose parts are no classes; "
-        f"set data.images=folder:{path}/{trees[0].name}{separate}"
-    )
+        return []
+    trees = [p for p in parts if _is_tree(p)]
+    return trees if trees[:1] == parts[:1] else []
+
+
+def _root(path: str) -> Path:
+    if not _is_folder(root := Path(path)):
+        raise UserError(f"data folder {path!r} does not exist or is not a folder")
+    return root
 
 
 def _is_tree(folder: Path) -> bool:

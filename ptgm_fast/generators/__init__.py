@@ -14,7 +14,14 @@ from ptgm_fast.generators.card import (
 from ptgm_fast.generators.cbn import ConditionalBatchNorm2d, ConditionalBatchNormGenerator
 from ptgm_fast.generators.conditions import CONDITION_KINDS, ConditionKind, condition_kind
 from ptgm_fast.generators.contract import Generator
-from ptgm_fast.generators.loading import GENERATORS, folder_of, load, load_card, load_classifier
+from ptgm_fast.generators.loading import (
+    GENERATORS,
+    folder_of,
+    has_classifier,
+    load,
+    load_card,
+    load_classifier,
+)
 from ptgm_fast.generators.rewriter import Optimized, optimize
 
 __all__ = [
@@ -34,6 +41,7 @@ __all__ = [
     "Soft",
     "condition_kind",
     "folder_of",
+    "has_classifier",
     "load",
     "load_card",
     "load_classifier",

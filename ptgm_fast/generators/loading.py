@@ -132,6 +132,11 @@ def load_classifier(
     return classifier.to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 
+def has_classifier(uri: str) -> bool:
+    """Whether `load_classifier` finds one beside the generator."""
+    return _adapter(uri) is None and read_card(folder_of(uri)).classifier is not None
+
+
 def _checked(folder: Path, card: GeneratorCard, name: str, what: str) -> Path:
     """The path of a weights file whose bytes are those the card was written for."""
     if name not in card.files:

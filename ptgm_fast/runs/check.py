@@ -19,6 +19,7 @@ from ptgm_fast.data.images import to_uint8
 from ptgm_fast.kernels.views import resized
 from ptgm_fast.models.weights import write_atomically
 from ptgm_fast.records import Part, read_record
+from ptgm_fast.runs.distance import MOST, distances, entropies, spread
 from ptgm_fast.runs.misfits import Misfit, Readings, likely_misfit
 from ptgm_fast.runs.pools import uniform_recipe
 from ptgm_fast.runs.task import Task
@@ -28,8 +29,8 @@ from ptgm_fast.training.source.sheet import save_sheet
 
 CHECK, SHEET = "check.json", "check.png"
 SAMPLES = 512
-# A run begins at once: few samples, more where they need an explanation, and few target images.
-SAMPLES_AT_START, EXPLAINED_AT_START, IMAGES_AT_START = 64, 128, 256
+# A run begins at once: few samples, more where they need an explanation.
+SAMPLES_AT_START, EXPLAINED_AT_START = 64, 128
 BATCH, SHEET_SIDE = 64, 64
 # Top-1 agreement below which a run looks for an explanation, and below which one is warned without any.
 GOOD, POOR = 0.8, 0.5
@@ -73,10 +74,12 @@ class Alike(Part):
 
 class TargetFigures(Part):
     """Of soft labels of the labelled images: entropies as shares of log K_s; uncertain: by number in the training images;
-    alike: pairs of target classes by the overlap sum_k min(q_a, q_b) of their mean soft labels."""
+    alike: pairs of target classes by the overlap sum_k min(q_a, q_b) of their mean soft labels; distance: from the source, see
+    `distance.distances` (records of versions before have none)."""
 
     images: int
     entropy: float
+    distance: float | None = None
     uncertain: tuple[Uncertain, ...]
     alike: tuple[Alike, ...]
 
@@ -129,7 +132,7 @@ def check_at_start(
     if drawn.readings.agreement() < GOOD:
         drawn = _draw(task.source, task.config, EXPLAINED_AT_START, every_way=True)
     asks = _asks(task.config)
-    record = _record(task, drawn, target_images=IMAGES_AT_START if asks else 0, key=key)
+    record = _record(task, drawn, target_images=MOST if asks else 0, key=key)
     _write(record, folder)
     for warning in record.warnings:
         on_notice(warning)
@@ -221,14 +224,16 @@ def _pair_figures(task: Task, drawn: _Samples, misfit: Misfit | None) -> PairFig
 
 def _target_figures(task: Task, most: int) -> TargetFigures:
     config, data, source = task.config, task.data, task.source
-    chosen = torch.linspace(0, len(data.train) - 1, min(most, len(data.train))).round().long()
+    chosen = spread(task, most)
     soft = conditioning_table(
         source,
         data.asking[0][chosen],
         temperature=config.p_ssl.pcs_temperature,
         top_k=config.p_ssl.pcs_top_k or None,
     ).soft_labels.cpu()
-    entropy = torch.special.entr(soft).sum(1) / torch.tensor(max(2, source.num_classes)).log()
+    entropy = entropies(soft)
+    plain = config.p_ssl.pcs_temperature == 1 and not config.p_ssl.pcs_top_k
+    is_distance = plain and len(chosen) <= MOST
     labels, names = data.train.labels[chosen], data.train.class_names
     means = {int(k): soft[labels == k].mean(0) for k in labels.unique()}
     overlaps = sorted(
@@ -245,6 +250,7 @@ def _target_figures(task: Task, most: int) -> TargetFigures:
     return TargetFigures(
         images=len(chosen),
         entropy=float(entropy.mean()),
+        distance=float((entropy if is_distance else distances(task)).mean()),
         uncertain=tuple(
             Uncertain(
                 image=int(chosen[i]), class_name=names[int(labels[i])], entropy=float(entropy[i])

@@ -11,6 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ptgm_fast.config import RunConfig, config_to_toml, with_method
 from ptgm_fast.config.run import NetworkConfig
 from ptgm_fast.errors import UserError
@@ -19,12 +22,15 @@ from ptgm_fast.records import read_json
 from ptgm_fast.runs import figures
 from ptgm_fast.runs.artifacts import COMPARISON, Method, read_comparison, read_summary
 from ptgm_fast.runs.check import check_at_start
+from ptgm_fast.runs.distance import distances
 from ptgm_fast.runs.folder import ASKED, RunFolder
+from ptgm_fast.runs.gains import price, verdicts
 from ptgm_fast.runs.own_classifier import train_classifier
 from ptgm_fast.runs.plots import save
 from ptgm_fast.runs.pools import POOL, Pools
 from ptgm_fast.runs.task import Task, build_task, versions
 from ptgm_fast.runs.train import make_stage, make_stages, run_stages, summarize
+from ptgm_fast.runs.worth import BASELINES_FOLDER, THIS_RUN
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.loop import StageResult
 
@@ -40,7 +46,6 @@ DEFAULT_METHODS = (
 )
 # What needs no pseudo images, trained beside a run: the plain way, and the better of the distillations.
 BASELINES = ("scratch", "soft-target")
-THIS_RUN = "this run"
 
 
 @dataclass(frozen=True)
@@ -48,13 +53,14 @@ class Asked:
     """What the rows of a comparison are, beside its config.
 
     networks: target networks instead of the config's; with several, a row is METHOD @ NETWORK. share_pool: the pool of
-    uniform labels is made once, of the first seed, for all.
+    uniform labels is made once, of the first seed, for all. panel: it is of each target of the panel, see `runs.panel`.
     """
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...]
     networks: tuple[str, ...] = ()
     share_pool: bool = False
+    panel: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,21 +94,10 @@ def compare(
     a folder that such a comparison was stopped in; its finished rows are kept, the others come out as they would have. Raises ValueError for an unknown method, UserError as `train` does, and `Interrupted`.
     """
     out, methods, seeds = Path(out), asked.methods, asked.seeds
-    networks = asked.networks or (config.target.network,)
-    targets = [
-        config.model_copy(update={"target": NetworkConfig(network=n), "seed": seeds[0]})
-        for n in networks
-    ]
-    for method in methods:
-        with_method(config, method)
     context = context or Context()
-    # What does not fit is found before the folder exists: a wrong network, a pool of something else or too small.
-    task = build_task(targets[0], on_notice=context.on_notice, on_images=context.on_images)
-    for target in targets:
-        task = build_task(target, task)
-        for method in methods:
-            chosen = replace(task, config=with_method(target, method))
-            make_stages(chosen, chosen.new_network(), None, Pools(out / POOL))
+    task = fitting_task(config, asked, out, context)
+    targets = _configs(config, asked)
+    networks = [target.target.network for target in targets]
     with RunFolder.writing(out, resume=resume) as folder:
         if not resume:
             folder.write_json(folder.path / ASKED, asdict(asked))
@@ -113,11 +108,15 @@ def compare(
         finished = [Row(**record) for record in folder.read_metrics()]
         folder.write_metrics([vars(row) for row in finished])
         rows: list[Row] = []
+        distance: list[Tensor] = []
         uniform = Pools(out / POOL) if asked.share_pool else None
         for seed in seeds:
             if seed != task.config.seed:
                 task = build_task(targets[0].model_copy(update={"seed": seed}), task)
+            distance.append(distances(task))
             pools = Pools(out / POOL / f"seed-{seed}", uniform=uniform)
+            # What more images ask for is a pool of its own.
+            further = Pools(out / POOL / f"seed-{seed}-real", uniform=pools)
             pre_trained: dict[str, tuple[TargetNetwork, list[StageResult]]] = {}
             for target, method in itertools.product(targets, methods):
                 name = target.target.network
@@ -126,18 +125,47 @@ def compare(
                     rows += there
                     continue
                 settings = with_method(target.model_copy(update={"seed": seed}), method)
-                chosen = replace(task, config=settings)
+                chosen = _task_of(settings, task)
                 network, done = chosen.new_network(), []
                 if chosen.config.stages[0] == "pp":
                     if name not in pre_trained:
                         stage = make_stage("pp", chosen, network, pools=pools)
                         pre_trained[name] = network, run_stages([stage], context)
                     network, done = copy.deepcopy(pre_trained[name][0]), pre_trained[name][1]
-                row = row_of(label, _run(chosen, network, context, done, pools))
+                own = pools if settings.data == config.data else further
+                row = row_of(label, _run(chosen, network, context, done, own))
                 rows.append(row)
                 folder.append_metrics(vars(row))
                 on_row(row)
-        return _write_report(task, rows, partial(_verdicts, networks=networks), folder)
+        judge = partial(verdicts, networks=networks)
+        return _write_report(task, rows, judge, folder, torch.cat(distance))
+
+
+def fitting_task(
+    config: RunConfig, asked: Asked, out: Path, context: Context, like: Task | None = None
+) -> Task:
+    """The task of the last network and the first seed, after all that does not fit has raised its error.
+
+    That is before the folder `out` exists: a wrong network, a pool of something else or too small. like: see `build_task`.
+    """
+    for method in asked.methods:
+        with_method(config, method)
+    first, *others = _configs(config, asked)
+    task = build_task(first, like, on_notice=context.on_notice, on_images=context.on_images)
+    for target in (first, *others):
+        task = build_task(target, task)
+        for method in asked.methods:
+            chosen = _task_of(with_method(target, method), task)
+            make_stages(chosen, chosen.new_network(), None, Pools(out / POOL))
+    return task
+
+
+def _configs(config: RunConfig, asked: Asked) -> list[RunConfig]:
+    """The config for each target network, with the first seed."""
+    return [
+        config.model_copy(update={"target": NetworkConfig(network=n), "seed": asked.seeds[0]})
+        for n in asked.networks or (config.target.network,)
+    ]
 
 
 def asked_of(out: Path) -> Asked:
@@ -146,9 +174,16 @@ def asked_of(out: Path) -> Asked:
     given = read_json(RunFolder.reopen(out).path / ASKED, again=again)
     try:
         methods, seeds, networks = (tuple(given[key]) for key in ("methods", "seeds", "networks"))
-        return Asked(methods, seeds, networks, bool(given["share_pool"]))
+        return Asked(methods, seeds, networks, bool(given["share_pool"]), bool(given.get("panel")))
     except (KeyError, TypeError):
         raise UserError(f"{str(out / ASKED)!r} is not what this version writes. {again}") from None
+
+
+def _task_of(settings: RunConfig, task: Task) -> Task:
+    """The task of a row: that of its seed, split anew only where the row has further images."""
+    if settings.data == task.config.data:
+        return replace(task, config=settings)
+    return build_task(settings, task)
 
 
 def _run(
@@ -167,19 +202,21 @@ def against_baselines(
     config: RunConfig,
     out: Path,
     *,
+    task: Task | None = None,
     context: Context | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> dict[str, Any]:
     """The finished run of `config` in the folder `out` beside the `BASELINES` on its seed, which are trained now.
 
     Writes out/baselines, a folder like that of `compare`, with the run as a row of its own (`THIS_RUN`), and returns its
-    report; if it is there already, returns that. What was left there unfinished is made anew.
+    report; if it is there already, returns that. What was left there unfinished is made anew. task: what the run loaded, or it
+    is loaded again.
     """
     context = context or Context()
-    path = out / "baselines"
+    path = out / BASELINES_FOLDER
     if (path / COMPARISON).is_file():
         return read_comparison(path)
-    task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
+    task = task or build_task(config, on_notice=context.on_notice, on_images=context.on_images)
     train_classifier(task.source, config, out, context)
     with RunFolder.writing(path, resume=(path / "config.toml").exists()) as folder:
         folder.write_config(config_to_toml(config))
@@ -192,7 +229,7 @@ def against_baselines(
             on_row(rows[-1])
         rows.append(row_of(THIS_RUN, read_summary(out)))
         folder.append_metrics(vars(rows[-1]))
-        return _write_report(task, rows, _gains, folder)
+        return _write_report(task, rows, _gains, folder, distances(task))
 
 
 def row_of(method: str, summary: Mapping[str, Any]) -> Row:
@@ -216,6 +253,7 @@ def _write_report(
     rows: Sequence[Row],
     judge: Callable[[Mapping[str, Mapping[str, Any]]], str],
     folder: RunFolder,
+    distance: Tensor,
 ) -> dict[str, Any]:
     """compare.json, whose content is returned, and compare.png."""
     config = task.config
@@ -229,6 +267,7 @@ def _write_report(
         "seeds": seeds,
         "device": str(task.device),
         "versions": versions(),
+        "distance": float(distance.mean()),
         "methods": summaries,
         "verdict": judge(summaries),
     }
@@ -255,55 +294,12 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: what each stage's pseudo data added, in points of test accuracy, paired by seed."""
-    parts = []
-    for stage, with_it, without in (
-        ("PP", "pp", "scratch"),
-        ("P-SSL", "p-ssl", "scratch"),
-        ("P-SSL after PP", "pp+p-ssl", "pp"),
-    ):
-        if with_it in methods and without in methods:
-            pairs = zip(
-                methods[with_it]["test_accuracy"], methods[without]["test_accuracy"], strict=True
-            )
-            gains = [100 * (a - b) for a, b in pairs]
-            parts.append(
-                f"{stage} {_judge(gains)} {statistics.fmean(gains):+.1f} points ({with_it} against {without})"
-            )
-    if not parts:
-        return "Did the pseudo data help? Add scratch and pp or p-ssl to --methods to find out."
-    return "Did the pseudo data help? " + "; ".join(parts) + "."
-
-
-def _verdicts(methods: Mapping[str, Mapping[str, Any]], networks: Sequence[str]) -> str:
-    """`verdict`, one line for each network where there are several."""
-    if len(networks) == 1:
-        return verdict(methods)
-    lines = []
-    for network in networks:
-        end = f" @ {network}"
-        own = {key.removesuffix(end): row for key, row in methods.items() if key.endswith(end)}
-        lines.append(f"{network}: {verdict(own)}")
-    return "\n".join(lines)
-
-
 def _gains(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: the run against each baseline, in points of test accuracy."""
-    accuracy = {name: row["test_accuracy"][0] for name, row in methods.items()}
-    gains = ", ".join(
-        f"{100 * (accuracy[THIS_RUN] - accuracy[name]):+.1f} points against {name}"
-        for name in BASELINES
-    )
+    """One line: the run against each baseline, in points of test accuracy, and for which seconds."""
+    own, parts = methods[THIS_RUN], []
+    for name in BASELINES:
+        points = 100 * (own["test_accuracy"][0] - methods[name]["test_accuracy"][0])
+        took = own["seconds"] - methods[name]["seconds"]
+        parts.append(f"{points:+.1f} points against {name}{price(points, took)}")
+    gains = "; ".join(parts)
     return f"This run: {gains}. One seed; `ptgm-fast compare --seeds 5` tells a gain from chance."
-
-
-def _judge(gains: Sequence[float]) -> str:
-    """ "helped" or "hurt" where the mean exceeds two standard errors over seeds; else it cannot be told apart."""
-    mean = statistics.fmean(gains)
-    if len(gains) < 2:
-        return "on one seed:"
-    error = statistics.stdev(gains) / len(gains) ** 0.5
-    if abs(mean) <= 2 * error:
-        return "made no clear difference:"
-    return "helped:" if mean > 0 else "hurt:"

@@ -118,6 +118,10 @@ def _series(records: Sequence[Mapping[str, Any]]) -> tuple[Series, Series]:
         for n in list(series)
         if "accuracy" in n or n.startswith("mask_rate") or n in ("agreement", "kept")
     }
+    for name in [n for n in shares if n.startswith("mask_rate")]:
+        # No threshold leaves samples out: a line at one says nothing.
+        if all(value == 1 for _, value in shares[name]):
+            del shares[name]
     if set(series) == {"loss", "cross_entropy"}:
         # The only term is the sum.
         del series["cross_entropy"]

@@ -6,13 +6,16 @@ import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 
 from ptgm_fast import __version__, data, generators, models
 from ptgm_fast.config import RunConfig
+from ptgm_fast.config.run import REST
 from ptgm_fast.data import ImageSet
+from ptgm_fast.data.images import no_labels
 from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import decoded, encoded
 from ptgm_fast.runs.classifier import as_files, load_classifier, seen_by_classifier
@@ -27,18 +30,16 @@ NUM_CHECKED = 8
 class ReadImages:
     """What data.images, test_images and unlabelled hold, before the split of a seed; None for what is not given.
 
-    read_asking reads images and unlabelled once more as the source classifier is to see them; None: it sees them as the target does.
+    read_asking(train, rest) reads the labelled images `train`, int64 [N], and the unlabelled ones once more, as the source
+    classifier is to see them; rest: these are those of `images` at these places. None: it sees them as the target does.
     """
 
     images: ImageSet
     test: ImageSet | None
     unlabelled: ImageSet | None = None
-    read_asking: Callable[[], tuple[ImageSet, ...]] | None = None
-
-    @cached_property
-    def asking(self) -> tuple[ImageSet, ...]:
-        assert self.read_asking is not None
-        return self.read_asking()
+    read_asking: Callable[[torch.Tensor, torch.Tensor | None], tuple[data.Images, ...]] | None = (
+        None
+    )
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,9 @@ def build_task(
     """
     same = {
         name: like is not None and getattr(like.config, name) == getattr(config, name)
-        for name in ("source", "data", "target", "device", "precision")
+        for name in ("source", "target", "device", "precision")
     }
+    same["data"] = like is not None and _read_of(like.config) == _read_of(config)
     known = like if same["source"] and same["device"] and same["precision"] else None
     source = known.source if known else build_source(config, on_notice)
     card = source.generator.card
@@ -202,6 +204,13 @@ def _loader(
     )
 
 
+def _read_of(config: RunConfig) -> dict[str, Any]:
+    """What of config.data is read, whatever the split makes of it."""
+    split = {"labels_per_class", "validation_per_class", "test_per_class"}
+    read = config.data.model_dump(exclude=split)
+    return {**read, "unlabelled": ""} if config.data.unlabelled == REST else read
+
+
 def _read(config: RunConfig, card: generators.Card, loader: Callable[..., ImageSet]) -> ReadImages:
     choice = config.data
     channels, size = _target_form(config, card)
@@ -216,23 +225,35 @@ def _read(config: RunConfig, card: generators.Card, loader: Callable[..., ImageS
         raise UserError(
             f"data.test_images has the classes {list(separate.class_names)}, but data.images has {list(images.class_names)}"
         )
-    further = load(choice.unlabelled, labelled=False) if choice.unlabelled else None
+    elsewhere = choice.unlabelled not in ("", REST)
+    further = load(choice.unlabelled, labelled=False) if elsewhere else None
     seen = seen_by_classifier(config.source.classifier, card)
     if (seen.channels, as_files(seen)) == (channels, data.Fit(size)):
         return ReadImages(images, separate, further)
 
-    def again() -> tuple[ImageSet, ...]:
-        # What was passed over has been said.
-        load = partial(
-            loader,
-            channels=seen.channels,
-            image_size=as_files(seen),
-            on_notice=lambda message: None,
-        )
-        labelled = load(choice.images)
-        return (labelled, load(choice.unlabelled, labelled=False)) if further else (labelled,)
+    # What was passed over has been said.
+    again = partial(
+        loader,
+        channels=seen.channels,
+        image_size=as_files(seen),
+        on_notice=lambda message: None,
+    )
+    whole = cache(again)
 
-    return ReadImages(images, separate, further, again)
+    def of_images(rows: torch.Tensor) -> data.Images:
+        # Few are read alone; the most of a set with it, once for the splits of all seeds.
+        few = 2 * len(rows) < len(images)
+        found = again(choice.images, rows=rows) if few else whole(choice.images).subset(rows)
+        return found.images
+
+    def asking(train: torch.Tensor, rest: torch.Tensor | None) -> tuple[data.Images, ...]:
+        if rest is not None:
+            return of_images(train), of_images(rest)
+        if further is None:
+            return (of_images(train),)
+        return of_images(train), whole(choice.unlabelled, labelled=False).images
+
+    return ReadImages(images, separate, further, asking)
 
 
 def _split(config: RunConfig, read: ReadImages) -> TargetData:
@@ -248,7 +269,15 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         test=0 if separate else num_test,
         seed=split_seed,
     )
-    test = images.subset(split.test)
+    test, unlabelled, rest = images.subset(split.test), read.unlabelled, None
+    if choice.unlabelled == REST:
+        rest = split.rest
+        if not len(rest):
+            raise UserError(
+                f"the split leaves none of the images of {choice.images!r} as unlabelled ones; lower data.labels_per_class, "
+                "data.validation_per_class or data.test_per_class"
+            )
+        unlabelled = ImageSet(images.subset(rest).images, *no_labels(len(rest)))
     if separate:
         chosen = data.split_per_class(
             separate.labels,
@@ -269,14 +298,9 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         test,
         mean,
         std,
-        read.unlabelled,
-        None if read.read_asking is None else partial(_asking, read, split.train),
+        unlabelled,
+        None if read.read_asking is None else partial(read.read_asking, split.train, rest),
     )
-
-
-def _asking(read: ReadImages, train: torch.Tensor) -> tuple[data.Images, ...]:
-    labelled, *further = read.asking
-    return labelled.subset(train).images, *(each.images for each in further)
 
 
 def _check_networks(task: Task) -> None:

@@ -135,20 +135,22 @@ def train(
     context: Context | None = None,
     profile: bool = False,
     profile_ops: int = 0,
+    on_task: Callable[[Task], None] = lambda task: None,
 ) -> dict[str, Any]:
     """Run `config` in the folder `out` and return its summary (also written there as summary.json).
 
     With resume, a run stopped before is continued, bit for bit as if it had not been stopped; a finished one
     returns its summary. In several processes (`Context.group`) each calls this with the same config; the first one
     reads and writes the folder, and all return its summary. profile: also write profile.json and trace.json;
-    profile_ops: steps of each stage under torch.profiler; both of the first process. Raises UserError for what does not
+    profile_ops: steps of each stage under torch.profiler; both of the first process. on_task is given what a run that is not
+    finished yet loads. Raises UserError for what does not
     fit, `Interrupted` when the context asks to stop.
     """
     out, context = Path(out), context or Context()
     group = context.group
     if (profile or profile_ops) and group.is_first:
         return profiled(
-            lambda watched: train(config, out, resume=resume, context=watched),
+            lambda watched: train(config, out, resume=resume, context=watched, on_task=on_task),
             config,
             out,
             context,
@@ -162,6 +164,7 @@ def train(
         task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
         network = task.new_network()
         stages = make_stages(task, network, group, Pools(out / POOL))
+    on_task(task)
     group.barrier()
     opened = (
         RunFolder.writing(out, resume=resume) if group.is_first else nullcontext(RunFolder(out))

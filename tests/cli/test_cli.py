@@ -13,27 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from ptgm_fast.cli import main
+from ptgm_fast.config import load_config
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """cli("train", ...) -> exit code, standard output, standard error; run inside an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["ptgm-fast", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as stopped:
-            code = int(stopped.code or 0)
-        output = capsys.readouterr()
-        return code, output.out, output.err
-
-    return run
 
 
 def test_train_and_resume_of_a_finished_run(cli: Run, tiny_toml: Path, tmp_path: Path) -> None:
@@ -180,6 +162,7 @@ def test_check_prints_what_fits_and_what_does_not(
         "of 30 samples of 3 classes their label",
         "most uncertain training images",
         "target classes that ask for the same source classes: ",
+        "distance from the source: ",
         "warning: the source classifier agrees with",
     ):
         assert words in " ".join(out.split())
@@ -220,6 +203,9 @@ def test_doctor_names_device_implementations_and_extras(cli: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["init", "missing"], "does not exist"),
+        (["init", "taken"], "has no class folders"),
+        (["init", "taken", "--out", "taken/file"], "already exists"),
         (["train", "missing.toml"], "does not exist"),
         (["train", "CONFIG", "--set", "pp.stesp=3"], "did you mean 'steps'"),
         (["train", "CONFIG", "--set", "p_ssl.method=magic"], "source-head"),
@@ -367,6 +353,10 @@ def test_baselines_are_trained_after_the_run_and_printed_beside_it(
     for row in ("scratch", "soft-target", "this run"):
         assert f"│ {row} " in after
     assert "points against scratch" in after
+    # What to do next ends it.
+    last = [line for line in after.splitlines() if line.startswith("next: ptgm-fast ")]
+    assert [line.split()[2] for line in last] == ["report", "compare", "tune"]
+    assert after.splitlines()[-3:] == last
     assert (run / "baselines" / "compare.png").is_file()
     # A second time nothing is trained.
     code, again, _ = cli("train", "--resume", "--out", run, "--baselines")
@@ -428,3 +418,39 @@ def test_a_search_prints_what_it_chose(
     code, again, _ = cli("tune", "--resume", "--minutes", 0.01, "--out", "t")
     assert code == 0
     assert " seed 1000  validation" not in again
+
+
+def test_without_arguments_it_says_how_to_begin(cli: Run) -> None:
+    code, out, err = cli()
+    assert (code, err) == (0, "")
+    assert [line.split()[:2] for line in out.splitlines()] == [
+        ["ptgm-fast", "train"],
+        ["ptgm-fast", "init"],
+        ["ptgm-fast", "--help"],
+    ]
+
+
+def test_from_own_images_to_a_config(cli: Run, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(6):
+        (tmp_path / "own" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        Image.new("L", (9, 9)).save(tmp_path / "own" / "ab"[number % 2] / f"{number}.png")
+    code, out, err = cli("init", "own", "--out", "first.toml")
+    assert (code, err) == (0, "")
+    assert "own: 2 classes, 6 images; 3 to 3 a class" in out
+    assert [line.strip() for line in out.splitlines()[-2:]] == [
+        "ptgm-fast check first.toml",
+        "ptgm-fast train first.toml --baselines",
+    ]
+    written = (tmp_path / "first.toml").read_text()
+    assert load_config("first.toml").data.images == "folder:own"
+    (tmp_path / "first.toml").write_text("mine")
+    code, _, err = cli("init", "own", "--out", "first.toml")
+    assert (code, (tmp_path / "first.toml").read_text()) == (2, "mine")
+    assert "--force" in err
+    assert cli("init", "own", "--out", "first.toml", "--force")[0] == 0
+    assert (tmp_path / "first.toml").read_text() == written
+    # Without --out beside where it is called, under the folder's name.
+    assert cli("init", "own")[0] == 0
+    assert (tmp_path / "own.toml").read_text() == written

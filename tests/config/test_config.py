@@ -205,8 +205,11 @@ def test_missing_file() -> None:
 def test_methods_differ_only_in_the_method() -> None:
     config = RunConfig()
     rows = {name: with_method(config, name) for name in accepted_methods()}
-    for row in rows.values():
-        assert (row.data, row.target, row.training, row.pp, row.seed) == (
+    for name, row in rows.items():
+        unlabelled = "rest" if name == "pp+p-ssl+real" else ""
+        assert row.data.unlabelled == unlabelled
+        data = row.data.model_copy(update={"unlabelled": ""})
+        assert (data, row.target, row.training, row.pp, row.seed) == (
             config.data,
             config.target,
             config.training,

@@ -25,3 +25,6 @@ def test_photographs_are_what_its_page_says() -> None:
     timm = pytest.importorskip("timm")
     for name in (config.source.classifier.network, config.target.network):
         assert timm.is_model(name.removeprefix("timm:"))
+    # Not in the file: timm states them.
+    assert config.source.classifier.mean == (0.485, 0.456, 0.406)
+    assert config.source.classifier.std == (0.229, 0.224, 0.225)

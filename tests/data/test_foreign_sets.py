@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ptgm_fast import data
@@ -106,7 +107,7 @@ def test_a_path_in_a_data_set_is_not_followed(tmp_path: Path) -> None:
         data.load(f"datasets:{tmp_path / 'd.parquet'}")
 
 
-def test_webdatasets_shards(tmp_path: Path) -> None:
+def test_webdatasets_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     webdataset = pytest.importorskip("webdataset")
     pattern = str(tmp_path / "train-%04d.tar")
     with webdataset.ShardWriter(pattern, maxcount=3, verbose=0) as writer:
@@ -118,11 +119,17 @@ def test_webdatasets_shards(tmp_path: Path) -> None:
         assert loaded.class_names == ("0", "1", "3")
         assert loaded.labels.tolist() == [0, 2, 1, 1, 0, 2, 1]
         same_images(loaded)
-    disk = data.load(
-        f"webdataset:{tmp_path / 'train-*.tar'}", memory_limit=0, cache=tmp_path / "cache"
-    )
+    uri, keep = f"webdataset:{tmp_path / 'train-*.tar'}", tmp_path / "cache"
+    disk = data.load(uri, memory_limit=0, cache=keep)
     assert isinstance(disk.images, OnDisk)
     assert disk.images[:].equal(loaded.images)  # type: ignore[arg-type]
+    rows = torch.tensor([5, 0, 3])
+    assert data.load(uri, rows=rows, cache=keep).images.equal(loaded.images[rows])  # type: ignore[arg-type]
+    # From the cache, all of them and those three: nothing is decoded.
+    monkeypatch.setattr("ptgm_fast.data.webdataset.read_image", None)
+    assert data.load(uri, cache=keep).images.equal(loaded.images)  # type: ignore[arg-type]
+    assert data.load(uri, rows=rows, cache=keep).images.equal(loaded.images[rows])  # type: ignore[arg-type]
+    monkeypatch.undo()
     assert len(data.load(f"webdataset:{tmp_path / 'train-0002.tar'}")) == 1
     with pytest.raises(UserError, match=r"no shard .*train-0003\.tar"):
         data.load(f"webdataset:{tmp_path}/train-{{0000..0003}}.tar")

@@ -263,3 +263,12 @@ def test_fit_gives_the_size_and_keeps_constants(height: int, width: int, size: i
     fitted = fit(images, size)
     assert fitted.shape == (2, 1, size, size)
     assert (fitted == 77).all()
+
+
+def test_rows_are_those_images_in_that_order(blobs: Path) -> None:
+    whole = data.load(f"npz:{blobs}", image_size=12)
+    rows = torch.tensor([7, 80, 0])
+    some = data.load(f"npz:{blobs}", image_size=12, rows=rows)
+    assert some.images.equal(whole.images[rows])  # type: ignore[arg-type]
+    assert some.class_names == ("unlabelled",)
+    assert len(some) == 3

@@ -17,8 +17,8 @@ def test_parts_are_disjoint_and_balanced(train: int, validation: int, test: int,
     split = split_per_class(LABELS, NAMES, train=train, validation=validation, test=test, seed=seed)
     for part, count in ((split.train, train), (split.validation, validation), (split.test, test)):
         assert LABELS[part].bincount(minlength=3).tolist() == [count] * 3
-    together = torch.cat([split.train, split.validation, split.test])
-    assert len(together.unique()) == len(together)
+    together = torch.cat([split.train, split.validation, split.test, split.rest])
+    assert together.sort().values.equal(torch.arange(len(LABELS)))
 
 
 def test_same_seed_same_split_and_other_seed_another() -> None:

@@ -47,6 +47,19 @@ def test_figures_and_numbers_are_seen(
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     # Nothing is wider than the screen: wide tables scroll in a box of their own.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+    # What scrolls in its box passes under the first column, which hides it.
+    at = page.evaluate(
+        "(() => { const box = document.querySelector('#result .scroll'); box.scrollLeft = 200;"
+        " const cell = box.querySelector('tbody th'), place = cell.getBoundingClientRect();"
+        " return {scrolled: box.scrollLeft, cell: place.left, width: place.width, box: box.getBoundingClientRect().left,"
+        " top: document.elementFromPoint(place.left + 4, place.top + 4) === cell,"
+        " ground: getComputedStyle(cell).backgroundColor}; })()"
+    )
+    assert (at["scrolled"] > 0) == (width == PHONE)
+    assert at["cell"] == at["box"]
+    assert at["top"]
+    assert at["width"] < width / 2
+    assert at["ground"] == page.evaluate("getComputedStyle(document.body).backgroundColor")
     beside = page.evaluate(
         "[...document.querySelectorAll('#time > .side-by-side > article')].map(a => a.getBoundingClientRect().top)"
     )

@@ -84,6 +84,68 @@ def test_every_part_is_there_for_runs_side_by_side(folders: Path, tmp_path: Path
     assert all(picture["alt"] for picture in pictures)
 
 
+def with_baselines(run: Path, **accuracies: float) -> Path:
+    """Baselines of these accuracies beside a run."""
+    rows = {
+        name: {
+            "test_accuracy": [a],
+            "mean": a,
+            "std": 0,
+            "ece": 0,
+            "seconds": 7,
+            "images_synthesized": 0,
+        }
+        for name, a in accuracies.items()
+    }
+    (run / "baselines").mkdir(exist_ok=True)
+    report = {"methods": rows, "verdict": "This run: as told."}
+    (run / "baselines" / "compare.json").write_text(json.dumps(report))
+    return run
+
+
+def test_the_headline_stands_before_the_table(run: Path, tmp_path: Path) -> None:
+    summary = json.loads((run / "summary.json").read_text())
+    accuracy, seconds = (
+        summary["target"]["test_accuracy"],
+        sum(stage["seconds"] for stage in summary["stages"].values()),
+    )
+
+    def headline() -> str:
+        page = page_of(tmp_path, run)
+        text = page.text[page.text.index("Settings and environment") :]
+        return text[: text.index("run" + "task")]
+
+    said = headline()
+    assert (
+        f"{100 * accuracy:.2f} % of 30 test images right, from 15 labelled images in {seconds:.0f} s"
+        in said
+    )
+    # A random pair: the check warns, and that comes first.
+    assert "Next: mend what the check of the source pair warns of" in said
+    check = json.loads((run / "check.json").read_text())
+    (run / "check.json").write_text(json.dumps({**check, "warnings": []}))
+    assert f"Next: ptgm-fast train --resume --baselines --out {run}" in headline()
+    with_baselines(run, **{"scratch": accuracy - 0.1, "this run": accuracy})
+    said = headline()
+    assert "This run: as told." in said
+    assert f"Next: ptgm-fast compare {run}/config.toml --seeds 5 tells the gain from chance" in said
+    with_baselines(run, **{"scratch": 0.1, "soft-target": accuracy, "this run": accuracy})
+    assert "Next: on this seed soft-target alone is as good and takes 7 s" in headline()
+    with_baselines(run, scratch=0.1)
+    with pytest.raises(UserError, match="no row 'this run' beside others"):
+        write_report([run])
+
+
+def test_a_stage_that_was_validated_says_what_it_gained(folders: Path, tmp_path: Path) -> None:
+    page = page_of(tmp_path, folders / "plain")
+    stage = json.loads((folders / "plain" / "summary.json").read_text())["stages"]["p-ssl"]
+    assert "p-ssl: validation accuracy " in page.text
+    assert f"the stage took {stage['seconds'] / 60:.1f} min" in page.text
+    # The source head's method has no threshold.
+    assert "mask_rate" in (folders / "plain" / "metrics.jsonl").read_text()
+    assert "mask rate" not in page.text
+
+
 def test_it_asks_nothing_of_a_network_and_runs_nothing(folders: Path, tmp_path: Path) -> None:
     page = page_of(tmp_path, folders / "profiled", folders / "methods")
     assert not page.all("script")

@@ -17,11 +17,12 @@ from ptgm_fast.runs.compare import (
     against_baselines,
     asked_of,
     compare,
-    verdict,
 )
 from ptgm_fast.runs.folder import ASKED
+from ptgm_fast.runs.gains import verdict
 from ptgm_fast.runs.report import write_report
 from ptgm_fast.runs.train import train
+from ptgm_fast.runs.worth import gains_of, validated
 from ptgm_fast.sampling import Recipe, open_pool
 from ptgm_fast.training.context import Context, Interrupted
 
@@ -82,7 +83,16 @@ def test_a_run_beside_its_baselines(tiny: Tiny, tmp_path: Path) -> None:
     assert run["test_accuracy"] == [summary["target"]["test_accuracy"]]
     assert run["images_synthesized"] == 12 * 16 + 20 * 8
     gain = 100 * (run["mean"] - report["methods"]["scratch"]["mean"])
-    assert f"This run: {gain:+.1f} points against scratch" in report["verdict"]
+    took = run["seconds"] - report["methods"]["scratch"]["seconds"]
+    assert took > 0
+    assert (
+        f"This run: {gain:+.1f} points against scratch for {took:.1f} s more, {60 * gain / took:+.1f} points a minute; "
+        in report["verdict"]
+    )
+    assert gains_of(out)[-1] == report["verdict"]
+    stage = summary["stages"]["p-ssl"]
+    assert gains_of(out)[0].startswith("p-ssl: validation accuracy ")
+    assert gains_of(out)[0].endswith(f"the stage took {stage['seconds'] / 60:.1f} min")
     assert [row.method for row in rows] == ["scratch", "soft-target"]
     assert against_baselines(config, out, on_row=rows.append) == report
     assert len(rows) == 2
@@ -105,23 +115,47 @@ def test_unfinished_baselines_are_made_anew(tiny: Tiny, tmp_path: Path) -> None:
     assert len((out / "baselines" / "metrics.jsonl").read_text().splitlines()) == 3
 
 
-def fake(**accuracies: list[float]) -> dict[str, dict[str, list[float]]]:
+def fake(**accuracies: list[float]) -> dict[str, dict[str, Any]]:
+    """Methods of which each takes half a minute more than the one before it."""
     return {
-        name.replace("_", "-").replace("pp-p-ssl", "pp+p-ssl"): {"test_accuracy": a}
-        for name, a in accuracies.items()
+        name.replace("_", "-").replace("pp-p-ssl", "pp+p-ssl"): {
+            "test_accuracy": a,
+            "seconds": 30.0 * (number + 1),
+        }
+        for number, (name, a) in enumerate(accuracies.items())
     }
 
 
 def test_verdict_says_helped_hurt_or_neither() -> None:
-    assert "PP helped: +2.0" in verdict(fake(scratch=[0.90, 0.91, 0.92], pp=[0.92, 0.93, 0.94]))
-    assert "P-SSL after PP hurt: -1.0" in verdict(
-        fake(pp=[0.90, 0.91, 0.92], pp_p_ssl=[0.89, 0.90, 0.91])
+    said = verdict(fake(scratch=[0.90, 0.91, 0.92], pp=[0.92, 0.93, 0.94]))
+    assert (
+        "PP helped: +2.0 points (pp against scratch) for 30.0 s more, +4.0 points a minute." in said
     )
-    assert "made no clear difference" in verdict(
-        fake(scratch=[0.90, 0.91, 0.92], pp=[0.92, 0.89, 0.94])
-    )
+    said = verdict(fake(pp=[0.90, 0.91, 0.92], pp_p_ssl=[0.89, 0.90, 0.91]))
+    assert "P-SSL after PP hurt: -1.0" in said
+    assert said.endswith("for 30.0 s more, -2.0 points a minute.")
+    # What is not told from chance is not divided by minutes; nor is what takes less time.
+    said = verdict(fake(scratch=[0.90, 0.91, 0.92], pp=[0.92, 0.89, 0.94]))
+    assert "made no clear difference" in said
+    assert said.endswith("(pp against scratch) for 30.0 s more.")
+    said = verdict(fake(pp=[0.92, 0.93, 0.94], scratch=[0.90, 0.91, 0.92]))
+    assert said.endswith("(pp against scratch) in 30.0 s less.")
     assert "on one seed" in verdict(fake(scratch=[0.90], pp=[0.95]))
     assert "Add scratch and pp" in verdict(fake(scratch=[0.9]))
+
+
+def test_a_stage_is_shown_by_its_first_and_its_best_validation() -> None:
+    metrics = [
+        {"stage": "pp", "step": 20, "loss": 1.0},
+        {"stage": "p-ssl", "step": 50, "validation_accuracy": 0.9},
+        {"stage": "p-ssl", "step": 100, "validation_accuracy": 0.95},
+        {"stage": "p-ssl", "step": 150, "validation_accuracy": 0.94},
+    ]
+    stages = {"pp": {"seconds": 60.0}, "p-ssl": {"seconds": 90.0}}
+    assert list(validated(metrics, stages)) == [
+        "p-ssl: validation accuracy 90.00 % at step 50, at best 95.00 % at step 100; the stage took 1.5 min"
+    ]
+    assert not list(validated(metrics[:2], stages))
 
 
 def test_wrong_input_leaves_no_folder(tiny: Tiny, tmp_path: Path) -> None:

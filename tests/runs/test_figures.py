@@ -59,3 +59,19 @@ def test_curves_leave_out_a_term_that_is_the_whole_loss() -> None:
     assert [line.get_label() for line in upper_b.lines] == ["loss", "cross entropy", "distillation"]
     assert [line.get_label() for line in lower_b.lines] == ["validation accuracy"]
     assert lower_b.get_xlabel() == "step of b"
+
+
+def test_curves_leave_out_a_mask_rate_that_is_always_one() -> None:
+    def labels(*rates: float) -> list[str]:
+        metrics = [
+            {"stage": "a", "step": step, "loss": 1.0, "agreement": 0.5, "mask_rate": rate}
+            for step, rate in enumerate(rates, 1)
+        ]
+        return [
+            str(line.get_label())
+            for axis in figures.curves(metrics, ["a"]).axes
+            for line in axis.lines
+        ]
+
+    assert labels(1.0, 1.0) == ["loss", "agreement"]
+    assert labels(1.0, 0.9) == ["loss", "agreement", "mask rate"]

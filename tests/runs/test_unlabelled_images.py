@@ -13,8 +13,9 @@ from PIL import Image
 
 from on_disk import ready, same, trained
 from ptgm_fast import kernels
-from ptgm_fast.config import RunConfig
+from ptgm_fast.config import RunConfig, with_method
 from ptgm_fast.errors import UserError
+from ptgm_fast.runs.compare import DEFAULT_METHODS, Asked, compare
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stage, train
 from ptgm_fast.sampling import AddressedOrder, conditioning_table, derive_seed
@@ -163,3 +164,42 @@ def test_what_has_no_effect_or_leaks_is_refused(tiny: Tiny, unlabelled: str, blo
     (Path(unlabelled.partition("folder:")[2]) / "deep" / "x.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"deep/x\.png"):
         build_task(tiny(unlabelled))
+
+
+def test_what_the_split_leaves_is_unlabelled(tiny: Tiny) -> None:
+    """The parts are all the images; labels are gone; the labelled ones ask first."""
+    plain, task = build_task(tiny()), build_task(tiny("data.unlabelled=rest"))
+    data, further = task.data, task.data.unlabelled
+    assert further is not None
+    assert (len(data.train), len(further), set(further.labels.tolist())) == (15, 30, {0})
+    for part in ("train", "validation", "test"):
+        assert getattr(data, part).images.equal(getattr(plain.data, part).images)
+    parts = (data.train, data.validation, data.test, further)
+    together = torch.cat([part.images for part in parts])  # type: ignore[misc]
+    assert sorted(together.flatten(1).tolist()) == sorted(task.read.images.images.flatten(1).tolist())  # type: ignore[union-attr] # fmt: skip
+    assert [len(images) for images in data.asking] == [15, 30]
+    with pytest.raises(UserError, match=r"leaves none .* lower data\.labels_per_class"):
+        build_task(tiny("data.unlabelled=rest", "data.labels_per_class=all"))
+
+
+@pytest.mark.parametrize("images", ["fresh", "3"])
+def test_the_row_of_real_images_is_what_train_gives(
+    tiny: Tiny, tmp_path: Path, images: str
+) -> None:
+    """Beside a row without them, with which it shares PP, and no pool of what its images ask for."""
+    settings = (f"synthesis.images_per_target={images}", "synthesis.pool=run")
+    config = tiny(*settings[: 1 + (images != "fresh")], seed=3)
+    methods = ("pp+p-ssl", "pp+p-ssl+real")
+    report = compare(config, Asked(methods, (3,)), tmp_path / "c")
+    for method in methods:
+        summary = train(with_method(config, method), tmp_path / method)
+        row = report["methods"][method]
+        assert row["test_accuracy"] == [summary["target"]["test_accuracy"]]
+        assert row["ece"] == summary["target"]["ece"]
+        assert summary["target"]["unlabelled_images"] == 30 * method.endswith("real")
+    assert "pp+p-ssl+real" not in DEFAULT_METHODS
+
+
+def test_two_kinds_of_unlabelled_images_are_refused(tiny: Tiny, unlabelled: str) -> None:
+    with pytest.raises(UserError, match=r"data\.unlabelled = .* leave one of them out"):
+        with_method(tiny(unlabelled), "pp+p-ssl+real")

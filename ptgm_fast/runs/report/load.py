@@ -28,6 +28,7 @@ from ptgm_fast.runs.artifacts import (
 )
 from ptgm_fast.runs.check import CHECK, CheckRecord
 from ptgm_fast.runs.folder import RunFolder
+from ptgm_fast.runs.worth import BASELINES_FOLDER, THIS_RUN
 
 OLDER = "it was written by a version before these were recorded, or has not finished"
 REMOVE = "Remove it to report without it"
@@ -55,12 +56,14 @@ class Run:
     """One `train` folder. What is None is not there, and `notes` says why and what to do."""
 
     name: str
+    path: Path
     config: str
     metrics: list[dict[str, Any]]
     summary: Summary | None
     evaluation: EvaluationRecord | None
     tiles: tuple[Tiles, ...]
     check: CheckRecord | None
+    baselines: ComparisonReport | None
     profile: Profile | None
     trace: list[dict[str, Any]]
     notes: tuple[str, ...]
@@ -126,16 +129,27 @@ def _run(path: Path, name: str) -> Run:
         )
     return Run(
         name=name,
+        path=path,
         config=folder.config.read_text(encoding="utf-8"),
         metrics=metrics,
         summary=summary,
         evaluation=evaluation,
         tiles=tiles,
         check=_optional(path / CHECK, CheckRecord, REMOVE),
+        baselines=_baselines(path),
         profile=profile,
         trace=trace,
         notes=tuple(notes),
     )
+
+
+def _baselines(path: Path) -> ComparisonReport | None:
+    """The run beside the baselines that were trained for it."""
+    file = path / BASELINES_FOLDER / COMPARISON
+    found = _optional(file, ComparisonReport, REMOVE)
+    if found and not {THIS_RUN} < set(found.methods):
+        raise UserError(f"{str(file)!r} has no row {THIS_RUN!r} beside others. {REMOVE}")
+    return found
 
 
 def _metrics(folder: RunFolder) -> list[dict[str, Any]]:

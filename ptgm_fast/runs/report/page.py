@@ -12,8 +12,10 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import write_atomically
 from ptgm_fast.runs import figures
 from ptgm_fast.runs.plots import to_svg
+from ptgm_fast.runs.report.headline import headline
 from ptgm_fast.runs.report.load import Run, load_folders
 from ptgm_fast.runs.report.timeline import timeline
+from ptgm_fast.runs.worth import validated
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
@@ -60,8 +62,11 @@ def _template() -> Any:
 def _run(run: Run) -> dict[str, Any]:
     """What the template shows of a run; a missing part is None."""
     profile = run.profile
+    summary = run.summary.model_dump() if run.summary else None
     return {
         "name": run.name,
+        "headline": list(headline(run)),
+        "gains": list(validated(run.metrics, summary["stages"])) if summary else (),
         "summary": run.summary,
         "seconds": sum(stage.seconds for stage in run.summary.stages.values())
         if run.summary
