@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,7 @@ from ptgm_fast.kernels.views import ViewSpec
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.runs.pools import pool_size
 from ptgm_fast.runs.task import Task
+from ptgm_fast.training.options import HALF_SIDE_FIRST
 
 # What of the P-SSL menu is written out below, each with one-cycle SGD.
 METHODS = ("source-head", "uda", "fixmatch")
@@ -119,7 +120,10 @@ class PseudoPreTrainingLoop:
 
     def side(self) -> int:
         """Of this step's views."""
-        phases, steps = self.options.resolution, self.options.steps
+        phases: Any = self.options.resolution
+        steps = self.options.steps
+        if phases == "auto":
+            phases = HALF_SIDE_FIRST
         part = next((p for p, end in phases if self._step < end * steps), phases[-1][0])
         return max(1, round(part * self._side))
 
@@ -293,7 +297,10 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
     def unlabelled_loss(self, pseudo: Tensor, weak: Tensor, weak_logits: Tensor | None) -> Tensor:
         pssl, heads = self.pssl, self.network.heads
         if weak_logits is None:
-            return F.cross_entropy(heads["source"](pseudo), F.softmax(self.classify(weak), 1))
+            t = pssl.source_temperature
+            student = F.log_softmax(heads["source"](pseudo) / t, 1)
+            target = F.softmax(self.classify(weak) / t, 1)
+            return t * t * F.kl_div(student, target, reduction="batchmean")
         logits = heads["target"](pseudo)
         confidence, label = F.softmax(weak_logits, 1).max(1)
         mask = confidence >= pssl.threshold

@@ -62,6 +62,7 @@ OLD = (
     "p_ssl.weight=1.0",
     "p_ssl.batch_size=32",
     "p_ssl.source_label=classifier",
+    "p_ssl.source_temperature=1",
     "p_ssl.batch_norm=split",
     "p_ssl.distillation=soft-target",
 )

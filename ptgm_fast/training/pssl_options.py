@@ -70,7 +70,7 @@ class PSSLOptions(Options):
         description="what source-head learns of a pseudo sample: the soft label it was made for, or C_s's of its weak view",
     )
     source_temperature: float = Field(
-        4.0,
+        2.0,
         gt=0,
         description="T at which source-head learns it: T^2 KL(q^(1/T) / sum || softmax(head / T)); 1 is the soft label as it is",
     )

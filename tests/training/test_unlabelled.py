@@ -48,7 +48,7 @@ def expected(
         "mean-teacher": (q - p).square().mean(1),
         "pseudo-label": own * -p.log().gather(1, p.argmax(1, keepdim=True))[:, 0],
         "entropy": -(p * p.log()).sum(1),
-        "source-head": distilled(4.0),
+        "source-head": distilled(2.0),
     }[method]
 
 
