@@ -178,7 +178,7 @@ class PPOptions(StageOptions):
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
     resolution: Literal["auto"] | tuple[Phase, ...] = Field(
         "auto",
-        description="part of the side of the views, and until which share of the steps; auto: [[0.5, 0.6], [1.0, 1.0]], which begins on images of half the side, where the network takes them, else the whole side throughout",
+        description="part of the side of the views, and until which share of the steps; auto: [[0.5, 0.6], [1.0, 1.0]], which begins on images of half the side, where that is at least 8 pixels and the network takes them, else the whole side throughout",
     )
 
     @field_validator("resolution")

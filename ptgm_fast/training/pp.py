@@ -18,6 +18,8 @@ from ptgm_fast.training.options import HALF_SIDE_FIRST, WHOLE_SIDE, Phase, PPOpt
 from ptgm_fast.training.stage import Stage
 
 _log = logging.getLogger("ptgm_fast")
+# Of images that a stage is begun with unasked, in pixels.
+LEAST_SIDE = 8
 
 
 class PseudoBatch(NamedTuple):
@@ -79,6 +81,8 @@ class PseudoPreTraining(Stage):
     def _phases_of(self, options: PPOptions) -> tuple[Phase, ...]:
         """The phases asked for; raises UserError for a size that the network, or a captured step, cannot have."""
         asked = options.resolution
+        if asked == "auto" and min(self._size(0.5)) < LEAST_SIDE:
+            return WHOLE_SIDE
         phases = HALF_SIDE_FIRST if asked == "auto" else asked
         smaller = [self._size(part) for part, _ in phases if part < 1]
         for problem in filter(None, map(self._refusal, smaller)):

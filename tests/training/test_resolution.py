@@ -84,3 +84,22 @@ def test_a_network_of_one_size_is_refused_where_smaller_images_were_asked_for(
     with pytest.raises(UserError, match=r"does not take images of 4x4 .*leave it out"):
         train(config, tmp_path / "r")
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("size", "network", "sides"),
+    [
+        (16, "ptgm:resnet-small", [8] * 8 + [16] * 4),
+        (16, "ptgm:cnn-small", [16] * 12),  # a flattened head: one size only
+        (14, "ptgm:resnet-small", [14] * 12),  # half of it is less than 8 pixels
+    ],
+)
+def test_auto_begins_on_half_the_side_where_it_can(
+    tiny: Tiny, size: int, network: str, sides: list[int]
+) -> None:
+    settings = (f"data.image_size={size}", f"target.network={network}")
+    task = build_task(tiny(*settings))
+    assert task.config.pp.resolution == "auto"
+    stage = make_stage("pp", task, task.new_network())
+    stage.prepare()
+    assert [stage.make_batch(step).inputs.shape[3] for step in range(12)] == sides
