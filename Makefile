@@ -90,7 +90,7 @@ bench: $(VENV)/.bench
 recipes: $(VENV)/.bench
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only --benchmark-json=build/recipes.json
-	$(BIN)/python benchmarks/write_results.py --print build/recipes.json
+	$(BIN)/python benchmarks/write_results.py --recipes build/recipes.json
 
 # The cases that run on a GPU, timed by its events; without one it ends with 2 and says so.
 bench-gpu: $(VENV)/.bench

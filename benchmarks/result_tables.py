@@ -96,7 +96,7 @@ def facts(cases: Sequence[CaseResult]) -> list[str]:
     return [*head, *rows] if rows else []
 
 
-def recipes(results: Benchmarks) -> str:
+def recipes(results: Benchmarks, source: str) -> str:
     """Whole trainings: the plain loop with both recipes and ours, what each row gains over the one before, and over the first.
 
     The plain loop in torch's default layout, then channels-last.
@@ -123,7 +123,7 @@ def recipes(results: Benchmarks) -> str:
             columns[0] += f" ({gain})"
         rows.append(f"| {label} | {takes} | {noted} | {' | '.join(columns)} |")
         before = ran
-    return "\n".join(rows) + "\n"
+    return "\n".join([*rows, "", where(results, source)]) + "\n"
 
 
 def gains(others: Sequence[Contender | None], ours: Sequence[Contender | None]) -> str:

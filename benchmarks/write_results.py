@@ -3,7 +3,7 @@
 pytest benchmarks --benchmark-enable --benchmark-only --rounds 5 --benchmark-json=raw.json
 python benchmarks/write_results.py raw.json        # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
 python benchmarks/write_results.py                 # tables and plots again, from the newest results
-python benchmarks/write_results.py --print raw.json    # the table of whole trainings; no file is written
+python benchmarks/write_results.py --recipes raw.json  # whole trainings alone: a file of their own, in results/whole-trainings
 
 The accuracy tables of README.md and docs/results.md come from docs/results/compare-letters-digits.json: copy there the compare.json
 of a new comparison.
@@ -31,6 +31,8 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.records import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
+# The folder of results of whole trainings that were measured alone.
+WHOLE_TRAININGS = "whole-trainings"
 # What the results have a field of their own for.
 FIELDS = ("role", "threads", "isa", "images")
 
@@ -160,10 +162,10 @@ def keep(results: Benchmarks, folder: Path) -> Path:
     return path
 
 
-def newest(device: str, folder: Path) -> Path | None:
-    """The results of the last date, with which their names begin; None without any of this device."""
-    of_device = (p for p in folder.glob("*.json") if read_benchmarks(p).device == device)
-    return max(of_device, default=None)
+def newest(device: str, *folders: Path) -> Path | None:
+    """The results of the last date, with which their names begin; None without any of this device. Of one day the last folder's."""
+    found = [(p.name[:10], i, p) for i, f in enumerate(folders) for p in f.glob("*.json")]
+    return max((p for p in found if read_benchmarks(p[2]).device == device), default=(None,))[-1]
 
 
 def write_pages(root: Path = ROOT) -> None:
@@ -174,16 +176,20 @@ def write_pages(root: Path = ROOT) -> None:
         tables = accuracy_tables.table(compared), accuracy_tables.differences(compared)
         for page, text in zip(("README.md", "docs/results.md"), tables, strict=True):
             result_tables.replace(root / page, "accuracy", text)
-    cpu, gpu = (newest(device, root / "benchmarks" / "results") for device in ("cpu", "cuda"))
+    kept = root / "benchmarks" / "results"
+    cpu, gpu = (newest(device, kept) for device in ("cpu", "cuda"))
     full, short = root / "benchmarks" / "README.md", root / "README.md"
     if cpu:
         results = read_benchmarks(cpu)
         source = cpu.relative_to(root).as_posix()
         result_tables.replace(full, "measured", result_tables.full(results, source))
-        result_tables.replace(full, "recipes", result_tables.recipes(results))
         result_tables.replace(short, "benchmarks", result_tables.short(results, source))
         result_plots.ratios(results, root / "docs" / "benchmark-ratios.png")
         result_plots.scaling(results, root / "docs" / "benchmark-scaling.png")
+    if trained := newest("cpu", kept, kept / WHOLE_TRAININGS):
+        source = trained.relative_to(root).as_posix()
+        text = result_tables.recipes(read_benchmarks(trained), source)
+        result_tables.replace(full, "recipes", text)
     text = result_tables.NO_GPU
     if gpu:
         text = result_tables.full(read_benchmarks(gpu), gpu.relative_to(root).as_posix())
@@ -196,16 +202,16 @@ def main() -> None:
         "raw", nargs="*", type=Path, help="what pytest wrote by --benchmark-json; none: pages only"
     )
     parser.add_argument(
-        "--print", action="store_true", help="print the table of whole trainings, and write nothing"
-    )
+        "--recipes", action="store_true", help="the runs are of whole trainings alone; prints their table"
+    )  # fmt: skip
     arguments = parser.parse_args()
     try:
         if arguments.raw:
             results = condensed([read_raw(raw) for raw in arguments.raw])
-            if arguments.print:
-                print(result_tables.recipes(results))
-                return
-            print(keep(results, ROOT / "benchmarks" / "results").relative_to(ROOT))
+            folder = ROOT / "benchmarks" / "results"
+            path = keep(results, folder / WHOLE_TRAININGS if arguments.recipes else folder)
+            source = path.relative_to(ROOT).as_posix()
+            print(result_tables.recipes(results, source) if arguments.recipes else source)
         write_pages()
     except UserError as error:
         print(f"write_results: {error}", file=sys.stderr)

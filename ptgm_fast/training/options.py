@@ -93,7 +93,7 @@ class EngineOptions(Options):
     )
     depth: int = Field(3, ge=1, description="batches ahead")
     capture: bool = Field(
-        False, description="replay synthesis as a CUDA graph (CUDA only; not verified on a GPU)"
+        False, description="replay synthesis as a CUDA graph (CUDA only)"
     )
 
 

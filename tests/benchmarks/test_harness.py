@@ -243,16 +243,33 @@ def whole_trainings(**seconds: float) -> Benchmarks:
 
 def test_the_gains_of_recipe_and_engine_are_numbers_of_their_own() -> None:
     seconds = {"eager__old_recipe": 100.0, "eager": 40.0, "ours": 20.0}
-    table = result_tables.recipes(whole_trainings(**seconds))
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    old, new, ours = rows
+    table = result_tables.recipes(whole_trainings(**seconds), "results.json")
+    *lines, _, where = table.splitlines()[2:]
+    old, new, ours = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    assert where.startswith("2026-01-01, 2 cores of A processor")
+    assert "`results.json`" in where
     # Channels-last failed: nothing is made of it.
     assert old[1:] == ["100 s; failed", "95.00 %; failed", "", ""]
     assert new[1:] == ["40.0 s; failed", "95.00 %; failed", "2.5x; - (the recipe)", "2.5x; -"]
     assert ours[1:] == ["20.0 s", "95.00 %", "2.0x; - (the engine)", "5.0x; -"]
     assert "make recipes" in result_tables.recipes(
-        whole_trainings(ours=1.0).model_copy(update={"cases": ()})
+        whole_trainings(ours=1.0).model_copy(update={"cases": ()}), "results.json"
     )
+
+
+def test_whole_trainings_measured_alone_are_kept_apart(tmp_path: Path) -> None:
+    """Their table is the newest of either folder; the other tables are of the main one."""
+    main = tmp_path / "benchmarks" / "results"
+    alone = main / write_results.WHOLE_TRAININGS
+    ours = whole_trainings(ours=20.0)
+    older = write_results.keep(ours, main)
+    assert write_results.newest("cpu", main, alone) == older
+    newer = write_results.keep(ours, alone)
+    assert write_results.newest("cpu", main, alone) == newer
+    assert write_results.newest("cpu", main) == older
+    newest = write_results.keep(ours.model_copy(update={"date": "2026-01-02"}), main)
+    assert write_results.newest("cpu", main, alone) == newest
+    assert write_results.newest("cuda", main, alone) is None
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"benchmarks": []}'])
