@@ -48,6 +48,7 @@ def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
         ("PP", "pp", "scratch"),
         ("P-SSL", "p-ssl", "scratch"),
         ("P-SSL after PP", "pp+p-ssl", "pp"),
+        ("P-SSL after PP, beyond distillation,", "pp+p-ssl", "pp+soft-target"),
     ):
         if with_it in methods and without in methods:
             found = gain(methods, with_it, without)

@@ -134,6 +134,15 @@ def test_verdict_says_helped_hurt_or_neither() -> None:
     said = verdict(fake(pp=[0.90, 0.91, 0.92], pp_p_ssl=[0.89, 0.90, 0.91]))
     assert "P-SSL after PP hurt: -1.0" in said
     assert said.endswith("for 30.0 s more, -2.0 points a minute.")
+    # A gain of P-SSL that distillation alone has too is not P-SSL's.
+    rows = fake(pp=[0.90, 0.91, 0.92], pp_p_ssl=[0.92, 0.93, 0.94])
+    rows["pp+soft-target"] = {"test_accuracy": [0.92, 0.94, 0.93], "seconds": 50.0}
+    said = verdict(rows)
+    assert "P-SSL after PP helped: +2.0" in said
+    assert (
+        "P-SSL after PP, beyond distillation, made no clear difference: +0.0 points (pp+p-ssl against pp+soft-target)"
+        in said
+    )
     # What is not told from chance is not divided by minutes; nor is what takes less time.
     said = verdict(fake(scratch=[0.90, 0.91, 0.92], pp=[0.92, 0.89, 0.94]))
     assert "made no clear difference" in said
