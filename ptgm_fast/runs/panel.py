@@ -32,7 +32,7 @@ class PanelTarget:
     test_per_class: int
 
 
-# The same for all, so that targets differ in their images alone. A network from scratch reaches 75 to 91 % with three (one seed); with
+# The same for all, so that targets differ in their images alone. A network from scratch reaches 79 to 92 % with three; with
 # more, less is left to gain.
 LABELS_PER_CLASS = 3
 # Images a class: 283, 179, 174, 500, 68, 174.

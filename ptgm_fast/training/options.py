@@ -92,9 +92,7 @@ class EngineOptions(Options):
         description="make batches ahead: auto does on GPUs, and not on CPUs, where both sides share the cores",
     )
     depth: int = Field(3, ge=1, description="batches ahead")
-    capture: bool = Field(
-        False, description="replay synthesis as a CUDA graph (CUDA only)"
-    )
+    capture: bool = Field(False, description="replay synthesis as a CUDA graph (CUDA only)")
 
 
 # One of so many.
