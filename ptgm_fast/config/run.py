@@ -11,9 +11,11 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import Preprocessing, stated_preprocessing
 from ptgm_fast.training.options import (
+    WHOLE_SIDE,
     DistillationOptions,
     EngineOptions,
     Options,
+    Phase,
     PPOptions,
     SupervisedOptions,
     SynthesisOptions,
@@ -194,6 +196,11 @@ class ClassifierConfig(Options):
 class OwnClassifierOptions(PPOptions):
     """The classifier that `source.classifier = "none"` trains on the generator's samples before all else."""
 
+    # PP's shorter budget was measured for the target network, not for the classifier whose soft labels P-SSL rests on.
+    steps: int = Field(600, ge=1, description="optimizer steps")
+    resolution: Literal["auto"] | tuple[Phase, ...] = Field(
+        WHOLE_SIDE, description=PPOptions.model_fields["resolution"].description
+    )
     network: str = Field("ptgm:resnet-small", description="architecture, as for target.network")
     seed: int = Field(0, ge=0, lt=2**63, description="of its training: runs of all seeds share it")
 
