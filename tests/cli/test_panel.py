@@ -128,12 +128,12 @@ def test_the_whole_panel_stopped_and_gone_on_with(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["CONFIG", "--methods", "pp"], "methods of its own"),
-        (["CONFIG", "--networks", "ptgm:cnn-small"], "leave --networks out"),
+        (["CONFIG", "--methods", "pp"], "fixed methods"),
+        (["CONFIG", "--networks", "ptgm:cnn-small"], "leave out --networks"),
         (["CONFIG", "--set", "data.labels_per_class=5"], "data.labels_per_class = 5"),
         (["CONFIG", "--set", "data.images=npz:a.npz"], "data.images = 'npz:a.npz'"),
         (["CONFIG", "--set", "data.unlabelled=rest"], "data.unlabelled = 'rest'"),
-        (["--resume", "--out", "one"], "leave --panel out"),
+        (["--resume", "--out", "one"], "leave out --panel"),
         (["--resume", "--out", "none"], "no run to resume"),
     ],
 )
