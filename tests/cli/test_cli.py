@@ -115,7 +115,7 @@ def test_synthesize_a_pool_in_shares_and_train_from_it(
     assert served in " ".join(out.split())
     for wrong, message in (
         ((*command, "--shard", "2"), "--out DIR is required"),
-        ((*command, "--out", "x", "--shard", "2"), "--shard is I/N"),
+        ((*command, "--out", "x", "--shard", "2"), "--shard takes I/N"),
         ((*command, "--out", "x", "--shard", "3/2"), "I from 1 to N"),
         (("compare", tiny_toml, "--share-pool"), "--share-pool has no effect"),
         (("compare", tiny_toml, "--networks", "a,a"), "lists a name twice"),
@@ -180,7 +180,7 @@ def test_a_classifier_of_the_generators_samples(cli: Run, tiny_toml: Path, tmp_p
         "source", "--classifier-only", tiny_toml, "--out", out, *settings, "--seed", 1
     )
     assert code == 2
-    assert "with other settings of source.training" in " ".join(error.split())
+    assert "with other source.training settings" in " ".join(error.split())
 
 
 def test_doctor_names_device_implementations_and_extras(cli: Run) -> None:
@@ -224,7 +224,7 @@ def test_doctor_names_device_implementations_and_extras(cli: Run) -> None:
         (["train", "CONFIG", "--logger", "wandb"], "unknown --logger 'wandb'"),
         (["profile", "taken"], "was not profiled"),
         (["report", "taken"], "holds no run"),
-        (["report", "missing"], "is no folder"),
+        (["report", "missing"], "is not a folder"),
     ],
 )
 def test_mistakes_end_with_one_message_and_code_2(

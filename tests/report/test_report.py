@@ -117,7 +117,7 @@ def test_the_headline_stands_before_the_table(run: Path, tmp_path: Path) -> None
 
     said = headline()
     assert (
-        f"{100 * accuracy:.2f} % of 30 test images right, from 15 labelled images in {seconds:.0f} s"
+        f"{100 * accuracy:.2f} % of 30 test images correct, from 15 labelled images in {seconds:.0f} s"
         in said
     )
     # A random pair: the check warns, and that comes first.
@@ -247,7 +247,7 @@ def small_picture(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "is no folder"),
+        (shutil.rmtree, "is not a folder"),
         (lambda run: (run / "config.toml").unlink(), "holds no run"),
         (lambda run: (run / "metrics.jsonl").write_text(""), "empty or missing.*--resume"),
         (lambda run: (run / "metrics.jsonl").unlink(), "empty or missing"),
@@ -262,8 +262,11 @@ def small_picture(run: Path) -> None:
         (cut("profile.json"), "not whole JSON"),
         (edit("profile.json", version=1), "version 1"),
         (cut("trace.json"), "not whole JSON"),
-        (lambda run: (run / "trace.json").write_text("{}"), "no whole traceEvents"),
-        (lambda run: (run / "trace.json").write_text('{"traceEvents": [{"ph": "X"}]}'), "no whole"),
+        (lambda run: (run / "trace.json").write_text("{}"), "no complete traceEvents"),
+        (
+            lambda run: (run / "trace.json").write_text('{"traceEvents": [{"ph": "X"}]}'),
+            "no complete",
+        ),
         (
             lambda run: (run / "metrics.jsonl").write_text('{"stage": "pp", "step": "a"}\n'),
             "no metrics",
