@@ -218,7 +218,7 @@ def test_a_large_set_stays_on_disk_and_is_the_same(
         assert isinstance(part.images, OnDisk)
         assert part.images.to("cpu")[:].equal(memory.images[many])
         assert part.labels.equal(memory.labels[many])
-    assert ("more than data.memory_limit" in "".join(told)) == (not cached)
+    assert ("exceed data.memory_limit" in "".join(told)) == (not cached)
     # The file without a name leaves nothing.
     assert set(tmp_path.iterdir()) - before == ({tmp_path / "cache"} if cached else set())
 

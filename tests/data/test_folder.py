@@ -85,7 +85,7 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path, target: str) -> None
         (root / "b" / "1.png").symlink_to(target)
     else:
         os.mkfifo(root / "b" / "1.png")
-    with pytest.raises(UserError, match=r"b/1\.png.*no file"):
+    with pytest.raises(UserError, match=r"b/1\.png.*not a file"):
         data.load(f"folder:{root}")
 
 

@@ -75,7 +75,7 @@ def test_every_part_is_there_for_runs_side_by_side(folders: Path, tmp_path: Path
     methods = json.loads((folders / "methods" / "compare.json").read_text())["methods"]
     for method in methods.values():
         assert f"{100 * method['mean']:.2f} ± {100 * method['std']:.2f}" in page.text
-    assert page.text.count("The source classifier gives") == 2
+    assert page.text.count("The source classifier predicts") == 2
     assert "train with --profile" in page.text
     assert (folders / "plain" / "config.toml").read_text() in page.text
     # Ten targets a run with eight pseudo samples each; every picture says what it is.
@@ -121,7 +121,7 @@ def test_the_headline_stands_before_the_table(run: Path, tmp_path: Path) -> None
         in said
     )
     # A random pair: the check warns, and that comes first.
-    assert "Next: mend what the check of the source pair warns of" in said
+    assert "Next: fix what the check of the source pair warns about" in said
     check = json.loads((run / "check.json").read_text())
     (run / "check.json").write_text(json.dumps({**check, "warnings": []}))
     assert f"Next: ptgm-fast train --resume --baselines --out {run}" in headline()
@@ -257,7 +257,7 @@ def small_picture(run: Path) -> None:
         (cut("summary.json"), "not whole JSON"),
         (
             lambda run: (run / "summary.json").write_text("{}"),
-            "task: Field required.*A report is about",
+            "task: Field required.*A report needs folders",
         ),
         (cut("profile.json"), "not whole JSON"),
         (edit("profile.json", version=1), "version 1"),

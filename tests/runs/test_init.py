@@ -45,7 +45,7 @@ def test_what_is_seen(tmp_path: Path) -> None:
     assert (seen.name, seen.side, seen.channels) == ("wild-leaves", 20, 3)
     assert told[-1] == (21, 21)
     assert list(describe(seen)) == [
-        f"{folder}: 3 classes, 21 images; 6 to 9 a class, median 6",
+        f"{folder}: 3 classes, 21 images; 6 to 9 per class, median 6",
         "20x10 to 40x30 pixels (width x height), median of the shorter side 20; 20 in colour, 1 grey",
         "skipped: 1 images outside the class folders",
     ]
