@@ -132,7 +132,7 @@ def test_the_headline_stands_before_the_table(run: Path, tmp_path: Path) -> None
     with_baselines(run, **{"scratch": 0.1, "soft-target": accuracy, "this run": accuracy})
     assert "Next: on this seed soft-target alone is as good and takes 7 s" in headline()
     with_baselines(run, scratch=0.1)
-    with pytest.raises(UserError, match="no row 'this run' beside others"):
+    with pytest.raises(UserError, match="needs a row 'this run' and at least one other"):
         write_report([run])
 
 
