@@ -438,7 +438,7 @@ def test_from_own_images_to_a_config(cli: Run, tmp_path: Path) -> None:
         Image.new("L", (9, 9)).save(tmp_path / "own" / "ab"[number % 2] / f"{number}.png")
     code, out, err = cli("init", "own", "--out", "first.toml")
     assert (code, err) == (0, "")
-    assert "own: 2 classes, 6 images; 3 to 3 a class" in out
+    assert "own: 2 classes, 6 images; 3 to 3 per class" in out
     assert [line.strip() for line in out.splitlines()[-2:]] == [
         "ptgm-fast check first.toml",
         "ptgm-fast train first.toml --baselines",
