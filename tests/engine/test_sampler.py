@@ -184,7 +184,7 @@ def test_mistakes(letters: Generator) -> None:
     for options, message in (
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"depth": 0}, "depth must be at least 1"),
-        ({"reuse": 2}, "give views"),
+        ({"reuse": 2}, "pass views"),
         ({"overlap": True}, "overlap must be"),
         ({"views": "wild"}, "unknown view preset"),
     ):
