@@ -377,7 +377,7 @@ class ConditionedSampler:
         """Samples for the target images `indices`, int64 [M], in that order; the last batch may be smaller.
 
         Sample n is made for image indices[n] and depends on (seed, n, that image's soft label). With `reuse` r there are
-        r * M samples. start: the first sample to serve, for a resume. Raises IndexError for an index out of range.
+        r * M samples. start: the first sample to serve, to resume there. Raises IndexError for an index out of range.
         """
         sampler, device = self._sampler, self._sampler.device
         rows = torch.as_tensor(indices, dtype=torch.int64, device=device)

@@ -47,7 +47,7 @@ class Generator(nn.Module, ABC):
     ) -> Tensor:
         """Images for the condition, in the card's output range.
 
-        latents [N, *card.latent_shape]; condition and kind as in `conditions.condition_kind`. truncation: with the
-        meaning that the card's `truncation` gives it; None leaves it out.
+        latents [N, *card.latent_shape]; condition and kind as in `conditions.condition_kind`. truncation: as the
+        card's `truncation` defines it; None leaves it out.
         Returns [N, channels, image_size, image_size].
         """

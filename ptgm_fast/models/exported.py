@@ -45,9 +45,9 @@ def check_exported(
         return
     raise UserError(
         f"{name} cannot be exported: with the trained weights, the plain architecture's probabilities differ from the "
-        f"trained network's (by up to {min(differences):.2g}). It must return the output of its last layer (torch.nn.Linear, or "
-        "the mean of two) as logits, log_softmax or softmax, and keep everything that training changes in its state dict. Change its "
-        "forward, or choose another network"
+        f"trained network's (by up to {min(differences):.2g}). It must return the output of its last layer (torch.nn.Linear, "
+        "or the mean of two) as logits, log_softmax or softmax, and keep everything that training changes in its state "
+        "dict. Change its forward, or choose another network"
     )
 
 

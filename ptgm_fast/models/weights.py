@@ -56,7 +56,7 @@ def encoded(
         if memory in held:
             tensors[name] = tensors[name].clone()
         held.add(memory)
-    # A single entry: safetensors writes several in an order, and thus bytes, that differ from call to call.
+    # A single entry: safetensors writes several in an order that varies from call to call, and so would the bytes.
     header = {"ptgm_fast": json.dumps(metadata, sort_keys=True)} if metadata else None
     return save(tensors, header)
 
@@ -221,7 +221,7 @@ def check_fit(
         if own[name].shape != state[name].shape
     ]
     if shapes:
-        problems.append(f"of another shape: {_listed(sorted(shapes))}")
+        problems.append(f"of the wrong shape: {_listed(sorted(shapes))}")
     if problems:
         raise UserError(
             f"{where} does not fit the architecture {architecture}.\n" + "\n".join(problems)

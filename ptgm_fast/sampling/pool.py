@@ -201,7 +201,7 @@ def open_pool(path: Path | str, *, device: torch.device | str = "cpu") -> Pool:
 
 
 def check_pool(pool: Pool, recipe: Recipe, count: int, where: str) -> None:
-    """Raise UserError, listing both values, unless `pool` holds `count` or more images of the recipe's law, of any seed."""
+    """Raise UserError, listing both values, unless `pool` holds at least `count` images of the recipe's law, of any seed."""
     check_same(pool.law, recipe.law, where, NOT_OF_THE_IMAGES)
     if pool.count < count:
         raise UserError(

@@ -165,7 +165,7 @@ def _component(kind: Any, folder: Path, what: str) -> Any:
     titles = {
         "missing_keys": "missing",
         "unexpected_keys": "unexpected",
-        "mismatched_keys": "of another shape",
+        "mismatched_keys": "of the wrong shape",
     }
     problems = [
         f"{title}: {', '.join(sorted(map(str, found[key]))[:6])}"

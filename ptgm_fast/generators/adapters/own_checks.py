@@ -1,4 +1,4 @@
-"""Checks of a user's module before a run relies on it: a few samples reveal what would otherwise train on wrong images."""
+"""Checks of a user's module before a run relies on it: a few samples reveal mistakes that would spoil the images."""
 
 from __future__ import annotations
 
@@ -114,13 +114,13 @@ def _check_range(
     low, high = expected
     slack = 0.1 * (high - low)
     beyond = least < low - slack or greatest > high + slack
-    asked = "state it: ?output_range=LEAST,GREATEST, or the attribute output_range"
+    asked = "state it: ?output_range=MIN,MAX, or the attribute output_range"
     if not torch.isfinite(images).all():
         raise UserError(f"{what}: its images contain values that are not finite")
     if beyond and not stated and max(-least, greatest) > OTHER_SCALE:
-        guess = "0,255" if least >= 0 and greatest < 256 else "LEAST,GREATEST"
+        guess = "0,255" if least >= 0 and greatest < 256 else "MIN,MAX"
         raise UserError(
-            f"{what}: {found}, but no output_range is stated, which means -1,1; {asked.replace('LEAST,GREATEST', guess)}"
+            f"{what}: {found}, but no output_range is stated, which means -1,1; {asked.replace('MIN,MAX', guess)}"
         )
     if beyond:
         on_notice(

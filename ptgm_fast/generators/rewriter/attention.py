@@ -14,9 +14,9 @@ def attention(program: Program) -> int:
     """softmax(q k) v, and v^T softmax(q k)^T, for q [N, M, D], k [N, D, L], v [N, L, V].
 
     On GPUs, one `scaled_dot_product_attention` with one head and scale 1: torch's kernels do not materialize [N, M, L],
-    unless they do not support D and V (both multiples of 8 in bfloat16, of 4 in float32). Elsewhere, if M is larger than
-    `ROWS`, that many queries at a time: the same products, row by row. Results of the second form are views of
-    [N, M, V], which is an image's channels-last memory.
+    unless they do not support D and V (both must be multiples of 8 in bfloat16, of 4 in float32). Elsewhere, if M
+    is larger than `ROWS`, that many queries at a time: the same products, row by row. Results of the second form are
+    views of [N, M, V], which is an image's channels-last memory.
     """
     matched = 0
     for node in program.calls(*PRODUCTS):
