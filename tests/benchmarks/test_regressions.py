@@ -190,7 +190,7 @@ def test_critical_values_are_students() -> None:
         (lambda text: "", "not valid JSON.*make bench"),
         (lambda text: text[: len(text) // 2], "not valid JSON"),
         (lambda text: "[" * 100_000, "not valid JSON"),
-        (lambda text: '{"date": "2026-01-31"}', "no file of benchmarks of ptgm-fast"),
+        (lambda text: '{"date": "2026-01-31"}', "not a ptgm-fast file of benchmarks"),
         (lambda text: text.replace('"version": 1', '"version": 7'), "version 7.*reads version 1"),
         (lambda text: text.replace('"seconds": [0.5', '"seconds": [-0.5'), "seconds.*greater than 0"),
         (lambda text: text.replace('"seconds": [0.5', '"seconds": [NaN'), "seconds"),

@@ -225,7 +225,7 @@ class Mixed(Body):
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "scaled": (lambda: Plain(lambda z: 10 * z), "cannot be exported.*other probabilities"),
+    "scaled": (lambda: Plain(lambda z: 10 * z), "cannot be exported.*probabilities differ"),
     "bounded": (lambda: Plain(torch.tanh), "cannot be exported.*as logits, log_softmax or softmax"),
     "sigmoid": (lambda: Plain(torch.sigmoid), "cannot be exported"),
     "tied": (Tied, "cannot be exported"),

@@ -280,7 +280,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> str:
         (None, "--profile"),
         (lambda text: text[: len(text) // 2], "not valid JSON"),
         (lambda text: "", "not valid JSON"),
-        (lambda text: "[1, 2]", "no profile of ptgm-fast"),
+        (lambda text: "[1, 2]", "not a ptgm-fast profile"),
         (
             lambda text: text.replace('"version": 2', '"version": 3', 1),
             "version 3.*reads version 2",
