@@ -23,7 +23,8 @@ from ptgm_fast.training.state import TrainingState
 @dataclass(frozen=True)
 class StageResult:
     """What a stage did. images_trained counts images through the target network's training forward;
-    images_per_second is that count over `seconds`. best_step is the step of the weights that were kept. compiled,
+    images_per_second is that count over `seconds`. best_step is the step of the weights that were kept. precision: of the
+    training forward. compiled,
     compile_reason: whether the forward was compiled and why; compile_seconds: what that took since the last resume.
     overlap, overlap_reason: whether the batches were made ahead and why. images_served: pseudo samples of all steps;
     reuse: how often each of their images was shown; pool_bytes: of the pool they came from; seconds_saved: what as many
@@ -36,6 +37,7 @@ class StageResult:
     images_synthesized: int
     best_step: int
     validation_accuracy: float | None
+    precision: str = "float32"
     compiled: bool = False
     compile_reason: str = ""
     compile_seconds: float = 0.0
@@ -129,6 +131,7 @@ def fit(
         images_synthesized=stage.images_synthesized,
         best_step=best_step,
         validation_accuracy=accuracy,
+        precision=stage.training_precision,
         compiled=stage.compilation.compiled,
         compile_reason=stage.compilation.reason,
         compile_seconds=clock.seconds,
