@@ -106,9 +106,9 @@ class SynthesisOptions(Options):
         "1/4",
         description="images of PP's pool: a number, or a part of those that its steps show, 1/4 (of a folder's pool: all); fresh makes new ones at every step",
     )
-    images_per_target: int | Literal["fresh"] = Field(
-        "fresh",
-        description="images of P-SSL's pool for each target image that asks (labelled or not); fresh as above",
+    images_per_target: int | Part | Literal["fresh"] = Field(
+        "1/2",
+        description="images of P-SSL's pool for each target image that asks (labelled or not), or as above; a part of less than two images for each is fresh",
     )
     pool: str = Field(
         "memory",
@@ -129,7 +129,7 @@ class SynthesisOptions(Options):
     def _pool_has_effect(self) -> Self:
         if self.pool != "memory" and self.images == self.images_per_target == "fresh":
             raise ValueError(
-                f"pool = {self.pool!r} has no effect while every image is fresh: set images or images_per_target to a number"
+                f"pool = {self.pool!r} has no effect while every image is fresh: set images or images_per_target to a number, or to a part such as 1/4"
             )
         return self
 

@@ -145,6 +145,11 @@ class PSSLOptions(Options):
         return dict(zip(self.methods, each, strict=True))
 
     @property
+    def real_images(self) -> int:
+        """Of a step's batch, where there are unlabelled target images."""
+        return round(self.real_share * self.batch_size)
+
+    @property
     def two_views(self) -> bool:
         """Whether a teacher predicts the weak view for any of the methods."""
         return any(method in TWO_VIEWS for method in self.methods)
