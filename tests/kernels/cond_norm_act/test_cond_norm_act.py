@@ -275,7 +275,7 @@ def test_bad_calls_are_named() -> None:
         cond_norm_act(x, one, one, upsample=True, phases=True)
     with pytest.raises(ValueError, match="the output of a phase convolution"):
         cond_norm_act(torch.zeros(2, 6, 4, 4), one, one, phases=True)
-    with pytest.raises(ValueError, match="residual must be of y's shape"):
+    with pytest.raises(ValueError, match="residual must have y's shape"):
         cond_norm_act(x, one, one, residual=torch.zeros(2, 8, 3, 3))
     with pytest.raises(ValueError, match="floating-point"):
         cond_norm_act(x.long(), one, one)

@@ -188,7 +188,7 @@ def test_bad_calls_are_named() -> None:
         views(torch.zeros(2, 4, 8, 8), ViewSpec(), seed=0)
     with pytest.raises(ValueError, match="uint8 or floating"):
         views(images.long(), ViewSpec(), seed=0)
-    with pytest.raises(ValueError, match="one a channel"):
+    with pytest.raises(ValueError, match="one per channel"):
         views(images, ViewSpec(), seed=0, mean=(0.5, 0.5))
     with pytest.raises(ValueError, match="std must be positive"):
         views(images, ViewSpec(), seed=0, std=0.0)
