@@ -45,7 +45,7 @@ def consistency(
     at argmax p_w; replaces `threshold` and works with any method (FlexMatch, FreeMatch). sample_weight [N]: v (SoftMatch).
 
     The gradient flows to the strong logits only. It is computed in the forward pass, so a second derivative needs
-    impl="reference". The strong logits of a sample that does not count (m = 0) are not read. If the weak logits have a
+    impl="reference". The strong logits of a sample that does not count (m = 0) are not used. If the weak logits have a
     NaN or no finite maximum, the loss is NaN and the gradient 0. Computes in float32; float64 logits are computed in
     float64, by the reference. Raises ValueError for an unknown method, temperature <= 0, a threshold outside [0, 1],
     logits that are not floating-point, or mismatched shapes.
