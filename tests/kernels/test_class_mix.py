@@ -1,4 +1,4 @@
-"""`class_mix` against float64, its options, its extremes, its gradients, its errors."""
+"""`class_mix` against float64: options, extreme values, gradients and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pair(
 
 
 def exact(logits: Tensor, embedding: Tensor, temperature: float, top_k: int | None) -> Tensor:
-    """The definition once more, in float64 and row by row."""
+    """The definition again, in float64 and row by row."""
     rows = []
     for row in logits.double():
         kept = row >= row.sort(descending=True).values[min(top_k or len(row), len(row)) - 1]

@@ -1,4 +1,4 @@
-"""The choice of an implementation: by device or by name, said when it is not the fastest, cold until it is needed."""
+"""The choice of an implementation: by device or name, logged if it is not the fastest, imported only when needed."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_status_tells_what_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_is_cold() -> None:
-    """No Triton, no compiler, no C++ extension, no CUDA; and the status asks without loading Triton."""
+    """Importing loads no Triton, compiler or C++ extension and does not touch CUDA; the status does not load Triton."""
     code = """
 import sys
 from ptgm_fast import kernels

@@ -1,4 +1,4 @@
-"""What `views` draws: addressing by seed and sample, the ranges of a spec, and what is refused."""
+"""What `views` draws: addressing by seed and sample, the ranges of a spec, and rejected arguments."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_num_ops_chooses_so_many_different_operations() -> None:
         translate=0.2, scale=(0.5, 0.9), brightness=0.5, contrast=0.5, solarize=0.5, num_ops=2
     )
     p = values_of(spec)
-    # Contrast alone has an offset, brightness alone a factor without the offset that would belong to it.
+    # Contrast alone has an offset; brightness alone has a factor without the corresponding offset.
     scaled, shifted, contrast = p[:, 0] != 1, p[:, 2] != 0, p[:, 9] != 0
     bright = (p[:, 6] + 2 * p[:, 9] - 1).abs() > 1e-6
     applied = torch.stack([shifted, scaled, bright, contrast, p[:, 19] <= 1], dim=1)
