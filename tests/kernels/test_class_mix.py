@@ -130,7 +130,7 @@ def ones(*shape: int) -> Tensor:
         (lambda: class_mix(ones(1, 3).long(), ones(3, 2)), "logits must be a matrix of floats"),
         (lambda: class_mix(ones(1, 3), ones(3)), "embedding must be a matrix of floats"),
         (lambda: class_mix(ones(1, 3), ones(4, 2)), r"the same C >= 1, got \[1, 3\] and \[4, 2\]"),
-        (lambda: class_mix(ones(1, 0), ones(0, 2)), "one C >= 1"),
+        (lambda: class_mix(ones(1, 0), ones(0, 2)), "the same C >= 1"),
         (lambda: class_mix(ones(1, 3), ones(3, 2).to("meta")), "must be on the same device"),
         (lambda: class_mix(ones(1, 3), ones(3, 2), temperature=0.0), "must be a positive number"),
         (lambda: class_mix(ones(1, 3), ones(3, 2), temperature=float("nan")), "must be a positive"),

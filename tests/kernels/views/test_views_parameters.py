@@ -192,7 +192,7 @@ def test_bad_calls_are_named() -> None:
         views(images, ViewSpec(), seed=0, mean=(0.5, 0.5))
     with pytest.raises(ValueError, match="std must be positive"):
         views(images, ViewSpec(), seed=0, std=0.0)
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="give only one of them"):
         views(images, ViewSpec(), seed=0, start=3, index=torch.tensor([1, 2]))
     with pytest.raises(ValueError, match=r"int64 of shape \[2\]"):
         views(images, ViewSpec(), seed=0, index=torch.tensor([1]))
