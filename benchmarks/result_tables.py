@@ -22,6 +22,7 @@ HEADLINES = {
     "`consistency` (UDA) and gradient, 256x1000": "uda 256x1000, 100% count, 2 threads",
     "`cond_norm_act` with upsampling, 32x128x32x32": "upsample 32x128x32x32, 2 threads",
 }
+WHOLE_TRAINING = "a whole training, 2 threads"
 # The rows of whole trainings: label, contenders in both layouts, and what the gain over the row above is due to.
 RECIPES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("a plain loop, the recipe of 0.1.0", ("eager, old recipe", "eager channels-last, old recipe"), ""),
@@ -101,7 +102,7 @@ def recipes(results: Benchmarks, source: str) -> str:
 
     The plain loop's times are for torch's default layout, then channels-last.
     """
-    case = next((c for c in results.cases if c.name == "a whole training, 2 threads"), None)
+    case = next((c for c in results.cases if c.name == WHOLE_TRAINING), None)
     if case is None:
         return NO_RECIPES
     found = {contender.name: contender for contender in case.contenders}

@@ -188,8 +188,9 @@ def write_pages(root: Path = ROOT) -> None:
         result_plots.scaling(results, root / "docs" / "benchmark-scaling.png")
     if trained := newest("cpu", kept, kept / WHOLE_TRAININGS):
         source = trained.relative_to(root).as_posix()
-        text = result_tables.recipes(read_benchmarks(trained), source)
-        result_tables.replace(full, "recipes", text)
+        results = read_benchmarks(trained)
+        result_tables.replace(full, "recipes", result_tables.recipes(results, source))
+        result_plots.whole_trainings(results, root / "docs" / "whole-trainings.png")
     text = result_tables.NO_GPU
     if gpu:
         text = result_tables.full(read_benchmarks(gpu), gpu.relative_to(root).as_posix())

@@ -6,8 +6,8 @@ target images. Views are kornia's. Losses, and in `eager_training` the optimizer
 torch's own, as are the random numbers. Budget, batch sizes and hyper-parameters are those of the run config. It is written
 as a competent user would write it: frozen networks without autograd, no synchronization within a step, data in memory,
 kornia's transforms on whole batches (torchvision draws one value for all images of a batch, and takes ten times as long image
-by image). The recipe is also the config's: image pools if configured, made by the original generator, and PP's progressive
-resolution.
+by image). The recipe is also the config's: image pools if configured, made by the original generator, PP's progressive
+resolution, and the precision of the training forward, by torch.autocast.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from ptgm_fast import generators
 from ptgm_fast.kernels.views import ViewSpec
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.models.precision import for_training
 from ptgm_fast.runs.pools import pool_size
 from ptgm_fast.runs.task import Task
 from ptgm_fast.training.options import HALF_SIDE_FIRST
@@ -31,8 +32,9 @@ from ptgm_fast.training.options import HALF_SIDE_FIRST
 # The P-SSL methods implemented below, each with one-cycle SGD.
 METHODS = ("source-head", "uda", "fixmatch")
 
-# All steps alike: fresh images, at full size.
+# All steps alike: fresh images, at full size, in float32.
 PLAIN = (
+    "precision=float32",
     "synthesis.images=fresh",
     "synthesis.images_per_target=fresh",
     "pp.resolution=[[1.0, 1.0]]",
@@ -96,6 +98,21 @@ class SourcePair:
         return network
 
 
+class Forward:
+    """The features of a network in its training forward, float32: by autocast where the config trains in bfloat16."""
+
+    def __init__(self, task: Task, network: TargetNetwork) -> None:
+        self.network = network
+        self.rounded = for_training(task.config.precision, torch.device("cpu")) == "bfloat16"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if not self.rounded:
+            return self.network.features(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = self.network.features(images)
+        return found.float()
+
+
 class PseudoPreTrainingLoop:
     """CE(f(x), y) on the source head, y uniform, x a view of G_s(z, y), generated for the step or taken from a pool."""
 
@@ -105,6 +122,7 @@ class PseudoPreTrainingLoop:
         self.options = task.config.pp
         self.pair = pair
         self.network = pair.prepare(network)
+        self.features = Forward(task, self.network)
         self.view = kornia_view(self.options.views, task.data.mean, task.data.std)
         self.images_per_step = self.options.batch_size
         self._pool_size = pool_size(task.config.synthesis.images, self.options)
@@ -154,7 +172,7 @@ class PseudoPreTrainingLoop:
         return images, labels, shuffled(self._pool_size, batch)
 
     def loss(self, views: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.network.heads["source"](self.network.features(views)), labels)
+        return F.cross_entropy(self.network.heads["source"](self.features(views)), labels)
 
 
 class SupervisedLoop:
@@ -168,6 +186,7 @@ class SupervisedLoop:
         self.method = config.supervised.distillation
         self.pair = pair
         self.network = pair.prepare(network)
+        self.features = Forward(task, self.network)
         # Converted to float in [0, 1] once: there are only a hundred.
         self.images, self.labels = data.train.images.float() / 255, data.train.labels
         self.view = kornia_view(self.options.views, data.mean, data.std)
@@ -182,7 +201,7 @@ class SupervisedLoop:
             return self.view(self.images[index]), self.labels[index]
 
     def loss(self, views: Tensor, labels: Tensor) -> Tensor:
-        return self.labelled_loss(self.network.features(views), views, labels)
+        return self.labelled_loss(self.features(views), views, labels)
 
     def labelled_loss(self, features: Tensor, views: Tensor, labels: Tensor) -> Tensor:
         heads, options = self.network.heads, self.distillation
@@ -289,7 +308,8 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
         weak_logits = None
         if strong is not None:
             with torch.no_grad():
-                weak_logits = network.eval()(weak)
+                network.eval()
+                weak_logits = network.heads["target"](self.features(weak))
             network.train()
         features, pseudo = self.both_features(views, weak if strong is None else strong)
         loss = self.labelled_loss(features, views, labels)
@@ -313,11 +333,11 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
 
     def both_features(self, labelled: Tensor, pseudo: Tensor) -> tuple[Tensor, Tensor]:
         if self.pssl.batch_norm == "concat":
-            both = self.network.features(torch.cat([labelled, pseudo]))
+            both = self.features(torch.cat([labelled, pseudo]))
             return both[: len(labelled)], both[len(labelled) :]
-        features = self.network.features(labelled)
+        features = self.features(labelled)
         with no_running_update(self.network):
-            return features, self.network.features(pseudo)
+            return features, self.features(pseudo)
 
 
 Loop = PseudoPreTrainingLoop | SupervisedLoop

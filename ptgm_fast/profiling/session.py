@@ -113,7 +113,7 @@ class Profiler:
         self._add(stage, counts)
 
     def decided(self, stage: str, **decisions: str | float | None) -> None:
-        """How a stage was run: ``overlap_reason``, ``compile_reason``, ``compile_seconds``; ``reuse``, ``pool_bytes``, ``seconds_saved`` of a pool."""
+        """How a stage was run: ``overlap_reason``, ``precision``, ``compile_reason``, ``compile_seconds``; ``reuse``, ``pool_bytes``, ``seconds_saved`` of a pool."""
         self._add(stage, decisions)
 
     def _add(self, stage: str, facts: Facts) -> None:

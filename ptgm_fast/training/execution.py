@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.models.precision import in_precision, resolved
+from ptgm_fast.models.precision import in_precision
 from ptgm_fast.training.batchnorm import SynchronizedBatchNorm, has_batch_norm
 from ptgm_fast.training.compiling import bytes_a_second, traffic
 from ptgm_fast.training.distributed import ProcessGroup
@@ -65,6 +65,7 @@ def decide(
     `COMPILE_SECONDS_A_CALL`. These have not been measured on a GPU.
     The rule uses the stage's steps, network and device, but neither a clock nor the number of steps left: a run gives the same
     bits whenever it is started and wherever it is resumed.
+    precision: of the forward, as `for_training` gives it.
     Raises UserError for always with several processes and a network with batch norm: batch statistics are exchanged in
     the middle of the forward, which a compiled graph cannot contain.
     """
@@ -87,7 +88,7 @@ def decide(
     except Exception as error:  # a user's network may read values, which fake tensors lack
         return Decision(False, f"what it would save cannot be estimated ({type(error).__name__})")
     # `traffic` counts float32.
-    part = 0.5 if resolved(precision, device) == "bfloat16" else 1.0
+    part = 0.5 if precision == "bfloat16" else 1.0
     saved_bytes = FORWARDS_A_STEP * part * found.saved_bytes
     saved = steps * saved_bytes / bytes_a_second(device)
     compiling = COMPILE_SECONDS + COMPILE_SECONDS_A_CALL * found.calls
@@ -129,7 +130,7 @@ def wrap(
 ) -> Callable[[Tensor], Tensor]:
     """The features [N, D] of images [N, C, H, W], as a stage computes them; gradients flow.
 
-    The weights go to channels-last. precision: as `in_precision`. compiled: by `torch.compile` for fixed shapes; a step's shapes never change,
+    The weights go to channels-last. precision: of the forward, as `for_training` gives it. compiled: by `torch.compile` for fixed shapes; a step's shapes never change,
     and evaluation, whose last batch is shorter, runs `network` itself. In several processes batch norm is that of all.
     """
     network.to(memory_format=torch.channels_last)

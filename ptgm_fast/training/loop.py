@@ -25,8 +25,8 @@ class StageResult:
     """The result of training a stage.
 
     images_per_second: images through the target network's training forward, per second of `seconds`. best_step: the step
-    whose weights were kept. compiled, compile_reason: whether the forward was compiled and why; compile_seconds: how long that
-    took since the last resume. overlap, overlap_reason: whether batches were prefetched and why. images_served: pseudo
+    whose weights were kept. precision: of the training forward. compiled, compile_reason: whether the forward was compiled and
+    why; compile_seconds: how long that took since the last resume. overlap, overlap_reason: whether batches were prefetched and why. images_served: pseudo
     samples over all steps; reuse: how often each of their images was shown; pool_bytes: size of the pool they came from;
     seconds_saved: the extra time that as many fresh images would have taken, at the rate at which images were made here (None
     if none were).
@@ -39,6 +39,7 @@ class StageResult:
     images_synthesized: int
     best_step: int
     validation_accuracy: float | None
+    precision: str = "float32"
     compiled: bool = False
     compile_reason: str = ""
     compile_seconds: float = 0.0
@@ -132,6 +133,7 @@ def fit(
         images_synthesized=stage.images_synthesized,
         best_step=best_step,
         validation_accuracy=accuracy,
+        precision=stage.training_precision,
         compiled=stage.compilation.compiled,
         compile_reason=stage.compilation.reason,
         compile_seconds=clock.seconds,

@@ -296,9 +296,9 @@ class PseudoSemiSupervised(SupervisedStage):
         Returns the logits [M, K_t] under ``target`` and the features [M, D] under the empty name."""
         if average is not None:
             assert isinstance(average, TargetNetwork)
-            features = in_precision(average.features, device=self.device, precision=self.precision)(
-                weak
-            )
+            features = in_precision(
+                average.features, device=self.device, precision=self.training_precision
+            )(weak)
             return {"target": average.heads["target"](features), "": features}
         self.network.eval()
         features = self.features(weak)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ptgm_fast.engine import plan_overlap
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.models.precision import for_training
 from ptgm_fast.sampling import BLOCK, Pool, PoolOrder, SourceModels, derive_seed
 from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.distributed import check_share
@@ -57,7 +58,9 @@ class Stage(ABC):
         self.network, self.source, self.options, self.seed = network, source, options, seed
         self.group = execution.group
         self.device = next(network.parameters()).device
+        # The first: of what makes images and labels; the second: of the forward that is trained.
         self.precision, self.engine = execution.precision, execution.engine
+        self.training_precision = for_training(execution.precision, self.device)
         self.deterministic = execution.deterministic
         for setting, size in batches.items():
             check_share(size, setting, self.group)
@@ -72,14 +75,14 @@ class Stage(ABC):
             self.device,
             steps=options.steps,
             shape=(sum(self.group.share(size)[1] for size in batches.values()), *form),
-            precision=self.precision,
+            precision=self.training_precision,
             group=self.group,
         )
         self.overlap = plan_overlap(self.engine.overlap, source)
         self.features = wrap(
             network,
             device=self.device,
-            precision=self.precision,
+            precision=self.training_precision,
             compiled=self.compilation.compiled,
             group=self.group,
         )
