@@ -169,7 +169,7 @@ def newest(device: str, *folders: Path) -> Path | None:
 
 
 def write_pages(root: Path = ROOT) -> None:
-    """Write the pages' measured tables and the plots: speeds from the newest results of each device, accuracies from a comparison."""
+    """Write the measured tables and plots: speeds from the newest results of each device, accuracies from a comparison."""
     comparison = root / "docs" / "results" / "compare-letters-digits.json"
     if comparison.exists():
         compared = read_json(comparison, again="Run ptgm-fast compare --seeds 5 again")

@@ -62,6 +62,7 @@ def config_of(target: str, seed: int, overrides: list[str], method: str) -> RunC
         f"data.validation_per_class={images.test_per_class}",
         f"data.test_per_class={images.validation_per_class}",
         "training.validate_every=0",
+        "synthesis.images_per_target=fresh",
     ]
     return with_method(load_config(None, [*split, *overrides], seed), method)
 

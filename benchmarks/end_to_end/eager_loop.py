@@ -25,7 +25,7 @@ from ptgm_fast import generators
 from ptgm_fast.kernels.views import ViewSpec
 from ptgm_fast.models import TargetNetwork
 from ptgm_fast.models.precision import for_training
-from ptgm_fast.runs.pools import pool_size
+from ptgm_fast.runs.pools import images_per_target, pool_size
 from ptgm_fast.runs.task import Task
 from ptgm_fast.training.options import HALF_SIDE_FIRST
 
@@ -262,7 +262,7 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
         self.strong = kornia_view(pssl.strong_views, data.mean, data.std)
         self.two_views = pssl.method != "source-head"
         self.images_per_step = self.options.batch_size + pssl.batch_size
-        self._per_target = config.synthesis.images_per_target
+        self._per_target = images_per_target(config, data)
         self._pseudo_order = shuffled(len(self.labels), pssl.batch_size)
 
     def batch(self) -> PseudoBatch:

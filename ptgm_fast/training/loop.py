@@ -25,11 +25,11 @@ class StageResult:
     """The result of training a stage.
 
     images_per_second: images through the target network's training forward, per second of `seconds`. best_step: the step
-    whose weights were kept. precision: of the training forward. compiled, compile_reason: whether the forward was compiled and
-    why; compile_seconds: how long that took since the last resume. overlap, overlap_reason: whether batches were prefetched and why. images_served: pseudo
-    samples over all steps; reuse: how often each of their images was shown; pool_bytes: size of the pool they came from;
-    seconds_saved: the extra time that as many fresh images would have taken, at the rate at which images were made here (None
-    if none were).
+    whose weights were kept. precision: of the training forward. compiled, compile_reason: whether the forward was compiled
+    and why; compile_seconds: how long that took since the last resume. overlap, overlap_reason: whether batches were
+    prefetched and why. images_served: pseudo samples over all steps; reuse: how often each of their images was shown;
+    pool_bytes: size of the pool they came from; seconds_saved: the extra time that as many fresh images would have taken,
+    at the rate at which images were made here (None if none were).
     """
 
     stage: str

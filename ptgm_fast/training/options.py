@@ -106,9 +106,9 @@ class SynthesisOptions(Options):
         "1/4",
         description="size of PP's image pool: a number, or a fraction of the images that its steps show, such as 1/4 (a pool from a folder is used whole); fresh generates new images at every step",
     )
-    images_per_target: int | Literal["fresh"] = Field(
-        "fresh",
-        description="images in P-SSL's pool for each conditioning target image (labelled or not); fresh as above",
+    images_per_target: int | Part | Literal["fresh"] = Field(
+        "1/2",
+        description="images in P-SSL's pool for each conditioning target image (labelled or not), or a fraction as above; a fraction of less than two images for each means fresh",
     )
     pool: str = Field(
         "memory",
@@ -129,7 +129,7 @@ class SynthesisOptions(Options):
     def _pool_has_effect(self) -> Self:
         if self.pool != "memory" and self.images == self.images_per_target == "fresh":
             raise ValueError(
-                f"pool = {self.pool!r} has no effect while every image is fresh: set images or images_per_target to a number"
+                f"pool = {self.pool!r} has no effect while every image is fresh: set images or images_per_target to a number, or to a fraction such as 1/4"
             )
         return self
 

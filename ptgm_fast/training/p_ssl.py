@@ -98,7 +98,7 @@ class PseudoSemiSupervised(SupervisedStage):
         self.images_per_step = options.batch_size + pssl.batch_size
         self._num_real = 0
         if data.unlabelled is not None:
-            self._num_real = round(pssl.real_share * pssl.batch_size)
+            self._num_real = pssl.real_images
             self.unlabelled_images = data.unlabelled.images.to(self.device)
             self.real_order = AddressedOrder(
                 len(data.unlabelled), seed=seed, purpose="p-ssl/real order", device=self.device

@@ -149,6 +149,11 @@ class PSSLOptions(Options):
         return dict(zip(self.methods, each, strict=True))
 
     @property
+    def real_images(self) -> int:
+        """The number of real images in a step's batch, if there are unlabelled target images."""
+        return round(self.real_share * self.batch_size)
+
+    @property
     def two_views(self) -> bool:
         """Whether any of the methods has a teacher that predicts the weak view."""
         return any(method in TWO_VIEWS for method in self.methods)
