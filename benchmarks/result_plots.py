@@ -1,4 +1,4 @@
-"""The plots of the throughput suites, from one file of results. White ground: they are read on dark pages too."""
+"""The plots of the throughput suites, from one result file. White background: they are also shown on dark pages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PEERS = ("#5b6770", "#a05a8c", "#8a7f2c", "#c0504d")
 
 
 def ratio(own: Contender, peer: Contender) -> tuple[float, float, float]:
-    """How many times as long the peer takes: its geometric mean over rounds, and one standard deviation to each side."""
+    """How many times as long the peer takes: the geometric mean over rounds, and one standard deviation to either side."""
     logs = [math.log(b / a) for a, b in zip(own.seconds, peer.seconds, strict=True)]
     middle = statistics.fmean(logs)
     deviation = statistics.stdev(logs) if len(logs) > 1 else 0.0
@@ -42,7 +42,7 @@ def clean(axis: Any, *, along: str) -> None:
 
 
 def ratios(results: Benchmarks, path: Path) -> None:
-    """A row a case, the fastest peer's time over ours on a logarithmic axis: right of the line at 1 ours is faster."""
+    """One row per case: the fastest peer's time over ours on a logarithmic axis. Right of the line at 1, ours is faster."""
     rows: dict[str, list[CaseResult]] = {}
     for case in results.cases:
         if case.best_peer and case.of_role("own") and not case.lowered:
@@ -82,7 +82,7 @@ def ratios(results: Benchmarks, path: Path) -> None:
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel("time of the fastest other way / time of ours (bars: spread between rounds)")
     axis.set_title(f"{results.machine.title}, {results.date}", fontsize=10, loc="left")
-    # Above the axes: dots may be anywhere within.
+    # Above the axes, since there may be dots anywhere inside.
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
     clean(axis, along="x")
     save(figure, path)
@@ -114,7 +114,7 @@ def whole_trainings(results: Benchmarks, path: Path) -> None:
 
 
 def scaling(results: Benchmarks, path: Path) -> None:
-    """Images a second against the batch, a panel a generator, ours and each peer, on the most threads that were measured."""
+    """Images per second against batch size, one panel per generator, for ours and each peer, on the most threads measured."""
     panels: dict[str, list[CaseResult]] = {}
     for case in results.cases:
         if case.suite == "generators" and case.images:

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""What each loss on pseudo samples adds to PP + soft targets, on validation images: the tables of docs/method.md.
+"""Measure what each loss on pseudo samples adds to PP + soft targets, on validation images: the tables of docs/method.md.
 
     python scripts/loss_menu.py greek handwritten uci --seeds 1000 1001 1002 --out menu.jsonl
 
-For each target of the panel and each seed PP is trained once; each setting's target stage starts from its weights. The
-images that test in the panel choose here, and those that validate there are left out: seeds from 1000 on split them anew.
-The last weights are measured. Every training is a line of --out; a line that is there is not trained again.
+For each target of the panel and each seed, PP is trained once, and each setting's target stage starts from its weights. As many
+images as the panel tests on validate here, and as many as it validates on are left out; seeds from 1000 on give new splits.
+The last weights are evaluated. Each training adds a line to --out; trainings that already have a line are skipped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ptgm_fast.training.evaluation import evaluate
 from ptgm_fast.training.loop import fit
 
 BASELINE = "pp+soft-target"
-# Of the config of pp+p-ssl; each beside soft targets on the labelled images.
+# Overrides of the config of pp+p-ssl, all with soft targets on the labelled images.
 SETTINGS: dict[str, list[str]] = {
     "source-head, T 1": ["p_ssl.source_temperature=1.0"],
     "source-head, T 2": [],
@@ -68,7 +68,7 @@ def config_of(target: str, seed: int, overrides: list[str], method: str) -> RunC
 
 
 def accuracies(target: str, seed: int, wanted: list[str]) -> Any:
-    """Name and validation accuracy of each setting wanted, as they are trained."""
+    """Train the wanted settings; yield the name and validation accuracy of each."""
     start: dict[str, Any] = {}
     task: Task | None = None
     for name in wanted:
@@ -87,7 +87,7 @@ def accuracies(target: str, seed: int, wanted: list[str]) -> Any:
 
 
 def table(rows: list[dict[str, Any]], targets: list[str]) -> str:
-    """Points against the baseline of the same target and seed: mean ± standard error (seeds)."""
+    """Difference in points from the baseline with the same target and seed: mean ± standard error (number of seeds)."""
     found = {(row["target"], row["seed"], row["name"]): row["accuracy"] for row in rows}
     lines = ["| loss | " + " | ".join(TARGETS[t].title for t in targets) + " |"]
     lines.append("|---" + "|---:" * len(targets) + "|")
@@ -111,7 +111,9 @@ def main() -> None:
     )
     parser.add_argument("targets", nargs="+", choices=list(TARGETS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1000, 1001, 1002])
-    parser.add_argument("--out", type=Path, required=True, help="a line per training, appended to")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="file that gets a line per training"
+    )
     asked = parser.parse_args()
 
     lines = asked.out.read_text().splitlines() if asked.out.is_file() else []
