@@ -117,6 +117,7 @@ generator = "{pair}"
 optimize = false  # tracing takes longer than the whole run; tests that mean it ask for it
 [synthesis]
 images = "fresh"
+images_per_target = "fresh"
 [pp]
 steps = 12
 batch_size = 16

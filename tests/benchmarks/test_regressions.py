@@ -197,7 +197,7 @@ def test_critical_values_are_students() -> None:
         (lambda text: text.replace('"seconds": [0.5, 1.0]', '"seconds": [0.5]'), "different numbers of rounds"),
         (lambda text: text.replace('"peer"', '"own"'), "twice"),
         (lambda text: json.dumps({**json.loads(text), "cases": []}), "cases.*at least 1"),
-        (lambda text: json.dumps({**json.loads(text), "cases": json.loads(text)["cases"] * 2}), "cases are there twice: case"),
+        (lambda text: json.dumps({**json.loads(text), "cases": json.loads(text)["cases"] * 2}), "duplicate cases: case"),
         (lambda text: text.replace('"role"', '"part"'), "role"),
     ],
     ids=["none", "empty", "half", "deep", "another file", "another version", "negative", "NaN", "rounds", "name twice", "no case",

@@ -14,7 +14,7 @@ from ptgm_fast.config import RunConfig
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators import Generator
 from ptgm_fast.profiling import read_profile
-from ptgm_fast.runs.pools import Pools, conditioned_recipe, uniform_recipe
+from ptgm_fast.runs.pools import Pools, conditioned_recipe, images_per_target, uniform_recipe
 from ptgm_fast.runs.synthesize import synthesize
 from ptgm_fast.runs.task import build_source, build_task
 from ptgm_fast.runs.train import make_stage, train
@@ -158,6 +158,50 @@ def test_what_does_not_fit_is_said_before_there_is_a_folder(
     with pytest.raises(UserError, match=f"(?s){message}"):
         train(tiny(*settings), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "each"),
+    [
+        # 20 steps of 8 are 160 images, for 15 targets.
+        (["synthesis.images_per_target=1/2"], 5),
+        (["synthesis.images_per_target=1/4"], 2),
+        # One for each target image is not enough, nor are 30 for two batches of 16.
+        (["synthesis.images_per_target=1/8"], "fresh"),
+        (["synthesis.images_per_target=1/8", "p_ssl.batch_size=16"], "fresh"),
+        (["synthesis.images_per_target=1/8", "training.steps=60"], 4),
+        (["synthesis.images_per_target=7"], 7),
+        (["synthesis.images_per_target=fresh"], "fresh"),
+        # Half of the batch is of the 30 images a class that the split leaves, and they ask, too.
+        (["synthesis.images_per_target=1/2", "data.unlabelled=rest", "training.steps=600"], 26),
+    ],
+)
+def test_a_part_of_what_p_ssl_shows(tiny: Tiny, settings: list[str], each: int | str) -> None:
+    task = build_task(tiny(*settings))
+    assert images_per_target(task.config, task.data) == each
+    pool = Pools().of("p-ssl", task)
+    assert (len(pool) if pool else "fresh") == (
+        each * task.data.num_asking if isinstance(each, int) else "fresh"
+    )
+
+
+def test_a_part_and_a_folder(tiny: Tiny, tmp_path: Path) -> None:
+    """Of a folder's pool for P-SSL all images are used; where it has PP's alone, P-SSL's is made here."""
+    synthesize(tiny(), 100, tmp_path / "pools" / "pp", format="pool")
+    part = ("synthesis.images_per_target=1/4", f"synthesis.pool={tmp_path / 'pools'}")
+    for path in (tmp_path / "pools", tmp_path / "pools" / "pp"):
+        task = build_task(tiny("synthesis.images=100", part[0], f"synthesis.pool={path}"))
+        pools = Pools()
+        here, made = (pools.of(stage, task) for stage in ("pp", "p-ssl"))
+        assert here is not None
+        assert made is not None
+        assert (here.recipe, len(here)) == (None, 100)
+        assert made.recipe is not None
+        assert len(made) == 2 * 15
+    synthesize(tiny(), 90, tmp_path / "pools" / "p-ssl", format="pool", conditioned=True)
+    found = Pools().of("p-ssl", build_task(tiny("synthesis.images=100", *part)))
+    assert found is not None
+    assert (found.recipe, len(found)) == (None, 90)
 
 
 def test_a_pool_of_another_seed_serves(tiny: Tiny, tmp_path: Path) -> None:

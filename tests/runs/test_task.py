@@ -200,7 +200,7 @@ def test_a_network_that_cannot_be_exported_is_refused_before_the_folder_is_there
     ("network", "message"),
     [
         ("Net", None),
-        ("Probabilities", "gives probabilities, expected logits"),
+        ("Probabilities", "returns probabilities, expected logits"),
         ("Named", "gives a dict"),
     ],
 )

@@ -101,7 +101,7 @@ def test_no_whole_checkpoint_left(tmp_path: Path) -> None:
     file = saved(tmp_path, 2, keep=2)
     for path in file.files():
         path.write_bytes(b"x")
-    with pytest.raises(UserError, match="No whole checkpoint is left"):
+    with pytest.raises(UserError, match="No intact checkpoint is left"):
         file.load()
     assert len(file.files()) == 2
 
@@ -156,6 +156,6 @@ def test_a_kill_between_any_two_steps_of_a_save_leaves_a_whole_checkpoint(
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, 1, config="seed = 1\nlr = 0.1\n")
-    with pytest.raises(UserError, match=r"seed = 2 \(was not so\); seed = 1 \(was so\)"):
+    with pytest.raises(UserError, match=r"seed = 2 \(now\); seed = 1 \(before\)"):
         CheckpointFile(tmp_path / "checkpoint.pt", config="seed = 2\nlr = 0.1\n").load()
     assert CheckpointFile(tmp_path / "checkpoint.pt", config="seed = 1\nlr = 0.1\n").load()
