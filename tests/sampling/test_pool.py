@@ -219,7 +219,10 @@ def test_what_was_made_for_something_else_is_refused_with_both_values(
         (Recipe(plain, seed=7), "truncation: 0.8 there, nothing requested"),
         (Recipe(stranger, seed=7), 'generator.sha256.generator.safetensors: "'),
         (Recipe(stranger, seed=7), "image_size: 8 there, 28 requested"),
-        (conditioned(source, targets()), 'labels.law: "uniform" there, "of target images" requested'),
+        (
+            conditioned(source, targets()),
+            'labels.law: "uniform" there, "of target images" requested',
+        ),
     ):
         with pytest.raises(UserError, match=message):
             check_pool(pool, asked, COUNT, "the pool")
