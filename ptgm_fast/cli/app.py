@@ -1,4 +1,4 @@
-"""The command line's root: what it says by itself, and its commands."""
+"""The root of the command line: its own output and its commands."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    # Plain help: importing rich for it would cost more than everything else in --help.
+    # Plain help: importing rich would take longer than everything else in --help.
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -31,12 +31,12 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
-# What torchrun may start several processes of; the others would do the same work in each of them.
+# The commands that torchrun may start in several processes; any other would repeat the same work in each.
 SHARED_COMMANDS = ("train", "synthesize")
 FIRST_SPEAKS_SECONDS = 10.0
 BARE = """\
-ptgm-fast train          a first run, letters -> digits; then `report` shows it, and `compare` tells what pseudo data adds
-ptgm-fast init FOLDER    your own images: writes a config for a folder of class folders, for `check` and `train`
+ptgm-fast train          a first run, letters -> digits; then `report` shows it and `compare` measures what pseudo data adds
+ptgm-fast init FOLDER    your own images: writes a config for `check` and `train` from a folder with one subfolder per class
 ptgm-fast --help         all commands"""
 
 
@@ -57,12 +57,12 @@ def root(
     several = os.environ.get("WORLD_SIZE", "1") not in ("", "1")
     if several and context.invoked_subcommand not in SHARED_COMMANDS:
         if os.environ.get("RANK", "0") != "0":
-            # torchrun ends the others as soon as one process ends: the first is given time to say why, and ends all.
+            # torchrun kills all processes as soon as one exits: give the first one time to print the error.
             time.sleep(FIRST_SPEAKS_SECONDS)
             raise typer.Exit(2)
         raise UserError(
-            f"{context.invoked_subcommand} runs in one process, but {os.environ['WORLD_SIZE']} were started: start it without "
-            f"torchrun (which is for {' and '.join(SHARED_COMMANDS)})"
+            f"{context.invoked_subcommand} runs in one process, but {os.environ['WORLD_SIZE']} were started: run it without "
+            f"torchrun (only {' and '.join(SHARED_COMMANDS)} support it)"
         )
 
 

@@ -25,21 +25,21 @@ def run(
             train_classifier(task.source, config, folder, Context(on_step=progress.update))
         record = check(task, folder, samples=samples)
     _show(record)
-    console.print(f"in {folder}: check.png (samples, one column a class), check.json")
+    console.print(f"in {folder}: check.png (samples, one column per class), check.json")
 
 
 def _show(record: CheckRecord) -> None:
     pair, target = record.pair, record.target
     console.print(
-        f"source pair: the classifier gives {percent(pair.top1)} of {pair.samples} samples of {pair.classes} classes their label "
-        f"(among its first five: {percent(pair.top5)})"
+        f"source pair: the classifier predicts the label of {percent(pair.top1)} of {pair.samples} samples of {pair.classes} classes "
+        f"(top 5: {percent(pair.top5)})"
     )
     if pair.confused:
         listed = ", ".join(f"{c.asked} as {c.given} {percent(c.share)}" for c in pair.confused)
         console.print(f"most often confused: {listed}")
     if target:
         console.print(
-            f"soft labels of {target.images} target images: entropy {percent(target.entropy)} of the greatest, on average"
+            f"soft labels of {target.images} target images: mean entropy {percent(target.entropy)} of the maximum"
         )
         listed = ", ".join(
             f"{u.image} ({u.class_name}) {percent(u.entropy)}" for u in target.uncertain
@@ -53,4 +53,4 @@ def _show(record: CheckRecord) -> None:
     for warning in record.warnings:
         console.print(f"warning: {warning}")
     if not record.warnings:
-        console.print("nothing to warn of")
+        console.print("no warnings")

@@ -35,11 +35,13 @@ def run(
     if resume:
         if config_path or seeds or methods or settings or networks or share_pool or out is None:
             raise UserError(
-                "compare --resume takes --out DIR alone: everything else is in that folder"
+                "compare --resume takes only --out DIR: everything else is stored in that folder"
             )
         asked = asked_of(out)
         if panel and not asked.panel:
-            raise UserError(f"the comparison in {str(out)!r} is of one target: leave --panel out")
+            raise UserError(
+                f"the comparison in {str(out)!r} has a single target: leave out --panel"
+            )
         config, out = reentered(out)
     else:
         config = load_config(config_path, settings)
@@ -53,11 +55,11 @@ def run(
         if panel and (methods or networks):
             given = "--methods" if methods else "--networks"
             raise UserError(
-                f"compare --panel has methods of its own, on the config's target network: leave {given} out"
+                f"compare --panel has fixed methods and uses the config's target network: leave out {given}"
             )
     if share_pool and config.synthesis.images == "fresh":
         raise UserError(
-            "--share-pool has no effect while PP's images are fresh: set a pool's size, for example --set synthesis.images=9600"
+            "--share-pool has no effect while PP uses fresh images: set a pool size, for example --set synthesis.images=9600"
         )
     name = "panel" if asked.panel else config.task
     chosen = nullcontext(out) if out else free(Path("runs"), f"{name}-compare")
@@ -90,7 +92,7 @@ def run(
             report = compare(config, asked, out, **how)
         except Interrupted:
             console.print(
-                f"the rows above are kept. Continue with: ptgm-fast compare --resume --out {out}"
+                f"the rows above are saved. Continue with: ptgm-fast compare --resume --out {out}"
             )
             sys.exit(130)
     console.print(table(report))
@@ -99,7 +101,7 @@ def run(
 
 
 def table(report: Mapping[str, Any]) -> Table:
-    """One row a method: accuracy over seeds, calibration error, seconds, images synthesized."""
+    """One row per method: accuracy over seeds, calibration error, seconds, images synthesized."""
     several = len(report["seeds"]) > 1
     result = Table(
         title=f"{report['task']}, seed{'s' * several} {', '.join(map(str, report['seeds']))}",
@@ -120,11 +122,11 @@ def table(report: Mapping[str, Any]) -> Table:
 
 
 def _seeds(text: str) -> list[int]:
-    """ "3" is 0, 1, 2; "4,5,6" are those; "7," is the seed 7 alone."""
+    """ "3" means seeds 0, 1, 2; "4,5,6" means these three; "7," means seed 7 alone."""
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() for part in parts):
         raise UserError(
-            f"--seeds takes a number of seeds (3) or the seeds themselves (4,5,6), got {text!r}"
+            f"--seeds takes a number of seeds (3) or a list of seeds (4,5,6), got {text!r}"
         )
     numbers = [int(part) for part in parts]
     if "," not in text:
@@ -132,7 +134,7 @@ def _seeds(text: str) -> list[int]:
             raise UserError("--seeds must be at least 1")
         return list(range(numbers[0]))
     if len(set(numbers)) < len(numbers):
-        raise UserError(f"--seeds {text!r} names a seed twice")
+        raise UserError(f"--seeds {text!r} lists a seed twice")
     return numbers
 
 
@@ -152,5 +154,5 @@ def _methods(text: str) -> list[str]:
 def _names(text: str, option: str) -> list[str]:
     names = [part.strip() for part in text.split(",") if part.strip()]
     if not names or len(set(names)) < len(names):
-        raise UserError(f"{option} {text!r} is empty or names one twice")
+        raise UserError(f"{option} {text!r} is empty or lists a name twice")
     return names

@@ -26,7 +26,7 @@ def run(
     path = out or Path(f"{seen.name}.toml")
     _refuse_to_overwrite(path, force)
     write_atomically(path, text.encode())
-    console.print(f"wrote {path}: read it, then")
+    console.print(f"wrote {path}. Read it, then run")
     console.print(f"  ptgm-fast check {path}")
     console.print(f"  ptgm-fast train {path} --baselines")
 

@@ -1,4 +1,4 @@
-"""The commands about runs, and their options."""
+"""The commands that deal with runs, and their options."""
 
 from __future__ import annotations
 
@@ -19,26 +19,29 @@ from ptgm_fast.cli.options import (
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Class folders with images: FOLDER/CLASS/*.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Folder with one subfolder of images per class: FOLDER/CLASS/*."
+        ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE.toml", help="The config (default: the folder's name, here)."
+            "--out",
+            metavar="FILE.toml",
+            help="Config to write (default: FOLDER.toml in the working directory).",
         ),
     ] = None,
     generator: Annotated[
-        str, typer.Option("--generator", metavar="URI", help="As source.generator.")
+        str, typer.Option("--generator", metavar="URI", help="Value of source.generator.")
     ] = "letters",
     classifier: Annotated[
         tuple[str, str] | None,
-        typer.Option(
-            "--classifier", metavar="NETWORK WEIGHTS", help="A source classifier of your own."
-        ),
+        typer.Option("--classifier", metavar="NETWORK WEIGHTS", help="Your own source classifier."),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite the config.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing config.")] = False,
 ) -> None:
-    """Look at a folder of images and write a commented config for it."""
+    """Inspect a folder of images and write a config for it."""
     from ptgm_fast.cli.init import run
 
     run(folder, out, generator, classifier, force)
@@ -63,26 +66,26 @@ def train(
             metavar="K",
             min=0,
             max=1000,
-            help="--profile, and torch.profiler over K steps of each stage.",
+            help="Like --profile, plus torch.profiler over K steps of each stage.",
         ),
     ] = 0,
     logger: Annotated[
         str | None,
-        typer.Option("--logger", metavar="NAME", help="Also log to: tensorboard."),
+        typer.Option("--logger", metavar="NAME", help="Additional logger; accepted: tensorboard."),
     ] = None,
     baselines: Annotated[
         bool,
         typer.Option(
             "--baselines",
-            help="Then also train from scratch and by distillation alone, for comparison.",
+            help="Afterwards, also train from scratch and with distillation alone, for comparison.",
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out (default: the newest).")
+        bool, typer.Option("--resume", help="Continue the run in --out (default: the newest run).")
     ] = False,
     no_optimize: OriginalOption = False,
 ) -> None:
-    """Run the stages of a config: pseudo pre-training, then P-SSL, then evaluation."""
+    """Train a target classifier. Runs the stages of a config: pseudo pre-training, then P-SSL, then evaluation."""
     from ptgm_fast.cli.train import run
 
     run(
@@ -106,7 +109,7 @@ def compare(
         typer.Option(
             "--seeds",
             metavar="N|A,B,...",
-            help="A number of seeds (0 .. N-1), or the seeds themselves (default: 3).",
+            help="Number of seeds (0 to N-1), or a list of seeds (default: 3).",
         ),
     ] = None,
     methods: Annotated[
@@ -114,33 +117,37 @@ def compare(
         typer.Option(
             "--methods",
             metavar="A,B,...",
-            help="Rows, e.g. scratch,pp,pp+p-ssl,pp+uda (default: all main ones).",
+            help="Methods to compare, e.g. scratch,pp,pp+p-ssl,pp+uda (default: the main ones).",
         ),
     ] = None,
     networks: Annotated[
         str | None,
         typer.Option(
-            "--networks", metavar="A,B,...", help="Target networks, all on the same pool of images."
+            "--networks",
+            metavar="A,B,...",
+            help="Target networks to compare, all on the same pool of images.",
         ),
     ] = None,
     share_pool: Annotated[
         bool,
-        typer.Option("--share-pool", help="Make PP's pool once for all seeds, not once a seed."),
+        typer.Option(
+            "--share-pool", help="Make PP's image pool once for all seeds, not once per seed."
+        ),
     ] = False,
     panel: Annotated[
         bool,
         typer.Option(
             "--panel",
-            help="On six bundled targets at growing distance from the letters, in place of the config's images.",
+            help="Use six bundled targets at increasing distance from the letters instead of the config's images.",
         ),
     ] = False,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the comparison in --out DIR.")
+        bool, typer.Option("--resume", help="Continue the comparison in --out DIR.")
     ] = False,
     settings: SetOption = None,
     no_optimize: OriginalOption = False,
 ) -> None:
-    """Run every method on the same data, network, budget and seeds; say whether the pseudo data helped."""
+    """Compare methods on the same data, network, budget and seeds. Reports whether the pseudo data helped."""
     from ptgm_fast.cli.compare import run
 
     chosen = with_original(settings, no_optimize)
@@ -151,15 +158,15 @@ def tune(
     config: ConfigArgument = None,
     out: OutOption = None,
     minutes: Annotated[
-        float, typer.Option("--minutes", min=0.01, help="About how long to search.")
+        float, typer.Option("--minutes", min=0.01, help="Approximate search time in minutes.")
     ] = 30.0,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the search in --out DIR.")
+        bool, typer.Option("--resume", help="Continue the search in --out DIR.")
     ] = False,
     settings: SetOption = None,
     no_optimize: OriginalOption = False,
 ) -> None:
-    """Find a cheaper budget of the same accuracy, on validation images; write its config."""
+    """Find a cheaper budget with the same validation accuracy. Writes its config."""
     from ptgm_fast.cli.tune import run
 
     run(config, out, minutes, with_original(settings, no_optimize), resume)
@@ -170,7 +177,7 @@ def profile(
         list[Path], typer.Argument(metavar="RUN...", help="Folders of runs made with --profile.")
     ],
 ) -> None:
-    """Print where the time of a profiled run went."""
+    """Show where the time of a profiled run went."""
     from ptgm_fast.cli.profile import run
 
     run(runs)
@@ -179,16 +186,18 @@ def profile(
 def report(
     runs: Annotated[
         list[Path],
-        typer.Argument(metavar="RUN...", help="Folders of `train`, and of `compare` if you like."),
+        typer.Argument(metavar="RUN...", help="Folders written by `train` or `compare`."),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="FILE.html", help="The page (default: report.html in the first RUN)."
+            "--out",
+            metavar="FILE.html",
+            help="Page to write (default: report.html in the first RUN).",
         ),
     ] = None,
 ) -> None:
-    """Write one self-contained HTML page about one or several runs."""
+    """Write one self-contained HTML page about one or more runs."""
     from ptgm_fast.cli.report import run
 
     run(runs, out)
@@ -198,16 +207,19 @@ def check(
     config: ConfigArgument = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder of check.png and check.json."),
+        typer.Option("--out", metavar="DIR", help="Folder for check.png and check.json."),
     ] = None,
     samples: Annotated[
-        int, typer.Option("--samples", metavar="N", min=1, help="About so many samples are drawn.")
+        int,
+        typer.Option(
+            "--samples", metavar="N", min=1, help="Approximate number of samples to draw."
+        ),
     ] = 512,
     seed: SeedOption = None,
     settings: SetOption = None,
     no_optimize: OriginalOption = False,
 ) -> None:
-    """Show samples of the generator to the classifier: do they fit each other, and the target? Name what does not."""
+    """Check that generator, classifier and target images match. Reports what does not."""
     from ptgm_fast.cli.check import run
 
     run(config, out, samples, seed, with_original(settings, no_optimize))

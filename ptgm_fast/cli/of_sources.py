@@ -1,4 +1,4 @@
-"""The commands about generators, classifiers and the machine, and their options."""
+"""The commands that deal with generators, classifiers and the machine, and their options."""
 
 from __future__ import annotations
 
@@ -23,24 +23,29 @@ def synthesize(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", help="Output folder: new, or what this command began."
+            "--out",
+            metavar="DIR",
+            help="Output folder: a new one, or one that this command started to fill.",
         ),
     ] = None,
     format: Annotated[
         str,
         typer.Option(
             "--format",
-            help="folder (of PNGs), pool (training reads it) or webdataset (tar shards).",
+            help="folder (of PNGs), pool (readable by training) or webdataset (tar shards).",
         ),
     ] = "folder",
     shard: Annotated[
         str,
-        typer.Option("--shard", metavar="I/N", help="Make the I-th of N shares of the images."),
+        typer.Option(
+            "--shard", metavar="I/N", help="Make only the I-th of N shares of the images."
+        ),
     ] = "1/1",
     estimate: Annotated[
         bool,
         typer.Option(
-            "--estimate", help="Measure a few batches, print time, disk and memory; write nothing."
+            "--estimate",
+            help="Measure a few batches and print expected time, disk and memory; write nothing.",
         ),
     ] = False,
     conditioned: Annotated[
@@ -53,7 +58,7 @@ def synthesize(
     settings: SetOption = None,
     no_optimize: OriginalOption = False,
 ) -> None:
-    """Write labelled pseudo images: a folder, tar shards, or a pool. Stopped, the same command makes the rest."""
+    """Write labelled pseudo images: a folder, tar shards or a pool. If stopped, run the same command again to finish."""
     from ptgm_fast.cli.synthesize import run
 
     run(
@@ -71,7 +76,7 @@ def synthesize(
 
 def source(
     config: Annotated[
-        Path, typer.Argument(metavar="CONFIG.toml", help="Description of the source pair to train.")
+        Path, typer.Argument(metavar="CONFIG.toml", help="Config of the source pair to train.")
     ],
     out: OutOption = None,
     seed: SeedOption = None,
@@ -80,18 +85,18 @@ def source(
         bool,
         typer.Option(
             "--classifier-only",
-            help="Train only a classifier, on the samples of the generator that a run's config names.",
+            help="Train only a classifier, on samples of the generator named in a run's config.",
         ),
     ] = False,
 ) -> None:
-    """Train a source pair - a conditional generator and a classifier - from labelled images of your own."""
+    """Train a source pair on your own labelled images. The pair is a conditional generator and a classifier."""
     from ptgm_fast.cli.source import run, run_classifier
 
     (run_classifier if classifier_only else run)(config, out, seed, settings or [])
 
 
 def doctor() -> None:
-    """Say which device, implementations and extras are present, and what is missing."""
+    """Report what is available and what is missing. Covers the device, kernel implementations and extras."""
     from ptgm_fast.cli.doctor import run
 
     run()
@@ -105,17 +110,17 @@ def optimize(
     truncation: Annotated[
         float | None,
         typer.Option(
-            "--truncation", help="For a generator whose truncation selects its statistics."
+            "--truncation", help="Truncation, for generators whose statistics depend on it."
         ),
     ] = None,
     batch: Annotated[
-        int, typer.Option("--batch", metavar="N", min=1, help="Batch size of the timing.")
+        int, typer.Option("--batch", metavar="N", min=1, help="Batch size for timing.")
     ] = 32,
     rounds: Annotated[
-        int, typer.Option("--rounds", min=0, help="Timed rounds of each; 0 leaves the timing out.")
+        int, typer.Option("--rounds", min=0, help="Timed rounds of each generator; 0 skips timing.")
     ] = 5,
 ) -> None:
-    """Rewrite a frozen generator into an equal, cheaper one; say what each pass saved and how fast both are."""
+    """Rewrite a frozen generator into an equivalent, cheaper one. Reports what each pass saved and the speed of both."""
     from ptgm_fast.cli.optimize import run
 
     run(generator, device, truncation, batch, rounds)
@@ -124,15 +129,19 @@ def optimize(
 def convert(
     source: Annotated[
         Path,
-        typer.Argument(metavar="FILE.pkl", help="NVIDIA's pickle of StyleGAN2-ADA or StyleGAN3."),
+        typer.Argument(metavar="FILE.pkl", help="NVIDIA's StyleGAN2-ADA or StyleGAN3 pickle."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE.safetensors", help="Default: beside the pickle."),
+        typer.Option(
+            "--out", metavar="FILE.safetensors", help="File to write (default: next to the pickle)."
+        ),
     ] = None,
-    network: Annotated[str, typer.Option("--network", help="G_ema (the average) or G.")] = "G_ema",
+    network: Annotated[
+        str, typer.Option("--network", help="G_ema (averaged weights) or G.")
+    ] = "G_ema",
 ) -> None:
-    """Write a StyleGAN pickle as safetensors; nothing of the pickle is run."""
+    """Convert a StyleGAN pickle to safetensors. No code in the pickle is run."""
     from ptgm_fast.cli.convert import run
 
     run(source, out, network)

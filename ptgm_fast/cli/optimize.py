@@ -22,11 +22,11 @@ def run(uri: str, device: str, truncation: float | None, batch: int, rounds: int
     console.print(_table(optimized))
     if optimized.difference is not None:
         console.print(
-            f"largest difference from the original, as a part of max(1, largest value): {optimized.difference:.1e}"
+            f"largest difference from the original, relative to max(1, largest value): {optimized.difference:.1e}"
         )
     if optimized.errors is not None:
         original, rewrite = optimized.errors
-        console.print(f"from float64: the original {original:.1e}, the rewrite {rewrite:.1e}")
+        console.print(f"difference from float64: original {original:.1e}, rewrite {rewrite:.1e}")
     if rates:
         console.print(
             f"batch {batch}, {torch.get_num_threads()} threads, median of {rounds} interleaved rounds: "

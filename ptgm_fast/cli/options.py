@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 ConfigArgument = Annotated[
     Path | None,
     typer.Argument(
-        metavar="CONFIG.toml", help="Run description; without one, the bundled letters -> digits."
+        metavar="CONFIG.toml", help="Config of the run (default: the bundled letters -> digits)."
     ),
 ]
 OutOption = Annotated[
@@ -18,7 +18,7 @@ OutOption = Annotated[
 ]
 SeedOption = Annotated[
     int | None,
-    typer.Option("--seed", min=0, help="Seed of every random number (default: the config's)."),
+    typer.Option("--seed", min=0, help="Seed for all random numbers (default: the config's)."),
 ]
 SetOption = Annotated[
     list[str] | None,
@@ -31,11 +31,11 @@ SetOption = Annotated[
 OriginalOption = Annotated[
     bool,
     typer.Option(
-        "--no-optimize", help="Keep the generator as it is (the same as source.optimize=false)."
+        "--no-optimize", help="Use the generator as it is (same as source.optimize=false)."
     ),
 ]
 
 
 def with_original(settings: list[str] | None, original: bool) -> list[str]:
-    """The settings of --set, and that of --no-optimize."""
+    """The settings of --set, plus the one of --no-optimize."""
     return [*(settings or []), *(["source.optimize=false"] if original else [])]

@@ -1,4 +1,4 @@
-"""What `ptgm-fast compare --panel` prints at its end."""
+"""What `ptgm-fast compare --panel` prints at the end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def show(record: PanelRecord, out: Path) -> None:
 
 
 def accuracies(record: PanelRecord) -> Table:
-    """A column a target, the nearest first. Within the 80 columns of a log."""
+    """One column per target, nearest first. Fits the 80 columns of a log."""
     targets = record.targets.values()
     result = _table(record, "test accuracy, % ± standard deviation over seeds")
     result.add_column("", no_wrap=True)
@@ -40,7 +40,7 @@ def accuracies(record: PanelRecord) -> Table:
 
 
 def gains(record: PanelRecord) -> Table:
-    """A row a target, the nearest first."""
+    """One row per target, nearest first."""
     several = " ± standard error, paired by seed" if len(record.seeds) > 1 else ""
     result = _table(record, f"what each adds, points of test accuracy{several}")
     result.add_column("target")

@@ -12,7 +12,7 @@ from ptgm_fast.profiling import Profile, read_profile
 from ptgm_fast.profiling.schema import FILE, StageProfile
 from ptgm_fast.runs.worth import gains_of
 
-# Phases whose time is spent on images; for the others a rate would mean nothing.
+# Phases that process images; a rate would be meaningless for the others.
 ON_SYNTHESIZED = {"latents", "generator"}
 ON_TRAINED = {"views", "forward", "loss", "backward", "classifier"}
 
@@ -27,15 +27,15 @@ def run(folders: list[Path]) -> None:
 
 
 def written_at(folder: Path) -> int:
-    """When a folder's profile was written, 0 if there is none."""
+    """Modification time of the folder's profile in nanoseconds, 0 if there is none."""
     path = folder / FILE
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def show_new_profile(folder: Path, before: int) -> None:
-    """The profile that a run has just written, if it did."""
+    """Print the profile that a run has just written, if it wrote one."""
     if written_at(folder) == before:
-        console.print("no step was run, so nothing was profiled")
+        console.print("no steps were run, so nothing was profiled")
         return
     show(read_profile(folder))
     _show_gains(folder)
@@ -51,13 +51,13 @@ def show(profile: Profile) -> None:
 
 
 def _show_gains(folder: Path) -> None:
-    """What the time was for."""
+    """Print what the time bought."""
     for line in gains_of(folder):
         console.print(line, soft_wrap=True)
 
 
 def profile_table(profile: Profile) -> Table:
-    """Seconds, share and images/s of each stage and phase; the steady state's milliseconds a step."""
+    """Seconds, share and images/s of each stage and phase, and milliseconds per step in the steady state."""
     table = Table(title="Where the time went", title_justify="left")
     for name in ("stage", "phase", "seconds", "share", "steady ms/step", "images/s"):
         table.add_column(name, justify="left" if name in ("stage", "phase") else "right")
@@ -93,7 +93,7 @@ def _rate(images: int | None, seconds: float) -> str:
 
 
 def lines(profile: Profile) -> Iterator[str]:
-    """What the table does not hold, a line each; the last one names the bottleneck."""
+    """What the table leaves out, one line each; the last line names the bottleneck."""
     for stage in profile.stages:
         if stage.steps:
             yield _about(stage)
@@ -107,12 +107,12 @@ def lines(profile: Profile) -> Iterator[str]:
         if gauge.unit != "bytes"
     ]
     energy = (
-        [f"{1e3 * hardware.joules_per_image:.1f} mJ an image"] if hardware.joules_per_image else []
+        [f"{1e3 * hardware.joules_per_image:.1f} mJ per image"] if hardware.joules_per_image else []
     )
-    yield f"at most {', '.join(memory)}; on average {', '.join([*gauges, *energy])}"
+    yield f"peak {', '.join(memory)}; on average {', '.join([*gauges, *energy])}"
     yield from hardware.notes
     if not profile.complete:
-        yield "the run was stopped before its end: this is what it did until then"
+        yield "the run was stopped early: this covers what it did until then"
     yield profile.bottleneck
 
 
@@ -129,13 +129,13 @@ def _about(stage: StageProfile) -> str:
         settled = "" if stage.steady.settled else " (still varying)"
         parts.append(
             f"steady from step {stage.steady.first_step}{settled}: median {1e3 * stage.steady.median_step_seconds:.2f}, "
-            f"95th percentile {1e3 * stage.steady.p95_step_seconds:.2f} ms a step"
+            f"95th percentile {1e3 * stage.steady.p95_step_seconds:.2f} ms per step"
         )
     else:
-        parts.append("too few steps to tell the steady state from warm-up")
+        parts.append("too few steps to separate the steady state from warm-up")
     overlap = stage.overlap
     if overlap is None:
-        parts.append(f"no overlap: {stage.overlap_reason or 'nothing runs beside the trainer'}")
+        parts.append(f"no overlap: {stage.overlap_reason or 'nothing runs alongside the trainer'}")
     else:
         share = "-" if overlap.efficiency is None else f"{overlap.efficiency:.0%}"
         parts.append(

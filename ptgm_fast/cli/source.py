@@ -47,7 +47,7 @@ def run_classifier(
         try:
             figures = train_classifier(source, config, out, context)
         except Interrupted as stopped:
-            console.print(f"{stopped}. The same command with --out {out} goes on")
+            console.print(f"{stopped}. Continue with the same command and --out {out}")
             sys.exit(130)
     console.print_json(data=figures)
     console.print(

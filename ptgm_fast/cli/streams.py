@@ -1,4 +1,4 @@
-"""Printing that never ends a run: a reader that went away, a full disk, a closed stream, an encoding without the letter."""
+"""Printing that never ends a run: not on a broken pipe, a full disk, a closed stream, or a character that cannot be encoded."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 
 class LenientStream:
-    """A text stream whose `write` and `flush` raise nothing. What its encoding lacks is written as an escape."""
+    """A text stream whose `write` and `flush` never raise. Characters that cannot be encoded are written as escapes."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -35,21 +35,21 @@ class LenientStream:
             self._leave()
 
     def _leave(self) -> None:
-        """Nobody reads any more: what comes goes nowhere, and what is buffered too, or Python's exit would fail on it."""
+        """Discard all further output, and what is buffered: otherwise Python would fail to flush it at exit."""
         try:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())
             os.close(nowhere)
         except (OSError, ValueError):
             pass
-        # `self` is still sys.stdout for those who hold it.
+        # Others may hold `self` as sys.stdout: only the stream behind it changes.
         self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123
 
 
 @contextmanager
 def lenient_streams() -> Iterator[None]:
-    """Standard output and error are lenient within."""
-    # A closed descriptor would be the next file's, and what is printed into it.
+    """Make standard output and error lenient within the block."""
+    # The next file opened would get a closed descriptor's number, and printed text would end up in it.
     for descriptor in range(3):
         try:
             os.fstat(descriptor)

@@ -33,7 +33,7 @@ def run(
         _show(estimate(config, count, conditioned=conditioned, format=format), count, format)
         return
     if out is None:
-        raise UserError("--out DIR is needed: the folder to write to")
+        raise UserError("--out DIR is required: the folder to write to")
     with joined() as group:
         config = group.from_first(lambda: load_config(config_path, settings, seed))
         with StageProgress(unit="image") if group.is_first else nullcontext() as progress:
@@ -60,14 +60,14 @@ def run(
 def _shard(text: str) -> tuple[int, int]:
     part, slash, whole = text.partition("/")
     if not (slash and part.strip().isdecimal() and whole.strip().isdecimal()):
-        raise UserError(f"--shard is I/N, for example 3/8, got {text!r}")
+        raise UserError(f"--shard takes I/N, for example 3/8, got {text!r}")
     return int(part), int(whole)
 
 
 def _report(summary: Mapping[str, Any], out: Path, format: str) -> None:
     if missing := summary.get("missing_parts"):
         console.print(
-            f"this share is done; {len(missing)} of {summary['parts']} parts are missing in {out}, for other shares to make"
+            f"this share is done; {len(missing)} of {summary['parts']} parts are still missing in {out}; they belong to other shares"
         )
         return
     beside = "manifest.jsonl and summary.json" if format == "folder" else "manifest.json"
@@ -79,10 +79,10 @@ def _report(summary: Mapping[str, Any], out: Path, format: str) -> None:
 def _show(found: Estimate, count: int, format: str) -> None:
     console.print(
         f"{count:,} images of {found.image_size}x{found.image_size} as {format}: {found.images_per_second:,.1f} images/s on "
-        f"{found.device}, {size(found.disk_bytes)} on disk, {size(found.memory_bytes)} of memory (measured on {found.measured} images)"
+        f"{found.device}, {size(found.disk_bytes)} on disk, {size(found.memory_bytes)} of memory (measured over {found.measured} images)"
     )
     result = Table(
-        title="with so many processes, each on a device like this one", title_justify="left"
+        title="by number of processes, each on a device like this one", title_justify="left"
     )
     for name in ("processes", "images/s", "time", "memory of all"):
         result.add_column(name, justify="right")

@@ -44,21 +44,21 @@ def run(
     ):
         if baselines and group.size > 1:
             raise UserError(
-                f"--baselines runs in one process, but {group.size} were started: leave it out, or start without torchrun"
+                f"--baselines runs in one process, but {group.size} were started: leave it out, or run without torchrun"
             )
         say = console.print if group.is_first else _silent
-        # The first process's machine holds the folder; the others do not look for it.
+        # The folder is on the first process's machine; the other processes do not look for it.
         if resume:
             config, out, started_in = group.from_first(
                 lambda: _resumed(config_path, out, seed, settings)
             )
-            # The relative paths of the config start there.
+            # The config's relative paths start there.
             os.chdir(started_in)
         else:
             config, out = group.from_first(lambda: _begin(config_path, out, seed, settings, stack))
         own_device(config.device, group)
         device = choose_device(config.device)
-        # One process is looked at, and one writes the log.
+        # Only the first process is profiled, and only it writes the log.
         looked_at = (profile or profile_ops) and group.is_first
         log = open_logger(logger, out) if logger and group.is_first else None
         together = f", {group.size} processes" if group.size > 1 else ""
@@ -100,19 +100,19 @@ def run(
 def _compare(
     config: RunConfig, out: Path, stop: Callable[[], bool], task: Task | None = None
 ) -> None:
-    """Train the baselines on the run's seed and print them beside it."""
+    """Train the baselines with the run's seed and print them next to the run."""
     console.print(f"baselines on the same data, network and seed: {', '.join(BASELINES)}")
     with StageProgress() as progress:
 
         def on_row(row: Row) -> None:
-            progress.restart()  # the next baseline has a stage of the same name
+            progress.restart()  # the next baseline has a stage with the same name
 
         context = Context(stop=stop, on_step=progress.update, on_images=progress.decoding)
         try:
             report = against_baselines(config, out, task=task, context=context, on_row=on_row)
         except Interrupted:
             console.print(
-                f"the run is whole, its baselines are not. Again: ptgm-fast train --resume --baselines --out {out}"
+                f"the run is complete, its baselines are not. Continue with: ptgm-fast train --resume --baselines --out {out}"
             )
             sys.exit(130)
     console.print(table(report))
@@ -122,19 +122,19 @@ def _compare(
 def _say_what_is_next(config: RunConfig, out: Path) -> None:
     written = out / "config.toml"
     if config.data == DataConfig():
-        last = "init FOLDER", "writes a config for images of your own"
+        last = "init FOLDER", "writes a config for your own images"
     else:
         last = f"tune {written}", "looks for the same accuracy in less time"
     for command, does in (
         (f"report {out}", "writes one page about this run"),
-        (f"compare {written} --seeds 5", "tells what the pseudo data adds, over five seeds"),
+        (f"compare {written} --seeds 5", "measures what the pseudo data adds, over five seeds"),
         last,
     ):
         console.print(f"next: ptgm-fast {command}  {does}", soft_wrap=True)
 
 
 def _silent(*parts: object) -> None:
-    """What another process than the first prints."""
+    """Print nothing: for all processes but the first."""
 
 
 def _begin(
@@ -152,7 +152,10 @@ def _begin(
 def _resumed(
     config_path: Path | None, out: Path | None, seed: int | None, settings: list[str]
 ) -> tuple[RunConfig, Path, Path]:
-    """The run to continue, its own config, and where it was started; settings given again must be the same."""
+    """The config of the run to continue, its folder, and the directory it was started in.
+
+    Settings given again must be the same.
+    """
     if out is None:
         asked = load_config(config_path, settings, seed)
         out = newest(RUNS, f"{asked.task}-seed{asked.seed}")
@@ -164,8 +167,8 @@ def _resumed(
             before, after = config_to_toml(config).splitlines(), config_to_toml(asked).splitlines()
             changed = [line for line in after if line not in before]
             raise UserError(
-                f"the run in {str(out)!r} has another config; a resume continues it as it was. Different: {'; '.join(changed[:6])}\n"
-                "Leave the settings out, or start a new run without --resume"
+                f"the run in {str(out)!r} has another config, and --resume continues it unchanged. Different: {'; '.join(changed[:6])}\n"
+                "Leave out the settings, or start a new run without --resume"
             )
     return config, out if started_in == Path.cwd() else out.absolute(), started_in
 

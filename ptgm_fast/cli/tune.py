@@ -26,14 +26,16 @@ def run(
     if resume:
         if config_path or settings or out is None:
             raise UserError(
-                "tune --resume takes --out DIR and --minutes: the config is in that folder"
+                "tune --resume takes only --out DIR and --minutes: the config is stored in that folder"
             )
         config, out = reentered(out)
     else:
         config = load_config(config_path, settings)
     chosen = nullcontext(out) if out else free(Path("runs"), f"{config.task}-tune")
     with stop_on_signal() as stopping, chosen as out, StageProgress(interval=60.0) as progress:
-        console.print(f"{config.task}: budgets for about {minutes:g} minutes; folder {out}")
+        console.print(
+            f"{config.task}: searching budgets for about {minutes:g} minutes; folder {out}"
+        )
 
         def on_trial(trial: Trial) -> None:
             progress.restart()
@@ -53,7 +55,7 @@ def run(
             )
         except Interrupted:
             console.print(
-                f"the trials above are kept. Continue with: ptgm-fast tune --resume --out {out} --minutes {minutes:g}"
+                f"the trials above are saved. Continue with: ptgm-fast tune --resume --out {out} --minutes {minutes:g}"
             )
             sys.exit(130)
     table = Table(title=f"{report['task']}: {len(report['seeds'])} seeds, validation images")
@@ -74,5 +76,5 @@ def run(
         f"chosen: {faster:.1f} times as fast as the config itself. Train with it: ptgm-fast train {out / 'chosen.toml'}"
     )
     console.print(
-        f"in {out}: chosen.toml, frontier.png, tune.json, metrics.jsonl (a line a training)"
+        f"in {out}: chosen.toml, frontier.png, tune.json, metrics.jsonl (one line per training)"
     )

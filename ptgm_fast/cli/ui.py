@@ -1,4 +1,4 @@
-"""What commands print: progress as bars on a terminal and plain lines elsewhere, tables, a clean stop."""
+"""Shared output of the commands: progress (bars on a terminal, plain lines elsewhere), number formats, a clean stop."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from rich.progress import (
 if TYPE_CHECKING:
     from ptgm_fast.config import RunConfig
 
-# Names and paths are printed as they are: no markup, no emoji.
+# No markup and no emoji, so that names and paths are printed literally.
 console = Console(highlight=False, markup=False, emoji=False)
 
 
 class StageProgress:
-    """Progress of named stages with their rate and time left.
+    """Progress of named stages with their rate and remaining time.
 
-    On a terminal one bar a stage; elsewhere (a log file, CI) a plain line at most every `interval` seconds.
+    One bar per stage on a terminal; elsewhere (a log file, CI) a plain line at most every `interval` seconds.
     """
 
     def __init__(self, unit: str = "step", interval: float = 10.0) -> None:
@@ -69,14 +69,14 @@ class StageProgress:
             self._bars.stop()
 
     def decoding(self, done: int, total: int) -> None:
-        """`done` of `total` image files are decoded."""
+        """Report that `done` of `total` image files are decoded."""
         self.update("decoding", done, total, "image")
         if done == total:
-            # Another set may follow.
+            # Another image set may follow.
             self._forget("decoding")
 
     def update(self, stage: str, done: int, total: int, unit: str = "") -> None:
-        """`done` of `total` units of a stage are finished."""
+        """Report that `done` of `total` units of a stage are finished."""
         unit = unit or self.unit
         now = time.monotonic()
         began, first = self._started.setdefault(stage, (now, done - 1))
@@ -91,12 +91,12 @@ class StageProgress:
             console.print(f"{stage}: {done}/{total} {unit}s, {rate:.1f} {unit}s/s{left}")
 
     def _forget(self, stage: str) -> None:
-        """The next `update` of that name is of another one; the bar stays."""
+        """Treat the next `update` with this name as a new stage; the finished bar stays visible."""
         self._tasks.pop(stage, None)
         self._started.pop(stage, None)
 
     def restart(self) -> None:
-        """Forget the stages seen: the same names follow again, of another run."""
+        """Forget all stages: another run with the same stage names follows."""
         if self._bars:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
@@ -106,10 +106,10 @@ class StageProgress:
 
 @contextmanager
 def stop_on_signal(*, alone: bool = True) -> Iterator[list[bool]]:
-    """A flag list that is non-empty after Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once.
+    """Yield a list that becomes non-empty after Ctrl-C or SIGTERM; a second Ctrl-C interrupts at once.
 
-    alone: False in one of several processes, where torchrun passes a signal on that the terminal may have sent
-    already: a second one is no second wish, and each process's line would be one too many.
+    alone: False in one of several processes. There, torchrun forwards a signal that the terminal may already have sent,
+    so a second signal does not mean a second Ctrl-C, and only one process should print.
     """
     asked: list[bool] = []
 
@@ -125,15 +125,16 @@ def stop_on_signal(*, alone: bool = True) -> Iterator[list[bool]]:
     try:
         yield asked
     finally:
-        # One of several is deaf while it ends: torchrun signals all when the first has ended, and the exit code is to say why.
+        # One of several processes ignores signals while it exits: torchrun signals all once the first has exited, and
+        # the exit code must keep saying why.
         for number, handler in previous.items():
             signal.signal(number, handler if alone else signal.SIG_IGN)
 
 
 def reentered(out: Path) -> tuple[RunConfig, Path]:
-    """The config of a folder that is gone on with, and its absolute path; from here on the config's relative paths are true.
+    """The config of a folder to continue, and the folder's absolute path.
 
-    Raises UserError where there is nothing to go on with.
+    Changes to the directory that the config's relative paths start from. Raises UserError if there is nothing to continue.
     """
     from ptgm_fast.config import load_config
     from ptgm_fast.runs.folder import RunFolder
@@ -159,7 +160,7 @@ def size(num_bytes: float) -> str:
 def served_from(
     pool_bytes: int, reuse: float, seconds_saved: float | None, joules_saved: float | None = None
 ) -> str:
-    """What a pool did for a stage, to follow how many images it served; nothing where every image was fresh."""
+    """What a pool did for a stage, as text to append to the number of images served; empty if every image was fresh."""
     if not pool_bytes:
         return ""
     saved = [] if seconds_saved is None else [f"{seconds_saved:.0f} s"]

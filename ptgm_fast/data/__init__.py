@@ -1,4 +1,4 @@
-"""Labelled images by URI, and the split of a target task into training, validation and test."""
+"""Labelled images by URI, and the split of a target task into training, validation and test sets."""
 
 from ptgm_fast.data.images import Fit, Images, ImageSet, in_batches
 from ptgm_fast.data.loading import SCHEMES, load

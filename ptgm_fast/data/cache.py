@@ -1,4 +1,4 @@
-"""A folder of decoded image sets, each under a name that changes when anything it was made of does."""
+"""A cache folder of decoded image sets. The name of each changes when anything it was made from changes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _WRITING = ".writing-"
 
 
 class Entry:
-    """One set in one form: NAME.npy, uint8 [N, C, H, W], and NAME.json, which says what it was made of.
+    """One image set in one form: NAME.npy, uint8 [N, C, H, W], and NAME.json, which records what it was made from.
 
-    NAME is a hash of the place, the form, the versions of what decodes, and the stamps of all files. So a file that was
-    changed, added, removed or renamed gives another name: what is found under a name is never stale. The earlier entry of the
-    same place and form is removed when a new one is there.
+    NAME is a hash of the location, the form, the versions of the decoding libraries, and the stamps of all files. A file
+    that is changed, added, removed or renamed therefore changes the name, so an entry is never stale. Writing a new entry
+    removes the earlier one of the same location and form.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Entry:
         form: tuple[int | None, int | Fit | None],
         count: int,
     ) -> None:
-        """count: of images; a file that is stamped may hold several. Raises UserError if the folder cannot be made."""
+        """count: number of images (a stamped file may hold several). Raises UserError if the folder cannot be created."""
         import PIL
 
         self.folder, self._count = folder, count
@@ -64,27 +64,29 @@ class Entry:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"data.cache = {str(folder)!r} cannot be made ({error.strerror}); choose another folder"
+                f"data.cache = {str(folder)!r} cannot be created ({error.strerror}); choose another folder"
             ) from None
 
     @contextmanager
     def alone(self, on_notice: Callable[[str], None]) -> Iterator[None]:
-        """The folder for one process: others wait, then find what it decoded."""
+        """Lock the folder for this process. Others wait, then find what it decoded."""
         if os.name != "posix":
             yield
             return
         with (self.folder / ".lock").open("w") as lock:
-            # A file system without locks: what is decoded twice is the same.
+            # On a file system without locks two processes may decode the same images; the results are identical.
             with suppress(OSError):
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    on_notice(f"waiting for another process that decodes into {str(self.folder)!r}")
+                    on_notice(
+                        f"waiting for another process that is decoding into {str(self.folder)!r}"
+                    )
                     fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def open(self) -> tuple[IO[bytes], tuple[int, ...], int] | None:
-        """The file, the shape of its images and where they begin; None if it is not there whole."""
+        """The open file, the shape of its images and their byte offset; None if the entry is missing or incomplete."""
         try:
             record: dict[str, Any] = json.loads(self._path(".json").read_bytes())
             file = self._path(".npy").open("rb")
@@ -107,13 +109,13 @@ class Entry:
         return None
 
     def new_file(self) -> IO[bytes]:
-        """A file that `finish` gives its name; what a kill left of earlier ones goes."""
+        """A temporary file that `finish` renames. Removes temporary files left behind by killed processes."""
         for left in self.folder.glob(f"{_WRITING}*"):
             left.unlink(missing_ok=True)
         return (self.folder / f"{_WRITING}{os.getpid()}").open("w+b")
 
     def finish(self, file: IO[bytes], animations: int) -> None:
-        """Give a file of the folder, which holds all images, its name."""
+        """Rename the file from `new_file`, which now holds all images, and write its record."""
         os.fsync(file.fileno())
         record = json.dumps({**self._made_of, "animations": animations}, indent=1) + "\n"
         self._path(".json").write_text(record, encoding="utf-8")
@@ -127,13 +129,13 @@ class Entry:
 
 
 def stamp(name: str, status: os.stat_result) -> tuple[str | int, ...]:
-    """What changes when a file does: its name, size, and the times of its last change and of its inode's."""
+    """What changes when a file does: name, size, modification time and inode change time."""
     return name, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _digest(value: Any) -> str:
     found = hashlib.sha256()
-    # Part by part: a million stamps make a long text.
+    # In chunks: a million stamps make a long text.
     for part in json.JSONEncoder(sort_keys=True).iterencode(value):
         found.update(part.encode())
     return found.hexdigest()

@@ -1,4 +1,4 @@
-"""Many image files to one array of bytes: decoded by all cores, kept in memory, in a cache, or in a file without a name."""
+"""Decode many image files into one uint8 array, on all cores; kept in memory, in a cache, or in an unnamed temporary file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ptgm_fast.data.images import Fit, Images, prepare
 from ptgm_fast.data.on_disk import OnDisk
 from ptgm_fast.errors import UserError
 
-# Images that a thread decodes before it hands them on: fewer cost more to hand on than small ones to decode.
+# Images that a thread decodes before passing them on: with fewer, passing small images on costs more than decoding them.
 CHUNK = 16
 GIB = 2**30
 Given = TypeVar("Given")
@@ -31,18 +31,19 @@ Made = TypeVar("Made")
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What images are brought to, and where they are kept.
+    """The form that images are converted to, and where they are kept.
 
-    channels, image_size: see `images.prepare`. on_notice(message): told what was passed over. on_images(done, total): told
-    how many are decoded. cache: a folder for decoded images. memory_limit: bytes that a set may take in memory; a larger one stays on disk, in
-    the cache or in a file without a name in the working directory. labelled: False for images without classes.
-    rows: int64 [M], the images at these places alone, in this order; None: all. workers: decoding threads.
+    channels, image_size: see `images.prepare`. on_notice(message): receives what was skipped. on_images(done, total):
+    receives the number of decoded images. cache: a folder for decoded images. memory_limit: bytes of memory that an image
+    set may use; a larger one stays on disk, in the cache or in an unnamed temporary file in the working directory.
+    labelled: False for images without classes. rows: int64 [M], read only the images with these indices, in this order;
+    None: all. workers: number of decoding threads.
     """
 
     channels: int | None = None
@@ -60,9 +61,9 @@ class Wanted:
 class Items:
     """A set of images that are decoded one by one.
 
-    decode(i, on_frames) gives image i, uint8 [1, C, H, W], and calls on_frames for an animation; name(i) is what messages call it.
-    place: where they come from; stamps: what changes when any of them does, None where that is not known (nothing is cached
-    then). parallel: whether decode may run in several threads.
+    decode(i, on_frames) returns image i, uint8 [1, C, H, W], and calls on_frames for an animation; name(i) is its name in
+    messages. place: where the images come from. stamps: values that change when any image changes; None if unknown, and
+    then nothing is cached. parallel: whether decode may run in several threads.
     """
 
     count: int
@@ -73,7 +74,7 @@ class Items:
     parallel: bool = True
 
     def at(self, rows: Tensor) -> Items:
-        """The images at `rows`, int64 [M], in this order."""
+        """The images with indices `rows`, int64 [M], in this order."""
         places = rows.tolist()
         digest = hashlib.sha256(rows.numpy().tobytes()).hexdigest()[:16]
         return replace(
@@ -86,11 +87,11 @@ class Items:
 
 
 def decode_all(items: Items, wanted: Wanted) -> tuple[Images, int]:
-    """The images of a set, uint8 [N, C, H, W], the same bytes whatever the workers and wherever they are kept, and how many
-    of them are first frames of animations.
+    """The images of a set, uint8 [N, C, H, W], and how many of them are first frames of animations.
 
-    JPEGs are decoded at their full size and then resized: to decode them at a half or a quarter (`Image.draft`) gives other bytes.
-    Raises UserError for a damaged image, images of different forms, and a disk without room for them.
+    The bytes do not depend on the number of workers or on where the images are kept. JPEGs are decoded at full size and
+    then resized, since decoding at half or quarter size (`Image.draft`) gives other bytes. Raises UserError for a damaged
+    image, for images of different shapes, and for a disk without enough space.
     """
     if wanted.rows is not None:
         items = items.at(wanted.rows)
@@ -126,13 +127,13 @@ def _kept(items: Items, wanted: Wanted, entry: Entry | None) -> tuple[Images, in
                     offset = _write_header(file, whole)
                     if entry is None:
                         wanted.on_notice(
-                            f"{items.place}: {size / GIB:.1f} GiB of images, more than data.memory_limit = {wanted.memory_limit / GIB:g}: "
-                            f"on disk in {str(folder)!r} while the process runs; data.cache keeps them"
+                            f"{items.place}: {size / GIB:.1f} GiB of images exceed data.memory_limit = {wanted.memory_limit / GIB:g}: "
+                            f"kept on disk in {str(folder)!r} while the process runs; set data.cache to keep them for later runs"
                         )
             elif image.shape[1:] != shape:
                 raise UserError(
-                    f"image {items.name(done)!r} is {_describe(image.shape[1:])} but earlier ones are {_describe(shape)}; "
-                    "set data.image_size (and data.channels) to bring them to one shape"
+                    f"image {items.name(done)!r} is {_describe(image.shape[1:])}, but earlier ones are {_describe(shape)}; "
+                    "set data.image_size (and data.channels) to convert all to one shape"
                 )
             if memory is not None:
                 memory[done] = image[0]
@@ -165,28 +166,28 @@ def _discard(file: IO[bytes] | None, entry: Entry | None) -> None:
 
 
 def _nameless(folder: Path) -> IO[bytes]:
-    # It goes when its last reader does.
+    # The file disappears when its last reader closes it.
     return tempfile.TemporaryFile(dir=folder)
 
 
 def _check_room(folder: Path, size: int) -> None:
-    """Raises UserError where so many bytes have no room."""
+    """Raise UserError if the folder's disk has less than `size` bytes free."""
     if (free := shutil.disk_usage(folder).free) < size:
         raise UserError(
-            f"decoded images of {size / GIB:.1f} GiB have no room in {str(folder)!r} ({free / GIB:.1f} GiB free); "
-            "set data.cache to a folder on a larger disk, or data.image_size to fewer pixels"
+            f"decoded images take {size / GIB:.1f} GiB, but there is not enough space in {str(folder)!r} ({free / GIB:.1f} GiB free); "
+            "set data.cache to a folder on a larger disk, or lower data.image_size"
         )
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> int:
-    """The header of an .npy file of uint8; where the values begin."""
+    """Write the header of a uint8 .npy file and return the byte offset of the values."""
     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
     return file.tell()
 
 
 def _opened(file: IO[bytes], shape: tuple[int, ...], offset: int, wanted: Wanted) -> Images:
-    """The images of a file, in memory where the limit allows it."""
+    """The images of a file, in memory if the limit allows it."""
     images = OnDisk(file, shape, offset=offset, memory_limit=wanted.memory_limit)
     if images.nbytes > wanted.memory_limit:
         return images
@@ -198,8 +199,8 @@ def _opened(file: IO[bytes], shape: tuple[int, ...], offset: int, wanted: Wanted
 def _decoded(items: Items, wanted: Wanted, on_frames: Callable[[int], None]) -> Iterator[Tensor]:
     """The images in order, uint8 [1, C, H, W] each, decoded ahead by threads.
 
-    Threads, as Pillow and torch decode and resize outside of the interpreter's lock: as fast as processes here, and
-    nothing is copied between them.
+    Threads suffice because Pillow and torch release the GIL while they decode and resize: they are as fast as processes
+    here, and nothing is copied between them.
     """
 
     def decode(numbers: range) -> tuple[list[Tensor], Exception | None]:
@@ -209,7 +210,7 @@ def _decoded(items: Items, wanted: Wanted, on_frames: Callable[[int], None]) -> 
                 image = items.decode(i, lambda i=i: on_frames(i))  # type: ignore[misc]
                 done.append(prepare(image, wanted.channels, wanted.image_size))
         except Exception as error:
-            # Those before it are looked at first, as if they had been decoded one after the other.
+            # The images before the error are still yielded first, as in sequential decoding.
             return done, error
         return done, None
 
@@ -224,12 +225,12 @@ def _decoded(items: Items, wanted: Wanted, on_frames: Callable[[int], None]) -> 
 
 
 def ahead(make: Callable[[Given], Made], given: Iterator[Given], workers: int) -> Iterator[Made]:
-    """make(x) of each x, in order; with several workers some are made ahead, with one in the caller's thread."""
+    """Yield make(x) for each x, in order: computed ahead by several workers, or in the caller's thread with one worker."""
     if workers == 1:
         yield from map(make, given)
         return
     threads = torch.get_num_threads()
-    # Each worker is one thread: torch's own would take the others' cores.
+    # One torch thread per worker: more would compete for the other workers' cores.
     pool = ThreadPoolExecutor(workers, "decode", initializer=torch.set_num_threads, initargs=(1,))
     try:
         waiting: deque[Future[Made]] = deque()
@@ -241,7 +242,7 @@ def ahead(make: Callable[[Given], Made], given: Iterator[Given], workers: int) -
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        # What a worker sets is the default of threads to come.
+        # A worker's set_num_threads also changes the default of threads started later.
         torch.set_num_threads(threads)
 
 

@@ -18,18 +18,19 @@ from ptgm_fast.data.pixels import read_image
 from ptgm_fast.errors import UserError
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
-# What operating systems and archivers leave beside files, hidden names aside.
+# Files and folders that operating systems and archivers leave behind, besides hidden ones.
 _JUNK = {"__macosx", "thumbs.db", "desktop.ini", "$recycle.bin", "@eadir"}
 _TRAIN = ("train", "training")
 _TEST = ("test", "testing", "val", "valid", "validation", "dev")
 
 
 def load_folder(path: str, wanted: Wanted) -> ImageSet:
-    """The images under root/CLASS, at any depth, classes in the order of their names; without labels all images under root.
+    """Load the images under root/CLASS, at any depth, with classes sorted by name; unlabelled: all images under root.
 
-    Links are followed, each folder once a class. Hidden files and folders and what systems leave behind (`__MACOSX`,
-    `Thumbs.db`) are passed over, and counted in one notice with files of other kinds and animations, of which the
-    first frame is read. Raises UserError as `load` does, and for a train/test tree, naming the options that take it.
+    Links are followed, but each folder is visited only once per class. Hidden files and folders and system files
+    (`__MACOSX`, `Thumbs.db`) are skipped. One notice counts them, together with files of other types and animations,
+    of which only the first frame is read. Raises UserError as `load` does, and for a train/test tree, naming the options
+    that accept it.
     """
     root = _root(path)
     skipped: Counter[str] = Counter()
@@ -38,7 +39,7 @@ def load_folder(path: str, wanted: Wanted) -> ImageSet:
     else:
         files = _images(root, skipped)
         if not files:
-            raise UserError(f"data folder {path!r} holds no images")
+            raise UserError(f"data folder {path!r} contains no images")
         labels, names = no_labels(len(files))
     items = Items(
         count=len(files),
@@ -48,36 +49,36 @@ def load_folder(path: str, wanted: Wanted) -> ImageSet:
         stamps=[stamp(str(f.relative_to(root)), f.stat()) for f in files] if wanted.cache else None,
     )
     images, animations = decode_all(items, wanted)
-    skipped["animations after their first frame"] = animations
+    skipped["animations (all frames but the first)"] = animations
     if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
-        wanted.on_notice(f"{path}: passed over {counted}")
+        wanted.on_notice(f"{path}: skipped {counted}")
     return ImageSet(images, labels, names)
 
 
 def class_files(path: str, skipped: Counter[str]) -> tuple[list[Path], Tensor, tuple[str, ...]]:
-    """The files of all class folders, their labels, int64 [N], and the classes; `skipped` counts what was passed over.
+    """The files of all class folders, their labels, int64 [N], and the class names; `skipped` counts what was skipped.
 
     Raises UserError as `load_folder` does, before any image is read.
     """
     if trees := split_trees(path):
         separate = f" and data.test_images=folder:{trees[1]}" if len(trees) > 1 else ""
         raise UserError(
-            f"data folder {path!r} is a split tree ({', '.join(t.name for t in trees)}), whose parts are no classes; "
+            f"data folder {path!r} holds splits ({', '.join(t.name for t in trees)}), not classes; "
             f"set data.images=folder:{trees[0]}{separate}"
         )
     places = sorted(_entries(_root(path), skipped), key=lambda p: class_name(p.name))
     classes = [p for p in places if _is_folder(p)]
-    skipped["images beside the class folders"] = sum(
+    skipped["images outside the class folders"] = sum(
         p.suffix.lower() in IMAGE_SUFFIXES for p in places if p not in classes
     )
     if not classes:
         raise UserError(
-            f"data folder {path!r} has no class folders; expected {path}/CLASS/IMAGE files, one folder a class"
+            f"data folder {path!r} has no class folders; expected {path}/CLASS/IMAGE files, one folder per class"
         )
     names = tuple(class_name(p.name) for p in classes)
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise UserError(
-            f"data folder {path!r} has two class folders whose names look the same, {twice[0]!r}; rename or join them"
+            f"data folder {path!r} has two class folders whose names look the same, {twice[0]!r}; rename or merge them"
         )
     files: list[Path] = []
     labels: list[int] = []
@@ -85,7 +86,7 @@ def class_files(path: str, skipped: Counter[str]) -> tuple[list[Path], Tensor, t
         found = _images(folder, skipped)
         if not found:
             raise UserError(
-                f"class folder {str(folder)!r} holds no images; add some or remove the folder"
+                f"class folder {str(folder)!r} contains no images; add some or remove the folder"
             )
         files += found
         labels += [label] * len(found)
@@ -93,7 +94,7 @@ def class_files(path: str, skipped: Counter[str]) -> tuple[list[Path], Tensor, t
 
 
 def class_name(name: object) -> str:
-    """A class's name as text: composed (NFC), so that names that look the same are the same; bytes that are no UTF-8 as `\\xff`."""
+    """A class name as NFC-normalized text, so that names that look the same are equal; invalid UTF-8 bytes become `\\xff`."""
     if isinstance(name, bytes):
         name = os.fsdecode(name)
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
@@ -101,7 +102,7 @@ def class_name(name: object) -> str:
 
 
 def _entries(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
-    """What a folder holds, without what is hidden or junk."""
+    """The entries of a folder, except hidden and system files."""
     try:
         found = list(folder.iterdir())
     except OSError as error:
@@ -119,7 +120,7 @@ def _images(folder: Path, skipped: Counter[str]) -> list[Path]:
     while waiting:
         place = waiting.pop()
         status = place.stat()
-        # A link may lead back to a folder above, or twice to the same one.
+        # A link may lead back to a parent folder, and two links may lead to the same one.
         if (identity := (status.st_dev, status.st_ino)) in seen:
             continue
         seen.add(identity)
@@ -127,10 +128,10 @@ def _images(folder: Path, skipped: Counter[str]) -> list[Path]:
             if _is_folder(path):
                 waiting.append(path)
             elif path.suffix.lower() not in IMAGE_SUFFIXES:
-                skipped["files of another kind"] += 1
+                skipped["files of other types"] += 1
             elif not path.is_file():
                 raise UserError(
-                    f"image {str(path)!r} is no file, or a link to nothing; replace or remove it"
+                    f"image {str(path)!r} is not a file, or a broken link; replace or remove it"
                 )
             else:
                 files.append(path)
@@ -147,7 +148,7 @@ def _is_folder(path: Path) -> bool:
 def split_trees(path: str) -> list[Path]:
     """The parts of a root/train/CLASS/IMAGE tree, training first, then test; empty for a folder of class folders.
 
-    Else it would load as the classes train and test.
+    Without this check, such a tree would load as the classes train and test.
     """
     folders = [p for p in _entries(_root(path), Counter()) if _is_folder(p)]
     by_name = {p.name.lower(): p for p in folders}
@@ -165,7 +166,7 @@ def _root(path: str) -> Path:
 
 
 def _is_tree(folder: Path) -> bool:
-    """Whether a folder holds folders, and no images beside them."""
+    """Whether a folder contains folders and no images next to them."""
     entries = list(_entries(folder, Counter()))
     return any(_is_folder(p) for p in entries) and not any(
         p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() for p in entries

@@ -1,4 +1,4 @@
-"""Hugging Face `datasets` on disk: folders of `save_to_disk`, and parquet files. Nothing is downloaded, no script is run."""
+"""Hugging Face `datasets` on disk: `save_to_disk` folders and parquet files. Nothing is downloaded and no script is run."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ OPTIONS = ("split", "image", "label")
 
 
 def load_datasets(rest: str, wanted: Wanted) -> ImageSet:
-    """PATH?split=NAME&image=COLUMN&label=COLUMN: the split of a saved DatasetDict, and the columns where there are several.
+    """Load PATH?split=NAME&image=COLUMN&label=COLUMN: a split of a saved DatasetDict, and the columns if there are several.
 
-    Images are those that the files themselves hold; a path to another file is refused. Labels are a ClassLabel, whose names
-    are kept, or a column of whole numbers or text, numbered in sorted order. Classes without images are dropped.
+    Images must be stored in the files themselves; paths to other files are refused. Labels are a ClassLabel column, whose
+    names are kept, or a column of integers or text, numbered in sorted order. Classes without images are dropped.
     """
     path, _, query = rest.partition("?")
     what = f"datasets:{rest}"
@@ -47,7 +47,7 @@ def load_datasets(rest: str, wanted: Wanted) -> ImageSet:
     image = _column(options, "image", [n for n, k in kinds.items() if k == "Image"], kinds, what)
     pictures = table.column(image)
     if not len(pictures):
-        raise UserError(f"{what} holds no images")
+        raise UserError(f"{what} contains no images")
     numbered = (
         _labels(table, features, options, what) if wanted.labelled else no_labels(len(pictures))
     )
@@ -59,7 +59,7 @@ def load_datasets(rest: str, wanted: Wanted) -> ImageSet:
         held = pictures[i].as_py()
         if not isinstance(held, dict) or not held.get("bytes"):
             raise UserError(
-                f"{what}: row {i} holds no image of its own; save it with save_to_disk, which takes images in"
+                f"{what}: row {i} does not contain its image; save the data set with save_to_disk, which embeds images"
             )
         content: bytes = held["bytes"]
         return content
@@ -74,7 +74,7 @@ def load_datasets(rest: str, wanted: Wanted) -> ImageSet:
     )
     images, animations = decode_all(items, wanted)
     if animations:
-        wanted.on_notice(f"{path}: passed over {animations} animations after their first frame")
+        wanted.on_notice(f"{path}: skipped {animations} animations (all frames but the first)")
     return ImageSet(images, *numbered)
 
 
@@ -94,7 +94,7 @@ def _labels(
         return only_used(values, tuple(map(class_name, features[label].names)))
     if not all(isinstance(value, (int, str)) for value in values):
         raise UserError(
-            f"{what}: column {label!r} is no column of classes (numbers or text); name it with &label=COLUMN"
+            f"{what}: column {label!r} does not hold classes (numbers or text); name the right one with &label=COLUMN"
         )
     distinct, numbers = np.unique(
         [class_name(v) if isinstance(v, str) else v for v in values], return_inverse=True
@@ -115,22 +115,22 @@ def _table(datasets: Any, place: Path, split: str | None, what: str) -> tuple[An
             import pyarrow.parquet
 
             if split:
-                # As the Hub names them: train-00000-of-00002.parquet.
+                # The Hub's naming: train-00000-of-00002.parquet.
                 parquet = [f for f in parquet if f.name.startswith(f"{split}-") or f.stem == split]
             elif len(prefixes := {f.stem.partition("-")[0] for f in parquet}) > 1:
                 raise UserError(
-                    f"{what} holds several splits ({', '.join(sorted(prefixes))}); choose one: ?split=NAME"
+                    f"{what} contains several splits ({', '.join(sorted(prefixes))}); choose one: ?split=NAME"
                 )
             if not parquet:
-                raise UserError(f"{what}: no parquet file is of split {split!r}")
+                raise UserError(f"{what}: no parquet file belongs to split {split!r}")
             table = pyarrow.concat_tables([pyarrow.parquet.read_table(f) for f in parquet])
             return table, datasets.Features.from_arrow_schema(table.schema)
         found = datasets.load_from_disk(str(place))
     except UserError:
         raise
-    except Exception as error:  # its readers raise many unrelated types
+    except Exception as error:  # the readers raise many unrelated types
         raise UserError(
-            f"{what} cannot be read ({error}); expected a folder that save_to_disk wrote, or parquet files"
+            f"{what} cannot be read ({error}); expected a folder written by save_to_disk, or parquet files"
         ) from error
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
@@ -138,14 +138,14 @@ def _table(datasets: Any, place: Path, split: str | None, what: str) -> tuple[An
             raise UserError(f"{what} has {given}; choose one: ?split={'|'.join(found)}")
         found = found[split]
     elif split:
-        raise UserError(f"{what} has no splits; leave ?split= out")
+        raise UserError(f"{what} has no splits; leave out ?split=")
     return found.data.table, found.features
 
 
 def _column(
     options: dict[str, str], role: str, candidates: list[str], kinds: dict[str, str], what: str
 ) -> str:
-    """The column that is asked for, or the only candidate."""
+    """The requested column, or the only candidate."""
     asked = options.get(role)
     if asked in kinds or (asked is None and len(candidates) == 1):
         return asked or candidates[0]

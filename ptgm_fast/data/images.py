@@ -1,4 +1,4 @@
-"""A labelled image set, and the one place where images are brought to a size and channel count."""
+"""A labelled image set, and the only place where images are converted to a size and a number of channels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ptgm_fast.data.on_disk import OnDisk
 from ptgm_fast.errors import UserError
 
 Images = Tensor | OnDisk
-# What a forward without gradient takes at once.
+# Batch limits of a forward without gradients.
 BATCH_IMAGES, BATCH_VALUES = 500, 2**24
-# ITU-R BT.601 luma, the weights PIL and torchvision use for a grey image.
+# ITU-R BT.601 luma: the weights that PIL and torchvision use for grey images.
 LUMA = (0.299, 0.587, 0.114)
 
 
@@ -51,21 +51,21 @@ class ImageSet:
         return self.channels, *self.image_size
 
     def subset(self, indices: Tensor) -> ImageSet:
-        """Those images, in memory; on disk where they are, and are more than the limit that they were read with."""
+        """The images at `indices`, in memory; images on disk stay there if they exceed the memory limit they were read with."""
         images = self.images
         chosen = images.subset(indices) if isinstance(images, OnDisk) else images[indices]
         return ImageSet(chosen, self.labels[indices], self.class_names)
 
 
 def only_used(labels: Sequence[int], names: Sequence[str]) -> tuple[Tensor, tuple[str, ...]]:
-    """Labels int64 [N] numbered anew, and the names, without the classes that have no images."""
+    """Renumber the labels without the classes that have no images; returns labels int64 [N] and the remaining names."""
     used = sorted(set(labels))
     number = {label: i for i, label in enumerate(used)}
     return torch.tensor([number[label] for label in labels]), tuple(names[i] for i in used)
 
 
 def no_labels(count: int) -> tuple[Tensor, tuple[str, ...]]:
-    """The labels and names of images without classes."""
+    """Placeholder labels and names for images without classes."""
     return torch.zeros(count, dtype=torch.int64), ("unlabelled",)
 
 
@@ -80,7 +80,7 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 def encode_png(image: Tensor) -> bytes:
-    """The PNG file of an image uint8 [C, H, W] with C in {1, 3}."""
+    """Encode an image uint8 [C, H, W] with C in {1, 3} as PNG."""
     from PIL import Image
 
     pixels = image.permute(1, 2, 0).numpy()
@@ -102,7 +102,7 @@ def with_channels(images: Tensor, channels: int) -> Tensor:
 
 
 class Fit(NamedTuple):
-    """A square of `size` pixels: the shorter side resized, antialiased, to size / crop (rounded down), then the middle."""
+    """A square of `size` pixels: antialiased resize of the shorter side to size / crop (rounded down), then centre crop."""
 
     size: int
     crop: float = 1.0
@@ -110,14 +110,14 @@ class Fit(NamedTuple):
 
 
 def fit(images: Tensor, asked: int | Fit) -> Tensor:
-    """Images uint8 [N, C, H, W] to [N, C, size, size] as `Fit` says; a number is a `Fit` of this size."""
+    """Convert images uint8 [N, C, H, W] to [N, C, size, size] as described by `Fit`; a number means `Fit` of this size."""
     size, crop, interpolation = asked if isinstance(asked, Fit) else Fit(asked)
-    # 224 / (224 / 232) may come out below 232.
+    # 224 / (224 / 232) may be rounded to just below 232.
     side = int(size / crop + 1e-6)
     height, width = images.shape[-2:]
     if (height, width) == (size, size) and side == size:
         return images
-    # Rounded as torchvision's Resize and CenterCrop round: a pixel off, a network sees another image.
+    # Rounded as in torchvision's Resize and CenterCrop: off by one pixel, the network would see another image.
     shorter = min(height, width)
     new = (side * height // shorter, side * width // shorter)
     resized = F.interpolate(
@@ -129,7 +129,7 @@ def fit(images: Tensor, asked: int | Fit) -> Tensor:
 
 
 def prepare(images: Tensor, channels: int | None, image_size: int | Fit | None) -> Tensor:
-    """Apply `with_channels` and `fit` where asked; None keeps what the images have."""
+    """Apply `with_channels` and `fit`; None keeps the channels or the size as they are."""
     if channels is not None:
         images = with_channels(images, channels)
     if image_size is not None:

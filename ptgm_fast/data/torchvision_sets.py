@@ -1,4 +1,4 @@
-"""torchvision's data sets by name: those on disk, and FakeData."""
+"""torchvision data sets by name: those already on disk, and FakeData."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ptgm_fast.query import split_query
 
 
 def load_torchvision(rest: str, wanted: Wanted) -> ImageSet:
-    """NAME?option=value&...: the options are the data set's own arguments, values written as they are.
+    """Load NAME?option=value&...: the options are the data set's own arguments, with values written literally.
 
-    Classes without images are dropped, and the labels numbered anew.
+    Classes without images are dropped, and the labels are renumbered.
     """
     try:
         import torchvision.datasets as datasets
@@ -43,7 +43,7 @@ def load_torchvision(rest: str, wanted: Wanted) -> ImageSet:
         dataset: Any = factory(**_arguments(factory, options))
     except Exception as error:  # each data set checks its files in its own way
         raise UserError(
-            f"torchvision:{name} cannot be opened with {options or 'no options'} ({error}). Nothing is downloaded: place the "
+            f"torchvision:{name} cannot be opened with {options or 'no options'} ({error}). Nothing is downloaded: put the "
             "data set there first, and pass its options as torchvision:NAME?root=DIR&split=train (or &train=true)"
         ) from error
     labels: list[int] = []
@@ -55,12 +55,12 @@ def load_torchvision(rest: str, wanted: Wanted) -> ImageSet:
             return to_bytes(image)[None]
         except Exception as error:
             raise UserError(
-                f"torchvision:{name}: item {i} is not an image that can be read with one class ({error})"
+                f"torchvision:{name}: item {i} is not a readable image with one class ({error})"
             ) from error
 
     if not len(dataset):
-        raise UserError(f"torchvision:{name} holds no images")
-    # Any data set may come: not all of them are read by several threads at once, or stay as they are.
+        raise UserError(f"torchvision:{name} contains no images")
+    # Not every data set is thread-safe, or returns the same images each time: one thread, and no cache.
     items = Items(
         count=len(dataset),
         decode=decode,
@@ -71,14 +71,14 @@ def load_torchvision(rest: str, wanted: Wanted) -> ImageSet:
     images, _ = decode_all(items, wanted)
     found = tuple(class_name(n) for n in getattr(dataset, "classes", None) or ())
     if min(labels) < 0:
-        raise UserError(f"torchvision:{name} has labels below 0: this part of it has no labels")
+        raise UserError(f"torchvision:{name} has labels below 0: this split is unlabelled")
     names = found if max(labels) < len(found) else tuple(map(str, range(max(labels) + 1)))
-    # EMNIST's letters are 1 to 26 of 27 names; the others may lack classes in a part too.
+    # EMNIST's letters use labels 1 to 26 of 27 names; splits of other data sets may lack classes too.
     return ImageSet(images, *only_used(labels, names))
 
 
 def _arguments(factory: type, options: dict[str, str]) -> dict[str, Any]:
-    """The options as the types of the data set's arguments."""
+    """The options, converted to the types of the data set's arguments."""
     parameters = inspect.signature(factory).parameters
     arguments = {
         name: _value(text, parameters[name].default if name in parameters else None)
@@ -87,7 +87,7 @@ def _arguments(factory: type, options: dict[str, str]) -> dict[str, Any]:
     if "root" in parameters:
         arguments["root"] = options.get("root", "data")
     if "loader" in parameters:
-        # torchvision's own makes 8 bits of any image.
+        # torchvision's default loader converts every image to 8 bits.
         from PIL import Image
 
         arguments["loader"] = Image.open

@@ -1,4 +1,4 @@
-"""WebDataset's tar shards: KEY.jpg (or another image) and KEY.cls, read with the standard library; nothing is extracted."""
+"""WebDataset tar shards: KEY.jpg (or another image type) and KEY.cls, read with the standard library; nothing is extracted."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ class _Sample:
     shard: Path
     key: str
     image: tuple[str, int, int] | None = None
-    """Name, first byte, number of bytes."""
+    """Name, byte offset, number of bytes."""
     label: int | None = None
 
 
 def load_webdataset(pattern: str, wanted: Wanted) -> ImageSet:
-    """Samples of the shards in order: one image and a class number (`.cls`, text) each; other entries are passed over.
+    """Load the samples of the shards in order: one image and one class number (`.cls`, text) each; other entries are skipped.
 
-    pattern: a tar file, a glob (`train-*.tar`; the folder is literal), or a range as WebDataset writes it (`train-{0000..0099}.tar`). The classes are
-    the numbers that occur. Raises UserError for a shard that is damaged or compressed and a sample without an image or a class.
+    pattern: a tar file, a glob (`train-*.tar`; the folder is literal), or a range in WebDataset's notation
+    (`train-{0000..0099}.tar`). The classes are the numbers that occur. Raises UserError for a damaged or compressed shard,
+    and for a sample without an image or a class.
     """
     shards = _shards(pattern)
     skipped: Counter[str] = Counter()
     samples = [sample for shard in shards for sample in _samples(shard, skipped)]
     if not samples:
         raise UserError(
-            f"the shards {pattern!r} hold no samples; expected KEY.jpg and KEY.cls files"
+            f"the shards {pattern!r} contain no samples; expected KEY.jpg and KEY.cls files"
         )
     labels = []
     for sample in samples:
@@ -66,23 +67,23 @@ def load_webdataset(pattern: str, wanted: Wanted) -> ImageSet:
         stamps=[stamp(str(shard), shard.stat()) for shard in shards],
     )
     images, animations = decode_all(items, wanted)
-    skipped["animations after their first frame"] = animations
+    skipped["animations (all frames but the first)"] = animations
     if counted := ", ".join(f"{count} {what}" for what, count in skipped.items() if count):
-        wanted.on_notice(f"{pattern}: passed over {counted}")
+        wanted.on_notice(f"{pattern}: skipped {counted}")
     if not wanted.labelled:
         return ImageSet(images, *no_labels(len(samples)))
     return ImageSet(images, *only_used(labels, tuple(map(str, range(max(labels) + 1)))))
 
 
 def _shards(pattern: str) -> list[Path]:
-    """The files of a pattern, sorted; those of a range must all be there."""
+    """The files of a pattern, sorted; all files of a range must exist."""
     if found := _RANGE.search(pattern):
         first, last = found.groups()
         numbers = range(int(first), int(last) + 1)
         written = (f"{n:0{len(first)}d}" for n in numbers)
         paths = [Path(pattern[: found.start()] + n + pattern[found.end() :]) for n in written]
     else:
-        # A path is taken as it is written, brackets and all, if there is such a file.
+        # A path is taken literally, including brackets, if such a file exists.
         path = Path(pattern)
         paths = [path] if path.is_file() else sorted(path.parent.glob(path.name))
     missing = [str(path) for path in paths if not path.is_file()]
@@ -95,10 +96,10 @@ def _shards(pattern: str) -> list[Path]:
 
 
 def _samples(shard: Path, skipped: Counter[str]) -> list[_Sample]:
-    """What a shard holds, in order: the place of each image, the number of each class."""
+    """The samples of a shard, in order: where each image is stored, and its class number."""
     found: dict[str, _Sample] = {}
     try:
-        # "r:" is of uncompressed files: in others no image could be read alone.
+        # "r:" accepts only uncompressed files: in compressed ones, no single image could be read by offset.
         with tarfile.open(shard, "r:") as tar:
             for entry in tar:
                 folder, _, base = entry.name.rpartition("/")
@@ -107,7 +108,7 @@ def _samples(shard: Path, skipped: Counter[str]) -> list[_Sample]:
                     continue
                 key, suffix = f"{folder}/{stem}", f".{suffix.lower()}"
                 if suffix not in IMAGE_SUFFIXES and suffix != ".cls":
-                    skipped["files of another kind"] += suffix != ".json"
+                    skipped["files of other types"] += suffix != ".json"
                     continue
                 sample = found.setdefault(key, _Sample(shard, key.lstrip("/")))
                 if suffix == ".cls":
@@ -120,7 +121,7 @@ def _samples(shard: Path, skipped: Counter[str]) -> list[_Sample]:
                     sample.image = entry.name, entry.offset_data, entry.size
     except (tarfile.TarError, OSError) as error:
         raise UserError(
-            f"shard {str(shard)!r} is damaged, or no uncompressed tar file ({error}); write it again, without compression"
+            f"shard {str(shard)!r} is damaged or not an uncompressed tar file ({error}); write it again without compression"
         ) from error
     return list(found.values())
 
@@ -131,6 +132,6 @@ def _number(tar: tarfile.TarFile, entry: tarfile.TarInfo, shard: Path) -> int:
     text = file.read(64).decode("utf-8", "replace").strip()
     if not text.isdecimal():
         raise UserError(
-            f"{entry.name!r} in {str(shard)!r} holds {text[:20]!r}, expected a class number from 0 on"
+            f"{entry.name!r} in {str(shard)!r} contains {text[:20]!r}, expected a class number from 0 up"
         )
     return int(text)

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: spans, hardware, traces, and what bounds it."""
+"""Profile where the time of a run goes: spans, hardware counters, traces, and the bottleneck."""
 
 from ptgm_fast.profiling.schema import Profile, read_profile
 from ptgm_fast.profiling.session import Profiler, profile

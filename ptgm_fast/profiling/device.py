@@ -1,4 +1,4 @@
-"""The device's own clock: events on its streams, read after the fact."""
+"""Device-side timing with events on the device's streams, read later."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 
 
 class CudaTimer:
-    """CUDA events (HIP's on ROCm), reused. A mark is a point on the current stream's timeline.
+    """A pool of reusable CUDA events (HIP events on ROCm). A mark is a point on the current stream's timeline.
 
-    No GPU has run this; the tests drive it with a stand-in for `torch.cuda`.
+    No GPU has run this; the tests drive it with a mock of `torch.cuda`.
     """
 
     def __init__(self, device: torch.device, cuda: Any = None) -> None:
@@ -21,7 +21,7 @@ class CudaTimer:
         self._new: Callable[[], Any] = lambda: self._cuda.Event(enable_timing=True)
 
     def mark(self) -> Any | None:
-        """Record a mark, without waiting; None while a graph is being captured, where times do not exist."""
+        """Record a mark without waiting; None during graph capture, when nothing can be timed."""
         if self._cuda.is_current_stream_capturing():
             return None
         try:
@@ -36,14 +36,14 @@ class CudaTimer:
         return bool(mark.query())
 
     def seconds(self, first: Any, second: Any) -> float:
-        """From one mark to another, both ready."""
+        """Seconds between two marks, which must both be ready."""
         return float(first.elapsed_time(second)) / 1e3
 
     def recycle(self, mark: Any) -> None:
         self._free.append(mark)
 
     def stream(self) -> Hashable:
-        """The stream that work issued now would go to."""
+        """The stream that work issued now would run on."""
         return self._cuda.current_stream(self._device).cuda_stream
 
     def synchronize(self) -> None:
@@ -51,6 +51,6 @@ class CudaTimer:
 
 
 def device_timer(device: torch.device | str) -> CudaTimer | None:
-    """The timer of a device, None for the CPU: there the host's clock is the only one."""
+    """The timer of a device; None for the CPU, where the host clock is the only one."""
     device = torch.device(device)
     return CudaTimer(device) if device.type == "cuda" else None

@@ -1,4 +1,4 @@
-"""What the machine does meanwhile: processor and memory by psutil, a GPU by NVML, sampled in a thread."""
+"""Hardware counters during a run, sampled in a thread: processor and memory with psutil, a GPU with NVML."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from ptgm_fast.profiling.schema import Gauge, Hardware
 
 INTERVAL = 0.5
-# Past this many, every other sample goes and the interval doubles: hours fit into the same memory.
+# At this many samples, every other one is dropped and the interval doubles: long runs need no more memory.
 MAX_SAMPLES = 4096
 
 UNITS = {
@@ -33,20 +33,20 @@ UNITS = {
 
 
 class Sample(NamedTuple):
-    """nanoseconds on `time.perf_counter_ns`; values by the names of `UNITS`."""
+    """time: nanoseconds of `time.perf_counter_ns`; values: by the names in `UNITS`."""
 
     time: int
     values: dict[str, float]
 
 
 class GPU:
-    """One GPU's counters. Raises whatever NVML raises, ImportError and OSError included."""
+    """Counters of one GPU. Raises whatever NVML raises, including ImportError and OSError."""
 
     def __init__(self, device: torch.device) -> None:
         self._nvml = importlib.import_module("pynvml")
         self._nvml.nvmlInit()
         uuid = getattr(torch.cuda.get_device_properties(device), "uuid", None)
-        # torch's numbers follow CUDA_VISIBLE_DEVICES, NVML's do not: the UUID is the same in both.
+        # torch's device numbers follow CUDA_VISIBLE_DEVICES, NVML's do not; the UUID is the same in both.
         self._handle = (
             self._nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
             if uuid
@@ -64,12 +64,12 @@ class GPU:
         }
 
     def read(self) -> tuple[dict[str, float], list[str]]:
-        """Values by name, and a note for each that this GPU does not give: it is not asked again."""
+        """Values by name, and a note for each one that this GPU does not provide; those are not read again."""
         values, notes = {}, []
         for name, reader in list(self._readers.items()):
             try:
                 values[name] = float(reader())
-            # NVML raises its own types, and others when the driver goes away.
+            # NVML raises its own exception types, and others when the driver goes away.
             except Exception as error:
                 del self._readers[name]
                 notes.append(f"{name}: not available ({error})")
@@ -88,9 +88,9 @@ class GPU:
 
 
 class HardwareSampler:
-    """Samples every `interval` seconds between `start` and `stop` in a daemon thread.
+    """Samples every `interval` seconds between `start` and `stop`, in a daemon thread.
 
-    A GPU's counters are read when `device` is one; where NVML is absent or fails, one note says so and the rest goes on.
+    If `device` is a GPU, its counters are read too; if NVML is missing or fails, one note says so and the rest continues.
     """
 
     def __init__(self, device: torch.device | str = "cpu", *, interval: float = INTERVAL) -> None:
@@ -105,7 +105,7 @@ class HardwareSampler:
         if self._device.type == "cuda":
             try:
                 self._gpu = GPU(self._device)
-            # A missing package, library or driver, each with its own type.
+            # A missing package, library or driver, each with its own exception type.
             except Exception as error:
                 self.notes.append(f"GPU counters: not available ({error})")
         self._joules = self._gpu.joules() if self._gpu else None
@@ -137,7 +137,7 @@ class HardwareSampler:
             self._interval *= 2
 
     def stop(self, images: int | None = None) -> Hardware:
-        """End the thread and say what was seen. images: for the energy an image."""
+        """Stop the thread and return what it recorded. images: number of images, for the energy per image."""
         self._stop.set()
         self._thread.join()
         self._sample()
@@ -153,7 +153,7 @@ class HardwareSampler:
             samples=len(self.samples),
             seconds_between_samples=self._interval,
             gauges=tuple(self._gauges()),
-            # The kernel's own maximum may lag behind what a sample has just seen.
+            # The kernel's own maximum may lag behind the latest sample.
             peak_rss_bytes=max(_peak_rss() or 0, *(int(s.values["rss"]) for s in self.samples)),
             peak_gpu_bytes=peak_gpu,
             gpu_joules=joules,

@@ -1,4 +1,4 @@
-"""torch.profiler over a few steady steps of each stage: which operators the time goes to."""
+"""torch.profiler over a few steady steps of each stage: which operators take the time."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ ROWS = 40
 
 
 class OpsProfiler:
-    """Profiles `steps` steps of each stage, from its first steady step on, or the last ones of a short stage.
+    """Profiles `steps` steps of each stage: from the first steady step on, or the last steps of a short stage.
 
-    Writes ``ops-STAGE.txt`` (operators by their own time) and ``ops-STAGE-trace.json`` (for Perfetto). It sees the
-    trainer's thread and its backward threads. Steps that it watches are slower and do not count as steady.
+    Writes ``ops-STAGE.txt`` (operators sorted by self time) and ``ops-STAGE-trace.json`` (for Perfetto). Covers the
+    trainer's thread and its backward threads. Profiled steps are slower and do not count as steady.
     """
 
     def __init__(self, folder: Path, steps: int, device: torch.device | str) -> None:
@@ -33,7 +33,7 @@ class OpsProfiler:
         return self._profiler is not None
 
     def after_step(self, stage: str, *, steady: bool, left: int | None) -> None:
-        """A step ended. left: how many the stage still has, None where nobody knows."""
+        """To be called after each step. left: number of steps left in the stage, None if unknown."""
         if self._profiler:
             self._left -= 1
             if self._left <= 0 or left == 0:
@@ -55,7 +55,7 @@ class OpsProfiler:
         self._profiler.start()
 
     def stop(self) -> None:
-        """End and write; nothing happens when none is running."""
+        """Stop profiling and write the files; a no-op if no profiler is running."""
         if not self._profiler:
             return
         profiler, self._profiler = self._profiler, None

@@ -1,4 +1,4 @@
-"""`profile.json`: its schema, and reading it back."""
+"""The schema of `profile.json`, and a reader for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ptgm_fast.records import Part, read_record
 FORMAT: Literal["ptgm-fast profile"] = "ptgm-fast profile"
 VERSION: Literal[2] = 2
 FILE = "profile.json"
-AGAIN = "Run it again with --profile (a new --out folder), or remove the file"
+AGAIN = "Run it again with --profile (in a new --out folder), or remove the file"
 
 MAIN = "main"
 WAIT = "ring wait"
@@ -23,12 +23,12 @@ SERVED = "images served"
 
 
 class SpanTotals(Part):
-    """All spans of one path in one track. seconds: the device's where `on_device`, else the host's."""
+    """Totals of all spans with one path in one track. seconds: on the device's clock if `on_device`, else the host's."""
 
     lane: str = Field(
-        description='"main" for the trainer; a thread\'s name for what runs beside it'
+        description='"main" for the trainer; the thread\'s name for anything that runs alongside it'
     )
-    path: tuple[str, ...] = Field(description="names from the stage's direct child down")
+    path: tuple[str, ...] = Field(description="names, starting from the stage's direct child")
     count: int = Field(ge=0)
     seconds: float = Field(ge=0)
     host_seconds: float = Field(ge=0)
@@ -40,27 +40,27 @@ class SpanTotals(Part):
 class Steady(Part):
     """The steps after warm-up and compiling."""
 
-    first_step: int = Field(ge=1, description="counted from 1 within what this process ran")
+    first_step: int = Field(ge=1, description="counted from 1 over the steps that this process ran")
     steps: int = Field(ge=0)
     seconds: float = Field(ge=0)
     median_step_seconds: float = Field(ge=0)
     p95_step_seconds: float = Field(ge=0)
-    settled: bool = Field(description="false: the steps still varied after 50 of them")
+    settled: bool = Field(description="false: step times still varied after 50 steps")
 
 
 class Overlap(Part):
-    """Producer and consumer against each other; steady state where there is one, else the whole stage."""
+    """How far producer and consumer overlap, in the steady state if there is one, else in the whole stage."""
 
-    producer_seconds: float = Field(ge=0, description="the producers' work, waits left out")
-    consumer_seconds: float = Field(ge=0, description="the trainer's work, waits left out")
+    producer_seconds: float = Field(ge=0, description="the producers' work, without waits")
+    consumer_seconds: float = Field(ge=0, description="the trainer's work, without waits")
     consumer_wait_seconds: float = Field(ge=0)
     producer_wait_seconds: float = Field(ge=0)
     hideable_seconds: float = Field(ge=0, description="min(producer, consumer)")
     hidden_seconds: float = Field(
-        ge=0, description="producer - consumer's wait, within 0 and hideable"
+        ge=0, description="producer - consumer's wait, clamped to [0, hideable]"
     )
     efficiency: float | None = Field(
-        description="hidden / hideable; null when nothing could be hidden"
+        description="hidden / hideable; null if nothing could be hidden"
     )
 
 
@@ -78,30 +78,30 @@ class StageProfile(Part):
     name: str
     seconds: float = Field(ge=0)
     steps: int = Field(ge=0)
-    steady: Steady | None = Field(description="null: too few steps to tell it from warm-up")
+    steady: Steady | None = Field(description="null: too few steps to separate it from warm-up")
     images_trained: int | None = None
     images_synthesized: int | None = None
     images_served: int | None = None
-    reuse: float | None = Field(None, description="how often each image of a pool was shown")
-    pool_bytes: int | None = Field(None, description="of the pool; 0: every image was fresh")
+    reuse: float | None = Field(None, description="how often each image of the pool was used")
+    pool_bytes: int | None = Field(None, description="size of the pool; 0: every image was fresh")
     seconds_saved: float | None = Field(
-        None, description="what as many fresh images would have cost more"
+        None, description="extra seconds that as many fresh images would have taken"
     )
     joules_saved: float | None = Field(
         None, description="seconds_saved at the GPU's mean power over the run"
     )
     spans: tuple[SpanTotals, ...]
     counters: tuple[CounterTotals, ...] = ()
-    overlap: Overlap | None = Field(description="null: nothing ran beside the trainer")
+    overlap: Overlap | None = Field(description="null: nothing ran alongside the trainer")
     overlap_reason: str | None = Field(None, description="why synthesis ran ahead, or did not")
     precision: str | None = Field(None, description="of the training forward")
-    compile_reason: str | None = Field(None, description="why the forward was compiled, or not")
+    compile_reason: str | None = Field(None, description="why the forward was compiled, or was not")
     compile_seconds: float | None = Field(None, ge=0, description="0: not compiled")
 
     def phases(self, *, steady: bool = False) -> dict[str, float]:
-        """Seconds of the trainer's direct children, the longest first; ``other`` is what none of them covers.
+        """Seconds of the stage's direct child spans in the trainer, longest first; ``other`` is the time outside them.
 
-        steady: of the steady state alone, where the stage has one.
+        steady: only the steady state, if the stage has one.
         """
         steady = steady and self.steady is not None
         whole = self.steady.seconds if steady and self.steady else self.seconds
@@ -124,19 +124,19 @@ class Gauge(Part):
 
 
 class Hardware(Part):
-    """What the machine did meanwhile; `notes` says what could not be read and why."""
+    """Hardware counters over the run; `notes` says what could not be read, and why."""
 
     processor: str
     cores: int
     samples: int
     seconds_between_samples: float
     gauges: tuple[Gauge, ...]
-    peak_rss_bytes: int = Field(description="of the whole process since it started")
-    peak_gpu_bytes: int | None = Field(description="that torch's allocator held at once")
+    peak_rss_bytes: int = Field(description="peak RSS of the process since it started")
+    peak_gpu_bytes: int | None = Field(description="peak memory allocated by torch's allocator")
     gpu_joules: float | None = Field(
-        description="of the whole GPU, from its counter or its sampled power"
+        description="energy of the whole GPU, from its counter or its sampled power"
     )
-    joules_per_image: float | None = Field(description="gpu_joules over the images trained")
+    joules_per_image: float | None = Field(description="gpu_joules per trained image")
     notes: tuple[str, ...] = ()
 
 
@@ -155,12 +155,12 @@ class Profile(Part):
     trace_events: int = Field(ge=0)
     trace_events_dropped: int = Field(ge=0)
     bottleneck: str = Field(
-        description="one sentence: what bounds the run, and the option that moves it"
+        description="one sentence: what limits the run, and the option that affects it"
     )
 
 
 def read_profile(folder: Path) -> Profile:
-    """The profile of a run folder. Raises UserError when there is none, it is damaged, or of another version."""
+    """Read the profile of a run folder. Raises UserError if it is missing, damaged, or of another version."""
     path = folder / FILE
     if not path.is_file():
         raise UserError(

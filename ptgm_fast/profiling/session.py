@@ -1,4 +1,4 @@
-"""`profile`: spans, counters, hardware and operators of a block, written into a folder when it ends."""
+"""`profile`: record spans, counters, hardware and operators of a block; written to a folder when the block ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ptgm_fast.training.context import Context
 
 
 class Profiler:
-    """Profile a block; ``profile.json`` and ``trace.json`` are in `folder` when it ends, also after an exception::
+    """Profile a block and write ``profile.json`` and ``trace.json`` to `folder` when it ends, even after an exception::
 
         with profile("runs/mine") as p:
             for batch in loader:
@@ -34,13 +34,14 @@ class Profiler:
                     loss.backward()
                 p.step()
 
-    device: whose clock and counters are read beside the host's. stage: the name that the block's spans stand under; None
-    where the block opens its stages itself. ops_steps: steps of each stage under torch.profiler. max_events: spans
-    kept for the trace, the newest of each thread; totals always count all. sample_seconds: between hardware samples.
-    after_a_step: make no folder and write nothing unless a step has ended. Raises UserError for a value out of range.
+    device: whose clock and counters are read in addition to the host's. stage: name of the stage that contains the block's
+    spans; None if the block opens its stages itself. ops_steps: number of steps of each stage to run under torch.profiler.
+    max_events: number of spans kept for the trace, the newest of each thread; totals always count all. sample_seconds:
+    interval between hardware samples. after_a_step: create no folder and write nothing unless a step has ended. Raises
+    UserError for a value out of range.
 
-    result: the `Profile`, from the end of the block on. Spans may be opened in any thread; `step` belongs to the one
-    that entered the block.
+    result: the `Profile`, set when the block ends. Spans may be opened in any thread; call `step` only in the thread that
+    entered the block.
     """
 
     result: Profile | None = None
@@ -89,15 +90,18 @@ class Profiler:
         return self
 
     def __call__(self, name: str) -> Span:
-        """A span: ``with profiler("forward"): ...``; spans nest."""
+        """Open a span: ``with profiler("forward"): ...``. Spans can be nested."""
         return self.recorder(name)
 
     def counter(self, name: str, value: float) -> None:
-        """A value that changes over time, for the trace; "ring depth", "images synthesized" and "images served" have a meaning."""
+        """Record a value that changes over time, for the trace.
+
+        The profile also uses "ring depth", "images synthesized" and "images served".
+        """
         self.recorder.counter(name, value)
 
     def step(self, stage: str | None = None, *, left: int | None = None) -> None:
-        """A step has ended; left: how many more there will be, where that is known."""
+        """Mark the end of a step. left: how many more steps follow, if known."""
         stage, recorder = stage or self.recorder.stage, self.recorder
         watched = self.ops is not None and self.ops.active
         recorder.step(stage, last=left == 0, measured=not watched)
@@ -109,11 +113,14 @@ class Profiler:
             recorder.begin_step(steady=steady and not self.ops.active)
 
     def images(self, stage: str, **counts: int) -> None:
-        """What a stage did: ``images_trained``, ``images_synthesized``, ``images_served``."""
+        """Record a stage's counts: ``images_trained``, ``images_synthesized``, ``images_served``."""
         self._add(stage, counts)
 
     def decided(self, stage: str, **decisions: str | float | None) -> None:
-        """How a stage was run: ``overlap_reason``, ``precision``, ``compile_reason``, ``compile_seconds``; ``reuse``, ``pool_bytes``, ``seconds_saved`` of a pool."""
+        """Record how a stage ran: ``overlap_reason``, ``precision``, ``compile_reason``, ``compile_seconds``.
+
+        For a pool also ``reuse``, ``pool_bytes`` and ``seconds_saved``.
+        """
         self._add(stage, decisions)
 
     def _add(self, stage: str, facts: Facts) -> None:
@@ -137,7 +144,7 @@ class Profiler:
     ) -> None:
         if self._stage_span:
             self._stage_span.__exit__(kind, error, traceback)
-        # An error of the block's own matters more than one in writing its profile.
+        # An error raised by the block matters more than one while writing its profile.
         with suppress(*((OSError,) if error else ())):
             self._finish(complete=error is None)
 
@@ -146,7 +153,7 @@ class Profiler:
         trained = sum(int(facts.get("images_trained") or 0) for facts in self._facts.values())
         hardware = self.sampler.stop(trained or None)
         if self._after_a_step and not self.recorder.steps:
-            # The run ended before it began, by a mistake in its config: the folder may be another's.
+            # The run failed before its first step, for example by a config error: the folder may belong to another run.
             return
         if self.ops:
             self.ops.stop()
@@ -164,5 +171,5 @@ class Profiler:
         write_atomically(self.folder / schema.FILE, text.encode())
 
 
-# What a user writes: ``with profile(folder) as p``.
+# The public spelling: ``with profile(folder) as p``.
 profile = Profiler

@@ -1,4 +1,4 @@
-"""Named, nested spans of every thread, on the host's monotonic clock and, on a GPU, on the device's."""
+"""Named, nested spans of every thread, on the host's monotonic clock and, on a GPU, on the device's clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptgm_fast.profiling.schema import MAIN
 from ptgm_fast.profiling.steady import StepTimes
 
 MAX_EVENTS = 100_000
-# A track looks for finished device marks once it has this many, so that they stay few in a long run.
+# A track reads finished device marks once this many are pending, so that few accumulate in a long run.
 DRAIN_AT = 256
 REBASE_NS = 10 * 10**9
 
@@ -24,7 +24,7 @@ SpanPath = tuple[str, ...]
 
 
 class Event(NamedTuple):
-    """A span that ended: its path, begin and end in nanoseconds since the recorder began."""
+    """A finished span: its path, and its start and end in nanoseconds since the recorder began."""
 
     path: SpanPath
     start: int
@@ -32,7 +32,7 @@ class Event(NamedTuple):
 
 
 class CounterValue(NamedTuple):
-    """A value at a time, in nanoseconds since the recorder began."""
+    """A value at a time; time: nanoseconds since the recorder began."""
 
     name: str
     time: int
@@ -41,7 +41,7 @@ class CounterValue(NamedTuple):
 
 @dataclass(slots=True)
 class Total:
-    """What all spans of one path in one track add up to."""
+    """Sums over all spans with one path in one track."""
 
     count: int = 0
     host_ns: int = 0
@@ -50,12 +50,12 @@ class Total:
 
     @property
     def seconds(self) -> float:
-        """Device seconds where the device was timed, else the host's."""
+        """Device seconds if the device was timed, else host seconds."""
         return self.device_seconds if self.on_device else self.host_ns / 1e9
 
 
 class Track:
-    """The spans of one thread (and, on a GPU, one stream). Only its thread writes here, so nothing is locked."""
+    """The spans of one thread (and, on a GPU, one stream). Only that thread writes here, so no lock is needed."""
 
     def __init__(self, name: str, max_events: int) -> None:
         self.name = name
@@ -69,15 +69,15 @@ class Track:
 
 
 class SpanRecorder:
-    """Adds up the seconds of named spans by their path (`("pp", "generator")`), in one track a thread.
+    """Adds up the seconds of named spans by path (`("pp", "generator")`), in one track per thread.
 
-    A span opened at top level by the thread that made the recorder is a stage. Spans of other threads, and on a GPU of
-    other streams, lie in tracks of their own under the stage that is open then: a producer's under its trainer's.
+    A top-level span opened by the thread that created the recorder is a stage. Spans of other threads, and of other streams
+    on a GPU, are kept in separate tracks under the stage open at that time: a producer's spans under its trainer's stage.
 
-    On a GPU each span also marks its stream at both ends. The host never waits for a mark: finished ones are read in
-    passing, the rest by `resolve`, after which a path's `seconds` are the device's, from the first mark to the second.
+    On a GPU each span also marks its stream at both ends. The host never waits for a mark: finished marks are read
+    opportunistically, the rest by `resolve`. From then on a path's `seconds` are device seconds between the two marks.
 
-    Totals are whole whatever happens; of the events, for a trace, the newest `max_events` of each track are kept.
+    Totals are always complete; of the events, which are for a trace, the newest `max_events` of each track are kept.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class SpanRecorder:
         self._base: Any = self._timer.mark() if self._timer else None
         self._base_ns = 0
         if self._timer:
-            # Once, before the first step: host and device agree on when the recorder began.
+            # Synchronize once, before the first step, to align the host's and the device's clocks.
             self._timer.synchronize()
             self._base_ns = self.now()
         self.main = self._track()
@@ -119,7 +119,10 @@ class SpanRecorder:
         return Span(self, name)
 
     def step(self, stage: str | None = None, *, last: bool = False, measured: bool = True) -> None:
-        """The main thread's stage has finished a step. last: what follows in this stage is no step's work."""
+        """Mark the end of a step of the main thread's stage. last: what follows in this stage belongs to no step.
+
+        measured: False for a step that ran under another instrument, see `StepTimes.add`.
+        """
         now, stage = self.now(), stage or self.stage
         times = self.steps.setdefault(stage, StepTimes())
         times.add(now - self._step_began, measured=measured)
@@ -128,7 +131,7 @@ class SpanRecorder:
         self.marks.append(CounterValue(stage, now, times.count))
 
     def counter(self, name: str, value: float) -> None:
-        """A quantity that changes over time, such as a ring's depth; from any thread."""
+        """Record a quantity that changes over time, such as a ring's depth; may be called from any thread."""
         with self._lock:
             self.counters.append(CounterValue(name, self.now(), value))
             key = (self.stage, name)
@@ -137,11 +140,11 @@ class SpanRecorder:
 
     @property
     def steady(self) -> bool:
-        """Whether spans that end now count as the steady state's."""
+        """Whether spans that end now count towards the steady state."""
         return self._steady
 
     def begin_step(self, *, steady: bool) -> None:
-        """The next step begins now, not when the last one ended: what was between them was an instrument's work."""
+        """Start the next step now instead of at the end of the last one: an instrument ran between them."""
         self._step_began = self.now()
         self._steady = steady
 
@@ -151,7 +154,7 @@ class SpanRecorder:
 
     @property
     def dropped(self) -> int:
-        """How many events the tracks no longer hold."""
+        """Number of events that the tracks have discarded."""
         return sum(track.recorded - len(track.events) for track in self.tracks())
 
     def _track(self) -> Track:
@@ -189,7 +192,7 @@ class SpanRecorder:
             with self._lock:
                 start = self._base_ns + int(timer.seconds(self._base, first) * 1e9)
                 spare = second
-                # Event times are float32 milliseconds, exact only nearby: the base moves along.
+                # Event times are float32 milliseconds, accurate only over short intervals, so the base moves along.
                 if start - self._base_ns > REBASE_NS:
                     spare, self._base, self._base_ns = self._base, second, start + duration
             timer.recycle(first)
@@ -197,14 +200,14 @@ class SpanRecorder:
             track.device_events.append(Event(path, start, start + duration))
 
     def resolve(self) -> None:
-        """Wait for the device once and read every mark that is left. Call it when no span is open any more."""
+        """Wait for the device once and read all remaining marks. Call it when no span is open any more."""
         if self._timer:
             self._timer.synchronize()
             for track in self.tracks():
                 self._drain(track, everything=True)
 
     def totals(self, track: Track | None = None) -> dict[SpanPath, tuple[Total, Total]]:
-        """Of each path of a track (the main one), in order of first use: its total, and the steady state's part of it."""
+        """The total of each path of a track (by default the main one), and its steady-state part, in order of first use."""
         merged: dict[SpanPath, tuple[Total, Total]] = {}
         for (path, steady), part in list((track or self.main).totals.items()):
             whole, steadily = merged.setdefault(path, (Total(), Total()))
@@ -222,7 +225,7 @@ class SpanRecorder:
 
 
 class Span:
-    """One use of a span; `SpanRecorder` makes it."""
+    """One use of a span, created by `SpanRecorder`."""
 
     __slots__ = ("_first", "_name", "_parent", "_path", "_recorder", "_started", "_track")
 
@@ -239,7 +242,7 @@ class Span:
                 recorder._open_stage(self._name)
             self._path = (*track.path, self._name)
         else:
-            # Another thread's outermost span lies under the stage that is open now.
+            # Another thread's outermost span belongs to the stage that is open now.
             self._path = (
                 *(track.path or ((recorder.stage,) if recorder.stage else ())),
                 self._name,

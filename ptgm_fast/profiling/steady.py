@@ -1,4 +1,4 @@
-"""When the steps of a stage have settled: warm-up and compiling told apart from the steady state."""
+"""Detect when step times have settled: separate the steady state from warm-up and compilation."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from collections import deque
 WINDOW = 5
 TOLERANCE = 0.1
 LATEST = 50
-# 8 bytes a step: counts and sums stay whole, the quantiles are those of the first million steady steps.
+# 8 bytes per step: counts and sums cover all steps, quantiles only the first million steady ones.
 MAX_KEPT = 1_000_000
 
 
 class StepTimes:
     """The durations of one stage's steps.
 
-    The steady state begins after the first step at which the median of the last 5 durations lies within 10 % of the
-    median of the 5 before (so after 10 steps at the earliest), and after 50 steps whatever they do; `settled` says which.
-    A median ignores the odd slow step (an evaluation, a checkpoint); a compile in the first steps is followed by
-    steps that differ from it by far more than 10 %.
+    The steady state begins after the first step at which the median of the last 5 durations is within 10 % of the median
+    of the 5 before (so after 10 steps at the earliest), or after 50 steps in any case; `settled` says which. A median
+    ignores occasional slow steps (an evaluation, a checkpoint); a compilation in the first steps is followed by steps whose
+    durations differ from it by far more than 10 %.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class StepTimes:
         return self.first_steady is not None
 
     def add(self, duration_ns: int, *, measured: bool = True) -> None:
-        """One finished step. measured=False: it ran under another instrument and says nothing about the others."""
+        """Add one finished step. measured=False: it ran under another instrument and does not represent the others."""
         self.count += 1
         if not measured:
             return
@@ -55,7 +55,7 @@ class StepTimes:
             self.first_steady = self.count + 1
 
     def quantile(self, fraction: float) -> float:
-        """Seconds that `fraction` of the steady steps did not exceed; 0.0 without a steady step."""
+        """The `fraction` quantile of the steady steps' seconds; 0.0 without steady steps."""
         ordered = sorted(self.durations)
         if not ordered:
             return 0.0

@@ -1,4 +1,4 @@
-"""From what a recorder holds to a `Profile`."""
+"""Build a `Profile` from a recorder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ptgm_fast.profiling.schema import (
 from ptgm_fast.profiling.spans import SpanRecorder
 from ptgm_fast.profiling.steady import StepTimes
 
-# What only the stage itself knows, by the names of `StageProfile`.
+# What only the stage itself knows, by field name of `StageProfile`.
 Facts = Mapping[str, str | float | None]
 
 
@@ -37,9 +37,9 @@ def build_profile(
     complete: bool,
     facts: Mapping[str, Facts],
 ) -> Profile:
-    """facts: by stage, how many images it trained on, synthesized and served, and what was decided for it."""
+    """Build the profile of a run. facts: for each stage, the images it trained on, synthesized and served, and decisions."""
     names = [path[0] for path in recorder.totals() if len(path) == 1]
-    # A stage that was left by an exception has ended too; one that is still open has not.
+    # A stage left by an exception counts as ended; a stage that is still open does not.
     seconds = recorder.now() / 1e9
     watts = hardware.gpu_joules / seconds if hardware.gpu_joules is not None else None
     stages = tuple(_stage(recorder, name, facts.get(name, {}), watts) for name in names)
@@ -85,7 +85,7 @@ def _stage(recorder: SpanRecorder, name: str, facts: Facts, watts: float | None)
     counted = {SYNTHESIZED: "images_synthesized", SERVED: "images_served"}
     known |= {counted[c.name]: int(c.last) for c in counters if c.name in counted}
     if "images_served" not in known and "images_synthesized" in known:
-        # Without a ring every image that is made is trained on at once.
+        # Without a ring, every image is trained on right after it is made.
         known["images_served"] = known["images_synthesized"]
     saved = known.get("seconds_saved")
     if saved is not None and watts is not None:
@@ -118,16 +118,16 @@ def _steady(steps: StepTimes) -> Steady | None:
 def overlap(
     spans: list[SpanTotals], steady_seconds: float | None, seconds: float
 ) -> Overlap | None:
-    """How much of the producers' work went by while the trainer worked.
+    """How much of the producers' work was hidden behind the trainer's.
 
-    With P the producers' work, W the trainer's wait for them and C the rest of its time, one after the other would take
-    P + C and takes C + W. So P - W is hidden, of min(P, C) that could be.
+    Let P be the producers' work, W the trainer's wait for them, and C the rest of the trainer's time. Run one after the
+    other, they would take P + C; overlapped, they take C + W. So P - W is hidden, out of a possible min(P, C).
     """
     if all(span.lane == MAIN for span in spans):
         return None
 
     def add(*, main: bool, wait: bool, nested: bool | None = None) -> float:
-        """Seconds of a side's waits, or of its outermost work; nested: only waits inside a span, or only others."""
+        """Seconds of one side's waits, or of its work; nested: only spans inside another span (True) or outermost ones (False)."""
         return sum(
             span.seconds if steady_seconds is None else span.steady_seconds
             for span in spans
@@ -136,7 +136,7 @@ def overlap(
         )
 
     wait = add(main=True, wait=True)
-    # A wait inside a producer's span is no work of its.
+    # A wait inside a producer's span is not work.
     work = add(main=False, wait=False, nested=False) - add(main=False, wait=True, nested=True)
     produced = max(0.0, work)
     consumed = max(0.0, (seconds if steady_seconds is None else steady_seconds) - wait)

@@ -1,4 +1,4 @@
-"""The trace: spans as slices, counters as curves, in the JSON that chrome://tracing and Perfetto open.
+"""The trace: spans as slices and counters as curves, as JSON for chrome://tracing and Perfetto.
 
 The format is Google's "Trace Event Format": complete events (X), counters (C), instants (i), metadata (M).
 """
@@ -19,12 +19,12 @@ HOST, DEVICE = 1, 2
 
 
 def track_name(track: Track, recorder: SpanRecorder) -> str:
-    """The trainer's track is the consumer of whatever else records spans."""
+    """The name of a track: the trainer is the consumer, every other track a producer."""
     return "consumer (main thread)" if track is recorder.main else f"producer ({track.name})"
 
 
 def trace_events(recorder: SpanRecorder, samples: Iterable[Sample] = ()) -> list[dict[str, Any]]:
-    """All that is kept, as trace events; times in microseconds since the recorder began."""
+    """Everything recorded, as trace events; times in microseconds since the recorder began."""
     tracks = recorder.tracks()
     events = [_event("M", HOST, 0, "process_name", args={"name": "host"})]
     if any(track.device_events for track in tracks):
@@ -54,7 +54,7 @@ def _event(phase: str, process: int, thread: int, name: str, **more: Any) -> dic
 
 
 def write_trace(events: list[dict[str, Any]], path: Path, dropped: int) -> None:
-    """Write whole: a viewer never sees half a trace."""
+    """Write the trace atomically: a viewer never sees a partial file."""
     lines = ",\n".join(json.dumps(event, separators=(",", ":")) for event in events)
     other = json.dumps({"dropped_spans": dropped})
     text = f'{{"displayTimeUnit":"ms","otherData":{other},"traceEvents":[\n{lines}\n]}}\n'

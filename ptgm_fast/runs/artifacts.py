@@ -1,4 +1,4 @@
-"""The JSON files of a run folder and the models they are read back with; the pictures of pairs beside them."""
+"""The JSON files of a run folder, the models that read them back, and the pictures of pairs."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 SUMMARY, COMPARISON = "summary.json", "compare.json"
 EVALUATION, PAIRS, PAIRS_PICTURE = "evaluation.json", "pairs.json", "pairs.png"
 NUM_TARGETS, NUM_SAMPLES = 10, 8
-# A picture larger than this brings nothing to a page.
+# Larger tiles add nothing to a page.
 MAX_SIDE = 128
 
 
 class Noted(BaseModel):
-    """What is read again; the file may hold more, which is kept."""
+    """The fields that are read back; extra fields in the file are kept."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -56,7 +56,7 @@ class StageSummary(Noted):
     seconds: float
     images_per_second: float
     images_synthesized: int
-    # Of a pool; runs of versions before there were pools do not say.
+    # For pools; runs written before pools existed lack these.
     images_served: int | None = None
     reuse: float = 1.0
     pool_bytes: int = 0
@@ -77,7 +77,7 @@ class Summary(Noted):
 
 
 class Method(Noted):
-    """A row of compare.json: over seeds, means of all but test_accuracy, and std of that."""
+    """A row of compare.json. test_accuracy: one per seed; mean, std: of test_accuracy; the rest: one value over all seeds."""
 
     test_accuracy: tuple[float, ...] = Field(min_length=1)
     mean: float
@@ -101,7 +101,7 @@ class Bin(Part):
 
 
 class EvaluationRecord(Part):
-    """evaluation.json. confusion: counts [true][predicted] on the test images; reliability: equal bins of confidence."""
+    """evaluation.json. confusion: counts [true][predicted] on the test images; reliability: equal-width confidence bins."""
 
     version: Literal[1] = 1
     images: int
@@ -118,7 +118,7 @@ class Target(Part):
 
 
 class PairsRecord(Part):
-    """pairs.json: what the tiles of pairs.png are. tile: height and width in pixels; samples: pseudo samples a row."""
+    """pairs.json: describes the tiles of pairs.png. tile: height and width in pixels; samples: pseudo samples per row."""
 
     version: Literal[1] = 1
     tile: tuple[int, int]
@@ -127,21 +127,21 @@ class PairsRecord(Part):
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """All that summary.json of a finished run holds. Raises UserError when it is damaged."""
-    again = f"Remove it; the run writes it anew with: ptgm-fast train --resume --out {folder}"
+    """The content of a finished run's summary.json. Raises UserError if it is damaged."""
+    again = f"Remove it; it is rewritten by: ptgm-fast train --resume --out {folder}"
     found = read_record(folder / SUMMARY, Summary, again=again)
     return found.model_dump(mode="json")
 
 
 def read_comparison(folder: Path) -> dict[str, Any]:
-    """All that compare.json holds. Raises UserError when it is damaged."""
-    again = "Remove it, and the same command makes it anew"
+    """The content of compare.json. Raises UserError if it is damaged."""
+    again = "Remove it; running the same command again rewrites it"
     found = read_record(folder / COMPARISON, ComparisonReport, again=again)
     return found.model_dump(mode="json")
 
 
 def write_evaluation(test: Evaluation, class_names: Sequence[str], folder: RunFolder) -> None:
-    """evaluation.json of the test images' predictions."""
+    """Write evaluation.json from the predictions on the test images."""
     num_classes = len(class_names)
     counts = torch.zeros(num_classes, num_classes, dtype=torch.int64)
     places = (test.labels, test.probabilities.argmax(1))
@@ -160,9 +160,9 @@ def write_evaluation(test: Evaluation, class_names: Sequence[str], folder: RunFo
 
 @dataclass(frozen=True)
 class Pairs:
-    """targets uint8 [R, C, H, W] and the pseudo samples made for them, [R, S, C, H, W] in [-1, 1], on the CPU.
+    """targets: uint8 [R, C, H, W]; pseudo: the samples made for them, [R, S, C, H, W] in [-1, 1]. Both on the CPU.
 
-    class_names: of each target image; soft_labels: its most probable source classes, the first first.
+    class_names: one per target image; soft_labels: its most probable source classes in descending order.
     """
 
     targets: Tensor
@@ -194,7 +194,7 @@ def make_pairs(task: Task) -> Pairs:
 
 
 def write_pairs(pairs: Pairs, folder: RunFolder) -> None:
-    """pairs.png: a grid of tiles, one row a target image, its pseudo samples to the right; pairs.json says what they are."""
+    """Write pairs.png, one row per target image with its pseudo samples to the right, and pairs.json, which describes it."""
     rows, samples, _, height, width = pairs.pseudo.shape
     tiles = torch.cat([pairs.targets[:, None], to_uint8(pairs.pseudo)], dim=1)
     if max(height, width) > MAX_SIDE:

@@ -1,4 +1,4 @@
-"""Do generator and classifier fit each other, and the target? Samples through the classifier, and what would explain a misfit."""
+"""Do generator, classifier and target match? Runs samples through the classifier and looks for explanations of a mismatch."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from ptgm_fast.training.source.sheet import save_sheet
 
 CHECK, SHEET = "check.json", "check.png"
 SAMPLES = 512
-# A run begins at once: few samples, more where they need an explanation.
+# At the start of a run: few samples, so that it starts quickly, and more only to explain a mismatch.
 SAMPLES_AT_START, EXPLAINED_AT_START = 64, 128
 BATCH, SHEET_SIDE = 64, 64
-# Top-1 agreement below which a run looks for an explanation, and below which one is warned without any.
+# Top-1 agreement below which a run looks for an explanation, and below which it warns even without one.
 GOOD, POOR = 0.8, 0.5
 LISTED = 5
 
@@ -44,14 +44,14 @@ class Confused(Part):
 
 
 class Explanation(Part):
-    """What makes more of the samples agree, and to which share."""
+    """What would make more samples agree, and the share that would then agree."""
 
     cause: str
     top1: float
 
 
 class PairFigures(Part):
-    """Shares of samples whose label is the classifier's first choice, or among its first five."""
+    """top1, top5: shares of samples whose label is the classifier's top prediction, or among its top five."""
 
     samples: int
     classes: int
@@ -73,9 +73,9 @@ class Alike(Part):
 
 
 class TargetFigures(Part):
-    """Of soft labels of the labelled images: entropies as shares of log K_s; uncertain: by number in the training images;
-    alike: pairs of target classes by the overlap sum_k min(q_a, q_b) of their mean soft labels; distance: from the source, see
-    `distance.distances` (records of versions before have none)."""
+    """Figures of the labelled images' soft labels. Entropies are shares of log K_s; uncertain: by index in the training
+    images; alike: pairs of target classes by the overlap sum_k min(q_a, q_b) of their mean soft labels; distance: from the
+    source, see `distance.distances` (missing in records of earlier versions)."""
 
     images: int
     entropy: float
@@ -85,7 +85,7 @@ class TargetFigures(Part):
 
 
 class CheckRecord(Part):
-    """check.json. key: SHA-256 of all that the figures depend on."""
+    """check.json. key: SHA-256 of everything that the figures depend on."""
 
     version: Literal[1] = 1
     key: str
@@ -96,7 +96,7 @@ class CheckRecord(Part):
 
 @dataclass(frozen=True)
 class _Samples:
-    """labels int64 [N] and the classifier's readings of the samples; pictures uint8 [N, C, h, w], no larger than SHEET_SIDE."""
+    """labels: int64 [N]; readings: the classifier's predictions; pictures: uint8 [N, C, h, w], at most SHEET_SIDE per side."""
 
     labels: Tensor
     readings: Readings
@@ -104,7 +104,7 @@ class _Samples:
 
 
 def check(task: Task, out: Path, *, samples: int = SAMPLES) -> CheckRecord:
-    """Figures of the pair and of the target, with check.json and a sheet of samples (check.png) in the folder `out`."""
+    """Compute figures of the pair and the target; write check.json and a sample sheet (check.png) to the folder `out`."""
     drawn = _draw(task.source, task.config, samples, every_way=True)
     record = _record(task, drawn, target_images=len(task.data.train), key=_key(task, samples))
     names = drawn.labels.unique().numel()
@@ -117,15 +117,16 @@ def check(task: Task, out: Path, *, samples: int = SAMPLES) -> CheckRecord:
 def check_at_start(
     task: Task, folder: Path, on_notice: Callable[[str], None] = lambda message: None
 ) -> CheckRecord | None:
-    """The figures of a few samples, kept in the run's folder; of more, and an explanation, where they agree badly.
+    """Check a few samples at the start of a run, and more to find an explanation if agreement is low.
 
-    on_notice(message) is told the warnings. None for a run that uses neither generator nor classifier.
+    The record is kept in the run's folder. on_notice(message) receives the warnings. Returns None for a run that uses
+    neither generator nor classifier.
     """
     if not _is_used(task.config):
         return None
     key, path = _key(task, SAMPLES_AT_START), folder / CHECK
     if path.is_file():
-        found = read_record(path, CheckRecord, again="Remove it; it is made anew")
+        found = read_record(path, CheckRecord, again="Remove it; it will be written again")
         if found.key == key:
             return found
     drawn = _draw(task.source, task.config, SAMPLES_AT_START, every_way=False)
@@ -140,7 +141,7 @@ def check_at_start(
 
 
 def agreement(source: SourceModels, config: RunConfig, samples: int) -> float:
-    """The share of about so many samples that the classifier gives their label."""
+    """The share of about `samples` samples for which the classifier predicts the label."""
     return _draw(source, config, samples, every_way=False).readings.agreement()
 
 
@@ -149,7 +150,7 @@ def _is_used(config: RunConfig) -> bool:
 
 
 def _asks(config: RunConfig) -> bool:
-    """Whether target images are shown to the source classifier."""
+    """Whether the run applies the source classifier to target images."""
     return "p-ssl" in config.stages or config.supervised.distillation != "none"
 
 
@@ -170,14 +171,17 @@ def _key(task: Task, samples: int) -> str:
 
 @torch.no_grad()
 def _draw(source: SourceModels, config: RunConfig, samples: int, *, every_way: bool) -> _Samples:
-    """As many samples of each of some classes, spread over all, as the classifier reads them, in every way that might be meant."""
+    """Draw equally many samples of some classes, spread over all of them, and classify them.
+
+    every_way: draw more of each class, and also classify them in every other `Way` of `misfits`.
+    """
     per_class = 8 if every_way else 2
     number = max(1, min(source.num_classes, samples // per_class))
     chosen = torch.linspace(0, source.num_classes - 1, number).round().long()
     labels = chosen.repeat_interleave(max(per_class, samples // number)).to(source.device)
     synthesis = Synthesis(source, seed=config.seed, purpose="check", precision=config.precision)
     readings, pictures = Readings(source, labels.cpu(), every_way=every_way), []
-    # A generator may draw from torch's own numbers.
+    # A generator may use torch's own RNG.
     with seeded(config.seed, "check/samples"):
         for start in range(0, len(labels), BATCH):
             asked = labels[start : start + BATCH]
@@ -266,23 +270,23 @@ def _warnings(pair: PairFigures, target: TargetFigures | None, misfit: Misfit | 
     agree = f"the source classifier agrees with {100 * pair.top1:.0f} % of {pair.samples} samples"
     if misfit:
         said.append(
-            f"{agree}, and would with {100 * misfit.top1:.0f} %: {misfit.cause}. {misfit.fix}"
+            f"{agree}, but could agree with {100 * misfit.top1:.0f} %: {misfit.cause}. {misfit.fix}"
         )
     elif pair.top1 < POOR:
         said.append(
-            f"{agree}: it may be of other classes, or the generator's samples may not show theirs. Soft labels from it are "
-            "worth little; look at the samples that `ptgm-fast check` draws"
+            f"{agree}: it may know other classes, or the samples may not show their classes. Its soft labels are "
+            "worth little; look at the samples drawn by `ptgm-fast check`"
         )
     if target and target.entropy > 0.9:
         said.append(
-            f"the soft labels of the target images are nearly uniform (entropy {100 * target.entropy:.0f} % of the greatest): they ask "
-            "the generator for anything. Lower p_ssl.pcs_temperature, or choose another source pair"
+            f"the soft labels of the target images are nearly uniform (entropy {100 * target.entropy:.0f} % of the maximum), so they do "
+            "not tell the generator what to make. Lower p_ssl.pcs_temperature, or choose another source pair"
         )
     if target and target.alike and target.alike[0].overlap > 0.95:
         first, second = target.alike[0].classes
         said.append(
             f"the target classes {first} and {second} ask for the same source classes (overlap {100 * target.alike[0].overlap:.0f} %): "
-            "pseudo samples do not tell them apart"
+            "pseudo samples cannot distinguish them"
         )
     return said
 

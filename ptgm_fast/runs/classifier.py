@@ -1,4 +1,4 @@
-"""The source classifier of a config: the network, its weights, and the images it is to see."""
+"""The source classifier of a config: the network, its weights, and its input preprocessing."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ from ptgm_fast.sampling import seeded
 def load_classifier(
     config: RunConfig, card: generators.Card, on_notice: Callable[[str], None]
 ) -> nn.Module:
-    """C_s with its weights, for images as `seen_by_classifier` has them. on_notice(message): told what it is to see, and what
-    `models.load_weights` found."""
+    """Build C_s and load its weights, for inputs as described by `seen_by_classifier`.
+
+    on_notice(message) receives the input format and what `models.load_weights` found.
+    """
     choice = config.source.classifier
     if is_trained_here(config):
-        # Its weights follow (`own_classifier.train_classifier`).
+        # The weights come later, from `own_classifier.train_classifier`.
         with seeded(config.source.training.seed, "source classifier/init"):
             return models.build(
                 config.source.training.network,
@@ -45,9 +47,9 @@ def load_classifier(
 
 
 def seen_by_classifier(choice: ClassifierConfig, card: generators.Card) -> Preprocessing:
-    """What C_s sees: what the config says, which has what the network itself states, else the generator's form and 0.5/0.5.
+    """The preprocessing of C_s: from the config, which includes what the network states; else the generator's form and 0.5/0.5.
 
-    Raises UserError for statistics of another number of channels.
+    Raises UserError if the statistics have another number of channels.
     """
     said = {name: value for name, value in choice.preprocessing.items() if value != "network"}
     seen = Preprocessing(**{"image_size": card.image_size, "channels": card.channels, **said})
@@ -61,16 +63,16 @@ def seen_by_classifier(choice: ClassifierConfig, card: generators.Card) -> Prepr
 
 
 def as_files(seen: Preprocessing) -> Fit:
-    """How image files are brought to what C_s sees."""
+    """How image files are converted to inputs of C_s."""
     return Fit(seen.image_size, seen.crop, seen.interpolation)
 
 
 def _whence(choice: ClassifierConfig) -> str:
-    """Where what it sees is from, if not from the config or the network itself."""
+    """Text that names the assumed values: those given by neither the config nor the network itself."""
     assumed = [
         name for name in ("image_size", "mean", "std") if choice.preprocessing[name] == "network"
     ]
     if not assumed:
         return ""
     settings = ", ".join(f"source.classifier.{name}" for name in assumed)
-    return f": the generator's size and 0.5/0.5, for the network states none; set {settings} where it was trained otherwise"
+    return f": the generator's size and 0.5/0.5, since the network states none; set {settings} if it was trained differently"

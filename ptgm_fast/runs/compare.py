@@ -1,4 +1,4 @@
-"""Every method on the same data, network, budget of target steps and seeds; and whether the pseudo data helped."""
+"""Compare methods on the same data, network, number of target steps and seeds; report whether the pseudo data helped."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ DEFAULT_METHODS = (
     "p-ssl",
     "pp+p-ssl",
 )
-# What needs no pseudo images, trained beside a run: the plain way, and the better of the distillations.
+# Trained in addition to a run, without pseudo images: plain training, and the better kind of distillation.
 BASELINES = ("scratch", "soft-target")
 
 
 @dataclass(frozen=True)
 class Asked:
-    """What the rows of a comparison are, beside its config.
+    """What defines the rows of a comparison, besides its config.
 
     networks: target networks instead of the config's; with several, a row is METHOD @ NETWORK. share_pool: the pool of
-    uniform labels is made once, of the first seed, for all. panel: it is of each target of the panel, see `runs.panel`.
+    uniform labels is made once, with the first seed, for all. panel: compare on each target of the panel, see `runs.panel`.
     """
 
     methods: tuple[str, ...]
@@ -87,11 +87,12 @@ def compare(
     context: Context | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """Run every method on every seed in the folder `out`; returns what compare.json holds.
+    """Run every method on every seed in the folder `out`; return the content of compare.json.
 
-    Pseudo pre-training runs once a seed and is shared by the methods that use it; its seconds and images
-    count for each of them. Pools (`config.synthesis`) are made once a seed, for all methods and networks. resume: go on in
-    a folder that such a comparison was stopped in; its finished rows are kept, the others come out as they would have. Raises ValueError for an unknown method, UserError as `train` does, and `Interrupted`.
+    Pseudo pre-training runs once per seed and is shared by the methods that use it; its seconds and images count for each
+    of them. Pools (`config.synthesis`) are made once per seed, for all methods and networks. resume: continue a stopped
+    comparison in `out`; finished rows are kept, and the others come out as they would have without the stop. Raises
+    ValueError for an unknown method, UserError as `train` does, and `Interrupted`.
     """
     out, methods, seeds = Path(out), asked.methods, asked.seeds
     context = context or Context()
@@ -104,7 +105,7 @@ def compare(
             folder.write_config(config_to_toml(config))
         train_classifier(task.source, config, out, context)
         check_at_start(task, folder.path, context.on_notice)
-        # A line that a kill cut off goes.
+        # This drops a line cut off by a kill.
         finished = [Row(**record) for record in folder.read_metrics()]
         folder.write_metrics([vars(row) for row in finished])
         rows: list[Row] = []
@@ -115,7 +116,7 @@ def compare(
                 task = build_task(targets[0].model_copy(update={"seed": seed}), task)
             distance.append(distances(task))
             pools = Pools(out / POOL / f"seed-{seed}", uniform=uniform)
-            # What more images ask for is a pool of its own.
+            # Methods with additional images need a separate pool.
             further = Pools(out / POOL / f"seed-{seed}-real", uniform=pools)
             pre_trained: dict[str, tuple[TargetNetwork, list[StageResult]]] = {}
             for target, method in itertools.product(targets, methods):
@@ -144,9 +145,10 @@ def compare(
 def fitting_task(
     config: RunConfig, asked: Asked, out: Path, context: Context, like: Task | None = None
 ) -> Task:
-    """The task of the last network and the first seed, after all that does not fit has raised its error.
+    """Check every method and network; return the task of the last network and the first seed.
 
-    That is before the folder `out` exists: a wrong network, a pool of something else or too small. like: see `build_task`.
+    Raises the errors that `compare` would, before the folder `out` exists: a network that does not fit, or a pool that is
+    too small or was made for something else. like: see `build_task`.
     """
     for method in asked.methods:
         with_method(config, method)
@@ -169,18 +171,20 @@ def _configs(config: RunConfig, asked: Asked) -> list[RunConfig]:
 
 
 def asked_of(out: Path) -> Asked:
-    """What the comparison in the folder `out` was asked for. Raises UserError where there is none."""
+    """The `Asked` of the comparison in the folder `out`. Raises UserError if there is none."""
     again = "There is no comparison to resume here; start one without --resume"
     given = read_json(RunFolder.reopen(out).path / ASKED, again=again)
     try:
         methods, seeds, networks = (tuple(given[key]) for key in ("methods", "seeds", "networks"))
         return Asked(methods, seeds, networks, bool(given["share_pool"]), bool(given.get("panel")))
     except (KeyError, TypeError):
-        raise UserError(f"{str(out / ASKED)!r} is not what this version writes. {again}") from None
+        raise UserError(
+            f"{str(out / ASKED)!r} does not have the format of this version. {again}"
+        ) from None
 
 
 def _task_of(settings: RunConfig, task: Task) -> Task:
-    """The task of a row: that of its seed, split anew only where the row has further images."""
+    """The task of a row: the task of its seed, split again only if the row uses additional images."""
     if settings.data == task.config.data:
         return replace(task, config=settings)
     return build_task(settings, task)
@@ -193,7 +197,7 @@ def _run(
     done: Sequence[StageResult] = (),
     pools: Pools | None = None,
 ) -> dict[str, Any]:
-    """The summary of the network after the stages of the task that are not `done`."""
+    """Run the stages of the task that are not `done`, and summarize the network."""
     results = run_stages(make_stages(task, network, pools=pools), context, results=done)
     return summarize(task, network, results)
 
@@ -206,11 +210,11 @@ def against_baselines(
     context: Context | None = None,
     on_row: Callable[[Row], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """The finished run of `config` in the folder `out` beside the `BASELINES` on its seed, which are trained now.
+    """Train the `BASELINES` on the seed of the finished run of `config` in the folder `out`, and compare them with it.
 
-    Writes out/baselines, a folder like that of `compare`, with the run as a row of its own (`THIS_RUN`), and returns its
-    report; if it is there already, returns that. What was left there unfinished is made anew. task: what the run loaded, or it
-    is loaded again.
+    Writes out/baselines, a folder like that of `compare`, with the run as an additional row (`THIS_RUN`), and returns its
+    report. A report that already exists is returned as it is; an unfinished one is started over. task: the task that the
+    run loaded; if None, it is loaded again.
     """
     context = context or Context()
     path = out / BASELINES_FOLDER
@@ -233,7 +237,7 @@ def against_baselines(
 
 
 def row_of(method: str, summary: Mapping[str, Any]) -> Row:
-    """The row of a run's summary."""
+    """Make a row from a run's summary."""
     target, stages = summary["target"], summary["stages"].values()
     return Row(
         method=method,
@@ -255,7 +259,7 @@ def _write_report(
     folder: RunFolder,
     distance: Tensor,
 ) -> dict[str, Any]:
-    """compare.json, whose content is returned, and compare.png."""
+    """Write compare.json and compare.png; return the content of compare.json."""
     config = task.config
     methods, seeds = (
         list(dict.fromkeys(values))
@@ -272,7 +276,7 @@ def _write_report(
         "verdict": judge(summaries),
     }
     folder.write_json(folder.path / COMPARISON, report)
-    title = f"{config.task}: {config.data.labels_per_class} labels a class, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+    title = f"{config.task}: {config.data.labels_per_class} labels per class, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
     rows_drawn = {method: Method(**summary) for method, summary in summaries.items()}
     save(figures.comparison(rows_drawn, title), folder.path / "compare.png")
     return report
@@ -295,7 +299,7 @@ def _summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _gains(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: the run against each baseline, in points of test accuracy, and for which seconds."""
+    """One line: the run against each baseline, in points of test accuracy and seconds."""
     own, parts = methods[THIS_RUN], []
     for name in BASELINES:
         points = 100 * (own["test_accuracy"][0] - methods[name]["test_accuracy"][0])

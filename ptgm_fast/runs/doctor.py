@@ -1,4 +1,4 @@
-"""What this machine and this installation offer, and what is missing."""
+"""What this machine and installation provide, and what is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXTRAS = {"timm": "timm", "torchvision": "torchvision", "mlxtend": "demo"}
 
 @dataclass(frozen=True)
 class Finding:
-    """state: "ok"; "missing" (works without, the detail says what is lost); "broken" (needs a repair)."""
+    """state: "ok"; "missing" (optional, the detail says what is lost); "broken" (must be repaired)."""
 
     what: str
     state: Literal["ok", "missing", "broken"]
@@ -28,7 +28,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """All findings, in the order they are shown. Looks, loads and compares; changes nothing."""
+    """All findings, in display order. Read-only: looks, loads and compares, but changes nothing."""
     return [*_platform(), *_device(), *_implementations(), *_extras(), *_bundled()]
 
 
@@ -62,7 +62,9 @@ def _nvml() -> Finding:
         pynvml.nvmlInit()
         version = pynvml.nvmlSystemGetDriverVersion()
         pynvml.nvmlShutdown()
-    except Exception as error:  # nvidia-ml-py raises its own types, and OSError without a driver
+    except (
+        Exception
+    ) as error:  # nvidia-ml-py raises its own exception types, or OSError without a driver
         return Finding("NVML", "missing", f"no hardware counters ({error})")
     return Finding("NVML", "ok", f"driver {version}")
 

@@ -1,4 +1,4 @@
-"""What `synthesize` would cost, measured on a few blocks before anything is written."""
+"""Estimate the cost of `synthesize` by measuring a few blocks, without writing anything."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MEASURED_BLOCKS = 3
 
 @dataclass(frozen=True)
 class Estimate:
-    """images_per_second: of one process, with encoding and without writing. disk_bytes: of all images. memory_bytes:
-    the most that the measuring process took (on a GPU: of its memory), and a part that waits to be written."""
+    """images_per_second: of one process, including encoding but not writing. disk_bytes: for all images. memory_bytes:
+    peak memory of the measuring process (on a GPU: GPU memory), plus on a CPU a part waiting to be written."""
 
     device: str
     image_size: int
@@ -35,7 +35,7 @@ class Estimate:
 def estimate(
     config: RunConfig, count: int, *, conditioned: bool = False, format: str = "folder"
 ) -> Estimate:
-    """Make one block to warm up, then a few that are timed. Raises UserError as `synthesize`; writes nothing."""
+    """Make one warm-up block, then time a few. Writes nothing. Raises UserError as `synthesize` does."""
     if count < 1:
         raise UserError(f"--count must be at least 1, got {count}")
     made = open_format(config, count, Path("never written"), conditioned=conditioned, format=format)
@@ -55,7 +55,7 @@ def estimate(
     seconds = time.perf_counter() - began
     card, measured = source.generator.card, MEASURED_BLOCKS * BLOCK
     per_image = encoded / measured
-    # Headers and labels: 8 bytes of an .npy file, three 512-byte headers and paddings of a tar, a block of a file system.
+    # Headers and labels: 8 bytes in an .npy file, three 512-byte headers and padding in a tar, a file system block.
     per_image += {"pool": 8, "webdataset": 5 * 512, "folder": 2048}[format]
     memory = torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss
     part = made.parts.size * card.channels * card.image_size**2

@@ -1,4 +1,4 @@
-"""The figures of runs and comparisons, each drawn once: `plots` saves them for the run folder and for the page."""
+"""The figures of runs and comparisons. Each is drawn once; `plots` saves it for the run folder or the report page."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from ptgm_fast.runs.tune import Budget
 
-# For shades in pictures, which a stylesheet cannot reach: readable on white and on black.
+# For shades in raster images, which a stylesheet cannot change: readable on white and on black.
 ACCENT = (0.16, 0.50, 0.72)
-# A legend over the axes hides no data.
+# A legend above the axes, where it hides no data.
 ABOVE: dict[str, Any] = {
     "loc": "lower left",
     "bbox_to_anchor": (0, 1),
@@ -29,9 +29,9 @@ WIDTH = 4.8
 
 
 def sample_sheet(pairs: Pairs) -> Figure:
-    """Each target image, its top soft labels, its pseudo samples: one row a target image."""
+    """One row per target image: the image, its top soft labels, its pseudo samples."""
     rows, num_samples, _, height, width = pairs.pseudo.shape
-    # One pair of axes in units of a tile (a hundred of them take two seconds to lay out): target, two for text, samples.
+    # A single axes in units of one tile (a hundred axes take two seconds to lay out): target, two tiles of text, samples.
     first = 3
     size = 0.8 * (first + num_samples), 0.8 * rows * height / width + 0.4
     with drawing(*size, "What target images asked the generator for") as figure:
@@ -53,13 +53,13 @@ def sample_sheet(pairs: Pairs) -> Figure:
 
 
 def _tiles(axis: Any, tiles: Tensor, left: int) -> None:
-    """A grid of images [R, S, C, H, W] in [0, 1], a unit each, from x = left on."""
+    """Draw a grid of images [R, S, C, H, W] in [0, 1], one unit each, starting at x = left."""
     import torch.nn.functional as F
 
     rows, columns, channels, height, width = tiles.shape
     gap = max(1, width // 12)
     padded = F.pad(tiles.clamp(0, 1), (0, gap, 0, gap), value=1.0)
-    # [R, S, C, H, W] -> [R * H, S * W, C]; grey needs the number of channels gone.
+    # [R, S, C, H, W] -> [R * H, S * W, C]; for grey images the channel dimension is squeezed below.
     grid = padded.permute(0, 3, 1, 4, 2).reshape(rows * (height + gap), -1, channels)
     extent = (left, left + columns, rows, 0)
     axis.imshow(
@@ -73,7 +73,7 @@ def _tiles(axis: Any, tiles: Tensor, left: int) -> None:
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], stages: Sequence[str]) -> Figure:
-    """Loss terms and, below them, accuracies and other shares over the steps: a column a stage."""
+    """Loss terms over the steps and, below them, accuracies and other shares: one column per stage."""
     panels = {stage: _series([r for r in metrics if r["stage"] == stage]) for stage in stages}
     num_rows = 1 + any(shares for _, shares in panels.values())
     what = "loss and share" if num_rows == 2 else "loss"
@@ -107,7 +107,7 @@ Series = dict[str, list[tuple[int, float]]]
 
 
 def _series(records: Sequence[Mapping[str, Any]]) -> tuple[Series, Series]:
-    """What a stage logged, as points by name: the losses, their sum first, and the shares, which lie in [0, 1]."""
+    """What a stage logged, as points by name: the losses, total first, and the shares, which are in [0, 1]."""
     series: Series = {}
     for record in records:
         for name, value in record.items():
@@ -119,17 +119,17 @@ def _series(records: Sequence[Mapping[str, Any]]) -> tuple[Series, Series]:
         if "accuracy" in n or n.startswith("mask_rate") or n in ("agreement", "kept")
     }
     for name in [n for n in shares if n.startswith("mask_rate")]:
-        # No threshold leaves samples out: a line at one says nothing.
+        # Without a threshold no samples are masked, and a constant line at one is useless.
         if all(value == 1 for _, value in shares[name]):
             del shares[name]
     if set(series) == {"loss", "cross_entropy"}:
-        # The only term is the sum.
+        # The only term equals the total.
         del series["cross_entropy"]
     return dict(sorted(series.items(), key=lambda item: item[0] != "loss")), shares
 
 
 def time_bars(profile: Profile) -> Figure:
-    """Seconds of each stage, its phases stacked; one color for what no span divides."""
+    """Seconds of each stage with its phases stacked; one color for everything without a span."""
     stages = [stage for stage in profile.stages if stage.seconds > 0]
     phases = {stage.name: stage.phases() for stage in stages if stage.spans}
     totals: dict[str, float] = {}
@@ -137,7 +137,7 @@ def time_bars(profile: Profile) -> Figure:
         for phase, seconds in found.items():
             totals[phase] = totals.get(phase, 0.0) + seconds
     whole = sum(stage.seconds for stage in stages) or 1.0
-    # What is under half a percent of the run would be a line without a width.
+    # A phase below half a percent of the run would be too thin to see.
     named = [p for p in totals if totals[p] >= 0.005 * whole and p != "other"]
     named = sorted(named, key=lambda phase: -totals[phase])[: len(SERIES)]
     label = f"Seconds by stage and phase, {whole:.1f} s in all"
@@ -168,7 +168,7 @@ def time_bars(profile: Profile) -> Figure:
 
 
 def confusion(record: EvaluationRecord) -> Figure:
-    """Counts by true and predicted class; the shade is the share of the true class."""
+    """Counts by true and predicted class; the shade is the share within the true class."""
     import numpy as np
 
     counts = np.asarray(record.confusion, dtype=float)
@@ -195,7 +195,7 @@ def confusion(record: EvaluationRecord) -> Figure:
 
 
 def reliability(record: EvaluationRecord) -> Figure:
-    """Accuracy of each bin of confidence against the confidence itself, and how many images fall into it."""
+    """Accuracy against confidence for each confidence bin, and the number of images in it."""
     number = len(record.reliability)
     edges = [i / number for i in range(number)]
     label = f"Reliability diagram, expected calibration error {record.ece:.3f}"
@@ -217,11 +217,11 @@ def reliability(record: EvaluationRecord) -> Figure:
 
 
 def comparison(methods: Mapping[str, Method], title: str = "") -> Figure:
-    """A row a method: mean test accuracy in percent, standard deviation over seeds, a dot a seed."""
+    """One row per method: mean test accuracy in percent, standard deviation over seeds, one dot per seed."""
     names = list(methods)
     every = [100 * accuracy for method in methods.values() for accuracy in method.test_accuracy]
     margin = max(0.5, 0.12 * (max(every) - min(every)))
-    # Differences look larger on an axis that starts above zero: it says where it starts.
+    # Differences look larger on an axis that starts above zero, so its label says where it starts.
     start = max(0, math.floor(min(every) - 2 * margin))
     num_seeds = max(len(method.test_accuracy) for method in methods.values())
     label = f"Test accuracy of {len(names)} methods over {num_seeds} seeds"
@@ -248,7 +248,7 @@ def comparison(methods: Mapping[str, Method], title: str = "") -> Figure:
 
 
 def frontier(first: Sequence[Budget], found: Sequence[Budget], chosen: Budget) -> Figure:
-    """Validation accuracy against seconds: budgets tried on one seed, those kept with their errors, and the chosen one."""
+    """Validation accuracy against seconds: budgets tried on one seed, those kept (with error bars), and the chosen one."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     label = f"Accuracy and seconds of {len(first)} budgets; chosen: {chosen.seconds:.1f} s"

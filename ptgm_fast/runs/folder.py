@@ -1,4 +1,4 @@
-"""The run folder: created once, written whole file by whole file, found again for a resume."""
+"""The run folder: created once, written atomically file by file, and reopened for a resume."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ptgm_fast.models.weights import write_atomically
 
 ASKED = "asked.json"
 _STARTED_IN = "# Relative paths start in "
-# What a kill may leave of a folder before its config.toml: nothing of a run.
+# Files that a kill may leave before config.toml exists: such a folder does not count as a run.
 _BEFORE_CONFIG = frozenset({".config.toml.tmp", f".{ASKED}.tmp", ASKED})
 
 
@@ -37,18 +37,18 @@ class RunFolder:
     @classmethod
     @contextmanager
     def writing(cls, path: Path, *, resume: bool = False) -> Iterator[RunFolder]:
-        """A new folder, or with resume that of an earlier run, for its one writer.
+        """Open a new folder, or with resume that of an earlier run, for exclusive writing.
 
-        The lock is of the process: it ends with it, however it ends. Raises UserError if the folder cannot be made, if
-        something is already there (nothing of an earlier run is overwritten), if there is nothing to resume, or while
-        another process writes there.
+        The lock belongs to the process and ends with it, however it ends. Raises UserError if the folder cannot be created,
+        if it is not empty (an earlier run is never overwritten), if there is nothing to resume, or while another process
+        is writing to it.
         """
         folder = cls.reopen(path) if resume else cls(path)
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"the folder {str(path)!r} cannot be made ({error.strerror}); choose another --out"
+                f"the folder {str(path)!r} cannot be created ({error.strerror}); choose another --out"
             ) from None
         with _lock(path):
             if not resume and any(p.name not in _BEFORE_CONFIG for p in path.iterdir()):
@@ -59,7 +59,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path) -> RunFolder:
-        """An existing run's folder. Raises UserError if there is none."""
+        """Open an existing run's folder. Raises UserError if there is none."""
         folder = cls(path)
         if not folder.config.is_file():
             raise UserError(
@@ -68,11 +68,11 @@ class RunFolder:
         return folder
 
     def write_config(self, text: str) -> None:
-        """config.toml, with the directory that the relative paths in it start from."""
+        """Write config.toml, with the directory that its relative paths start from."""
         self.write_text(self.config, f"{_STARTED_IN}{json.dumps(str(Path.cwd()))}\n{text}")
 
     def started_in(self) -> Path:
-        """The directory that the relative paths of config.toml start from; today's, where that one is gone."""
+        """The directory that relative paths in config.toml start from; the current one if it no longer exists."""
         first = self.config.read_text(encoding="utf-8-sig").partition("\n")[0]
         if first.startswith(_STARTED_IN):
             with suppress(ValueError):
@@ -92,11 +92,11 @@ class RunFolder:
             file.write(json.dumps(record) + "\n")
 
     def write_metrics(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """These lines and no others."""
+        """Replace all lines by these."""
         self.write_text(self.metrics, "".join(json.dumps(record) + "\n" for record in records))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All whole lines; a last line cut off by a kill is left out."""
+        """All complete lines; a last line cut off by a kill is dropped."""
         records = []
         if self.metrics.is_file():
             for line in self.metrics.read_text(encoding="utf-8").splitlines():
@@ -107,7 +107,7 @@ class RunFolder:
         return records
 
     def rewind_metrics(self, stages: tuple[str, ...], stage: str, step: int) -> None:
-        """Drop the lines past a checkpoint: a resumed run writes them again."""
+        """Drop the lines after a checkpoint: a resumed run writes them again."""
         kept = [
             record
             for record in self.read_metrics()
@@ -120,7 +120,7 @@ class RunFolder:
 def free(root: Path, name: str) -> Iterator[Path]:
     """`root/name`, or the first of `root/name-2`, `-3`, ... that does not exist.
 
-    The folder is made at once, so that no other process takes the name; left empty, it is removed at the end.
+    The folder is created at once, so that no other process takes the name; if left empty, it is removed at the end.
     """
     path = claim(root, name)
     try:
@@ -131,24 +131,24 @@ def free(root: Path, name: str) -> Iterator[Path]:
 
 
 def claim(root: Path, name: str) -> Path:
-    """The empty folder of `free`, which stays."""
+    """Create the empty folder of `free`, without removing it later."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):
             path = root / (name if number == 1 else f"{name}-{number}")
-            # A dangling link has the name as well.
+            # A dangling link also occupies the name.
             with suppress(FileExistsError):
                 path.mkdir()
                 return path
     except OSError as error:
         raise UserError(
-            f"no folder for {name!r} can be made in {str(root)!r} ({error.strerror}); give --out"
+            f"no folder for {name!r} can be created in {str(root)!r} ({error.strerror}); use --out"
         ) from None
     raise AssertionError("unreachable")
 
 
 def newest(root: Path, name: str) -> Path:
-    """The newest of `root/name`, `root/name-2`, ...; raises UserError if there is none."""
+    """The newest run folder among `root/name`, `root/name-2`, ...; raises UserError if there is none."""
     found = []
     for path in root.iterdir() if root.is_dir() else ():
         number = path.name.removeprefix(name)
@@ -162,7 +162,7 @@ def newest(root: Path, name: str) -> Path:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """The folder for one process; the kernel lifts the lock of one that is killed."""
+    """Lock the folder for this process; the kernel releases the lock of a killed process."""
     if os.name != "posix":
         yield
         return
@@ -172,7 +172,7 @@ def _lock(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another process is writing in {str(folder)!r}. Choose another --out, or wait for it to end"
+                f"another process is writing to {str(folder)!r}. Choose another --out, or wait for it to finish"
             ) from None
         except OSError:
             pass  # A file system without locks.

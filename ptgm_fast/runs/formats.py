@@ -1,4 +1,4 @@
-"""What `synthesize` writes: an image folder, tar shards, or a pool; each in parts that are a function of their numbers."""
+"""The output formats of `synthesize`: image folder, tar shards, pool. Each consists of parts determined by their index."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ BATCH = 256
 
 
 class Format(ABC):
-    """A folder of `count` images. task: the target images that they are conditioned on; None for uniform labels."""
+    """A folder of `count` images. task: provides the target images to condition on; None for uniform labels."""
 
     parts: Parts
 
@@ -52,26 +52,26 @@ class Format(ABC):
         )
 
     def begin(self) -> list[str]:
-        """Make the folder, or go on with it; the files that a finished one has lost. Raises UserError as `Parts.begin`."""
+        """Create or continue the folder; return the files that a finished one has lost. Raises UserError as `Parts.begin`."""
         self.parts.begin()
         return []
 
     @abstractmethod
     def write(self, part: int) -> None:
-        """Make a part."""
+        """Make a part and write it."""
 
     @property
     def summary(self) -> dict[str, Any]:
         return {"count": self.count, "class_names": list(self.class_names)}
 
     def finish(self) -> dict[str, Any] | None:
-        """Put the last thing there once all parts are; what a whole folder is, None of one that is not."""
+        """Complete the folder once all parts exist; return its summary, or None if parts are missing."""
         return self.summary if self.parts.finish() else None
 
     def records(
         self, labels: torch.Tensor, soft_labels: torch.Tensor | None
     ) -> list[dict[str, Any]]:
-        """What is known of images: the class, and, where labels are target images, what was asked for."""
+        """Metadata of images: the class; if `labels` are indices of target images, also the requested soft label."""
         names = self.source.generator.card.class_names
         if self.task is None:
             return [{"label": int(label), "class": names[int(label)]} for label in labels]
@@ -121,9 +121,9 @@ class PoolFormat(Format):
 
 
 class TarFormat(PoolFormat):
-    """The same images as a pool's, as PNGs in tar shards: NUMBER.png, NUMBER.cls (the class) and NUMBER.json.
+    """The images of a pool as PNGs in tar shards: NUMBER.png, NUMBER.cls (the class) and NUMBER.json.
 
-    The layout of WebDataset (https://github.com/webdataset/webdataset), which Hugging Face `datasets` reads too.
+    This is the WebDataset layout (https://github.com/webdataset/webdataset), which Hugging Face `datasets` also reads.
     """
 
     def law(self) -> dict[str, Any]:
@@ -140,14 +140,14 @@ class TarFormat(PoolFormat):
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for index, pixels, record in zip(self.parts.range(part), images, records, strict=True):
                 if soft := record.get("soft_label"):
-                    # Lists: readers that make columns of JSON want the same keys in every sample.
+                    # Lists, since readers that turn JSON into columns need the same keys in every sample.
                     record |= {"soft_label": {"classes": list(soft), "shares": list(soft.values())}}
                 for suffix, data in (
                     ("png", encode_png(torch.from_numpy(pixels))),
                     ("cls", str(record["label"]).encode()),
                     ("json", json.dumps({"index": index, **record}).encode()),
                 ):
-                    # No time, no owner: the same bytes whoever writes it.
+                    # No time and no owner, so the bytes do not depend on who writes them.
                     entry = tarfile.TarInfo(f"{index:09d}.{suffix}")
                     entry.size = len(data)
                     tar.addfile(entry, io.BytesIO(data))
@@ -195,7 +195,7 @@ class FolderFormat(Format):
         return lost
 
     def _look_through(self) -> tuple[dict[int, Record], list[str]]:
-        """The records of a finished folder's whole parts, and the images that are missing or damaged."""
+        """The records of a finished folder's intact parts, and the images that are missing or damaged."""
         found = json.loads(self.folder.summary.read_text(encoding="utf-8"))
         texts = self.folder.config.read_text(encoding="utf-8"), config_to_toml(self.config)
         there, asked = map(tomllib.loads, texts)
@@ -249,7 +249,7 @@ class FolderFormat(Format):
         return (*table.conditions(rows), self.records(chosen, table.soft_labels))
 
     def finish(self) -> dict[str, Any] | None:
-        # Another maker may come to the same end meanwhile, and take the records away.
+        # Another process may finish at the same time and remove the records.
         with suppress(FileNotFoundError):
             self._join([self.parts.record(part) for part in range(self.parts.number)])
         if not self.folder.summary.is_file():
@@ -259,14 +259,14 @@ class FolderFormat(Format):
         return summary
 
     def _join(self, records: Sequence[Record | None]) -> None:
-        """The manifest of all parts, then the summary."""
+        """Write the manifest of all parts, then the summary."""
         whole = [record for record in records if record is not None]
         if len(whole) < len(records):
             return
         digest = hashlib.sha256(b"".join(bytes.fromhex(record["pixels"]) for record in whole))
         if self._expected not in ("", digest.hexdigest()):
             raise UserError(
-                f"the images in {str(self.out)!r} are not those that its summary.json was written for; choose another --out"
+                f"the images in {str(self.out)!r} do not match its summary.json; choose another --out"
             )
         lines = "".join(f"{line}\n" for record in whole for line in record["lines"])
         self.parts.write_file(self.out / "manifest.jsonl", lines.encode())
@@ -275,14 +275,14 @@ class FolderFormat(Format):
 
 
 def top_classes(soft: torch.Tensor, names: Sequence[str], most: int) -> dict[str, float]:
-    """The most probable classes of a soft label [K], the first first, with their rounded shares."""
+    """The most probable classes of a soft label [K], in descending order, with rounded shares."""
     top = soft.topk(min(most, len(names)))
     pairs = zip(top.values, top.indices, strict=True)
     return {names[int(index)]: round(float(share), 4) for share, index in pairs}
 
 
 def _read_png(path: Path) -> np.ndarray | None:
-    """Its pixels, uint8 [C, H, W]; None if it is missing or damaged."""
+    """The pixels of a PNG, uint8 [C, H, W]; None if it is missing or damaged."""
     from PIL import Image
 
     try:
@@ -298,7 +298,7 @@ def _digest(images: np.ndarray) -> str:
 
 
 def _folder_names(class_names: Sequence[str]) -> list[str]:
-    """Folder names that stay apart on file systems that ignore case, and inside the output folder."""
+    """Folder names that stay distinct on case-insensitive file systems and cannot leave the output folder."""
     names = []
     for number, name in enumerate(class_names):
         safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

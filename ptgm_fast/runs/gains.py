@@ -1,4 +1,4 @@
-"""What one method adds to another, paired by seed, and for how long; and in words whether the pseudo data helped."""
+"""What one method adds to another, paired by seed, at what cost in time; and a verdict on whether the pseudo data helped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ptgm_fast.records import Part
 
 
 class Gain(Part):
-    """Mean difference of test accuracies in points, and its standard error over seeds; None on one seed."""
+    """Mean difference of test accuracies in points, and its standard error over seeds (None for one seed)."""
 
     mean: float
     error: float | None
@@ -20,12 +20,12 @@ class Gain(Part):
 
     @property
     def is_clear(self) -> bool:
-        """Whether it differs from 0 by more than two standard errors; never on one seed."""
+        """Whether it differs from 0 by more than two standard errors; always False for one seed."""
         return self.error is not None and abs(self.mean) > 2 * self.error
 
 
 def gain(methods: Mapping[str, Mapping[str, Any]], with_it: str, without: str) -> Gain:
-    """The row `with_it` of compare.json against the row `without`, seed by seed."""
+    """The gain of row `with_it` of compare.json over row `without`, paired by seed."""
     accuracies = (methods[name]["test_accuracy"] for name in (with_it, without))
     points = [100 * (a - b) for a, b in zip(*accuracies, strict=True)]
     several = len(points) > 1
@@ -34,7 +34,7 @@ def gain(methods: Mapping[str, Mapping[str, Any]], with_it: str, without: str) -
 
 
 def price(points: float, seconds: float, *, clear: bool = True) -> str:
-    """The seconds that a gain took, to follow it; with points a minute where there is a clear gain to divide."""
+    """The seconds that a gain took, as text to append to it; with points a minute if the gain is clear."""
     if seconds <= 0:
         return f" in {-seconds:.1f} s less" if seconds else " in the same time"
     rate = f", {60 * points / seconds:+.1f} points a minute" if clear else ""
@@ -42,7 +42,7 @@ def price(points: float, seconds: float, *, clear: bool = True) -> str:
 
 
 def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
-    """One line: what each stage's pseudo data added, in points of test accuracy, paired by seed, and for which seconds."""
+    """One line: what each stage's pseudo data added in points of test accuracy, paired by seed, and how long it took."""
     parts = []
     for stage, with_it, without in (
         ("PP", "pp", "scratch"),
@@ -63,7 +63,7 @@ def verdict(methods: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def verdicts(methods: Mapping[str, Mapping[str, Any]], networks: Sequence[str]) -> str:
-    """`verdict`, one line for each network where there are several."""
+    """`verdict`; with several networks, one line for each."""
     if len(networks) == 1:
         return verdict(methods)
     lines = []
@@ -75,7 +75,7 @@ def verdicts(methods: Mapping[str, Mapping[str, Any]], networks: Sequence[str]) 
 
 
 def judged(found: Gain) -> str:
-    """ "helped" or "hurt" where the gain is clear; else it cannot be told apart."""
+    """ "helped" or "hurt" for a clear gain; otherwise words that leave it open."""
     if found.error is None:
         return "on one seed:"
     if not found.is_clear:

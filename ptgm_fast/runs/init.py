@@ -1,4 +1,4 @@
-"""A first config for a folder of class folders: what is in it, and the settings that follow."""
+"""A first config for a folder of class folders, with settings that follow from the images in it."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from ptgm_fast.data.pixels import read_image
 from ptgm_fast.errors import UserError
 from ptgm_fast.training.options import PPOptions, TargetOptions
 
-# Enough to choose a checkpoint by, and to tell a gain of a point from none; the rest of a class is worth more as labels.
+# Enough to select a checkpoint, and to detect a gain of one point; more images of a class are worth more as labels.
 MOST_VALIDATION, MOST_TEST = 50, 400
-# A fifth of a class each.
+# One fifth of a class each.
 PART = 5
-# Up to this side the small networks of the project do.
+# Up to this side length the project's small networks suffice.
 SMALL = 64
 LISTED = 5
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What `folder` holds. counts: images of each class; test_counts: of the separate test folder, if there is one.
+    """The contents of `folder`. counts: images of each class; test_counts: the same for the separate test folder, if any.
 
-    forms: int64 [N, 3], height, width and channels (1 also where all channels are equal) of the images that can be read;
-    unreadable: what is wrong with the others.
+    forms: int64 [N, 3], height, width and channels (1 also if all channels are equal) of the readable images; unreadable:
+    one error message for each of the others.
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class Seen:
 
     @property
     def name(self) -> str:
-        """A name for the task: the folder's, in letters that any file system takes."""
+        """A task name: the folder's name, with characters that any file system accepts."""
         return re.sub(r"[^\w.-]+", "-", self.folder.resolve().name).strip("-.") or "images"
 
     @property
@@ -64,10 +64,10 @@ class Seen:
 
 
 def look(folder: Path, on_images: Callable[[int, int], None] = lambda done, total: None) -> Seen:
-    """Read every image of a folder of class folders, or of one with train/CLASS and test/CLASS in it, as training does.
+    """Read every image of a folder of class folders, or of one that contains train/CLASS and test/CLASS, as training does.
 
-    on_images(done, total): told how many are read. Raises UserError for a folder without class folders, one class, an empty
-    class, and test classes that are others.
+    on_images(done, total): receives the number of images read. Raises UserError if there are no class folders or only one,
+    if a class is empty, or if the test classes differ.
     """
     trees = split_trees(str(folder))
     images, test_images = trees[0] if trees else folder, trees[1] if trees[1:] else None
@@ -84,7 +84,7 @@ def look(folder: Path, on_images: Callable[[int, int], None] = lambda done, tota
         if test_names != names:
             others = sorted({*test_names} ^ {*names})
             raise UserError(
-                f"{str(test_images)!r} and {str(images)!r} have other classes: {', '.join(others[:LISTED])} in one of them only"
+                f"{str(test_images)!r} and {str(images)!r} have different classes: {', '.join(others[:LISTED])} in only one of them"
             )
     forms, unreadable = _forms([*files, *test_files], on_images)
     return Seen(
@@ -117,7 +117,7 @@ def _forms(
 
 
 def _form(file: Path) -> tuple[int, int, int] | str:
-    """Height, width, channels; or why it cannot be read."""
+    """Height, width and channels of an image file, or the reason why it cannot be read."""
     try:
         image = read_image(file)[0]
     except UserError as error:
@@ -128,13 +128,13 @@ def _form(file: Path) -> tuple[int, int, int] | str:
 
 
 def describe(seen: Seen) -> Iterator[str]:
-    """What a folder holds, a line each."""
+    """The contents of a folder, one line per fact."""
     least, most, middle = min(seen.counts), max(seen.counts), statistics.median(seen.counts)
     yield (
-        f"{seen.images}: {len(seen.counts)} classes, {sum(seen.counts):,} images; {least} to {most} a class, median {middle:g}"
+        f"{seen.images}: {len(seen.counts)} classes, {sum(seen.counts):,} images; {least} to {most} per class, median {middle:g}"
     )
     if seen.test_images:
-        yield f"{seen.test_images}: {sum(seen.test_counts):,} test images of the same classes, {min(seen.test_counts)} or more each"
+        yield f"{seen.test_images}: {sum(seen.test_counts):,} test images of the same classes, at least {min(seen.test_counts)} each"
     if len(seen.forms):
         sides, colour = seen.forms[:, :2], int((seen.forms[:, 2] == 3).sum())
         (low, high), (wide, tall) = sides.amin(0).tolist(), sides.amax(0).tolist()
@@ -144,7 +144,7 @@ def describe(seen: Seen) -> Iterator[str]:
             f"{colour:,} in colour, {len(seen.forms) - colour:,} grey"
         )
     if seen.skipped:
-        yield "passed over: " + ", ".join(f"{count} {what}" for what, count in seen.skipped.items())
+        yield "skipped: " + ", ".join(f"{count} {what}" for what, count in seen.skipped.items())
 
 
 def first_config(
@@ -153,14 +153,14 @@ def first_config(
     classifier: tuple[str, str] | None = None,
     task: str = "",
 ) -> str:
-    """A commented TOML config that `check` and `train` take as it is. classifier: network and weights of the source classifier.
+    """Return a commented TOML config that `check` and `train` accept as it is. classifier: network and weights of C_s.
 
-    Raises UserError for unreadable images, for a class with too few images, and as `generators.load`.
+    Raises UserError for unreadable images, for a class with too few images, and as `generators.load` does.
     """
     if seen.unreadable:
         more = f"\n... and {len(seen.unreadable) - LISTED} more" * (len(seen.unreadable) > LISTED)
         raise UserError(
-            "training stops at an image that cannot be read. Mend these and run init again:\n"
+            "training stops at an image that cannot be read. Fix these and run init again:\n"
             + "\n".join(seen.unreadable[:LISTED])
             + more
         )
@@ -171,24 +171,24 @@ def first_config(
         f"# {len(seen.counts)} classes, {min(seen.counts)} to {max(seen.counts)} images each. Every setting: docs/options.md.",
         f"task = {_text(task or seen.name)}",
         "",
-        "[data]                          # paths start in the folder where ptgm-fast is called",
+        "[data]                          # paths are relative to the folder where ptgm-fast is run",
         f"images = {_text(f'folder:{seen.images}')}",
     ]
     if seen.test_images:
         lines.append(f"test_images = {_text(f'folder:{seen.test_images}')}")
     lines += [
-        'labels_per_class = "all"        # all that validation and test leave; or a number',
-        f"validation_per_class = {validation:<8} # these choose the checkpoint",
-        f"test_per_class = {test:<14} # read once, at the end",
-        f"image_size = {side:<18} # of the target network; the generator makes {card.image_size}. Time grows with its square",
-        f"channels = {seen.channels:<20} # {'grey' if seen.channels == 1 else 'colour'}, as the images are",
+        'labels_per_class = "all"        # all that validation and test leave over; or a number',
+        f"validation_per_class = {validation:<8} # select the checkpoint",
+        f"test_per_class = {test:<14} # used once, at the end",
+        f"image_size = {side:<18} # input of the target network; the generator makes {card.image_size}. Time grows with its square",
+        f"channels = {seen.channels:<20} # {'grey' if seen.channels == 1 else 'colour'}, like the images",
         '# cache = "decoded"             # keeps decoded images for later runs',
-        '# unlabelled = "folder:more"    # further images without labels: P-SSL learns from them too',
+        '# unlabelled = "folder:more"    # additional unlabelled images: P-SSL learns from them too',
         "",
         "[source]",
         f"generator = {_text(generator)}"
         + (
-            "           # bundled, 52 Latin letters: for a first run; one near your images helps more: docs/generators.md"
+            "           # bundled, 52 Latin letters, for a first run; one closer to your images helps more: docs/generators.md"
             if generator == "letters"
             else ""
         ),
@@ -196,20 +196,20 @@ def first_config(
     if classifier:
         lines += [
             "",
-            "[source.classifier]             # its size and normalization: what timm or torchvision state of it",
+            "[source.classifier]             # input size and normalization as given by timm or torchvision",
             f"network = {_text(classifier[0])}",
             f"weights = {_text(classifier[1])}",
         ]
     elif not generators.has_classifier(generator):
         lines.append(
-            'classifier = "none"             # one is trained on the generator\'s samples first; or name yours: docs/check.md'
+            'classifier = "none"             # first trains one on the generator\'s samples; or name your own: docs/check.md'
         )
     lines += [
         "",
         "[target]",
         f"network = {_text(_network(side))} # or timm:NAME, torchvision:NAME: docs/networks.md",
         "",
-        "# The budget: the defaults.",
+        "# The budget (these are the defaults).",
         "[pp]",
         f"steps = {PPOptions().steps:<23} # pseudo pre-training",
         "",
@@ -220,21 +220,24 @@ def first_config(
 
 
 def _held_out(seen: Seen) -> tuple[int, str | int]:
-    """Validation and test images of each class: a fifth of the smallest class each, up to a limit."""
+    """Numbers of validation and test images per class: one fifth of the smallest class each, up to a limit."""
     least, needed = min(seen.counts), 2 if seen.test_images else 3
     if least < needed:
         name = seen.class_names[seen.counts.index(least)]
         uses = "training, validation" + ("" if seen.test_images else " and test")
         raise UserError(
             f"class {name!r} has {least} image{'s' * (least > 1)}, but a class needs at least {needed}, one each for {uses}; "
-            "add some, or remove its folder"
+            "add images, or remove its folder"
         )
     part = max(1, least // PART)
     return min(part, MOST_VALIDATION), '"all"' if seen.test_images else min(part, MOST_TEST)
 
 
 def _image_size(side: int, generated: int) -> int:
-    """The images' side in eights, at least the generator's and at most twice it: pseudo images show no more detail."""
+    """The images' side, rounded down to a multiple of 8, but at least the generator's and at most twice that.
+
+    Pseudo images show no more detail.
+    """
     return max(generated, min(side // 8 * 8, 2 * generated))
 
 
@@ -244,5 +247,5 @@ def _network(side: int) -> str:
 
 
 def _text(value: str) -> str:
-    # TOML reads all that JSON escapes.
+    # TOML accepts all JSON escapes.
     return json.dumps(value, ensure_ascii=False)

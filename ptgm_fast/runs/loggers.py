@@ -1,4 +1,4 @@
-"""Where a run's metrics and pictures go beside its folder."""
+"""Loggers: where a run's metrics and pictures go in addition to its own files."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from ptgm_fast.training.context import Context
 
 class Logger(Protocol):
     def watch(self, context: Context) -> Context:
-        """The same context, its metrics logged as well."""
+        """The same context, with its metrics also logged."""
 
     def close(self) -> None:
-        """Log what the finished run left in its folder."""
+        """Log the pictures of a finished run's folder, and close the logger."""
 
 
 class TensorBoardLogger:
-    """Scalars ``STAGE/NAME`` over the stage's steps and the run's pictures, in ``tensorboard/`` of its folder.
+    """Logs scalars ``STAGE/NAME`` over the stage's steps, and the run's pictures, to ``tensorboard/`` in its folder.
 
-    The events follow metrics.jsonl: the first one of a process writes all its lines anew, so that a resumed run has no
-    step twice. Raises MissingExtraError without the package.
+    The events mirror metrics.jsonl: the first event of a process rewrites all its lines, so that a resumed run contains no
+    step twice. Raises MissingExtraError if the package is missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,7 +42,7 @@ class TensorBoardLogger:
 
         def on_metrics(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> None:
             if self._writer is None:
-                # The run has just written this line to metrics.jsonl, behind the ones it kept.
+                # The run has just appended this line to metrics.jsonl, after the lines it kept.
                 self._open()
                 for record in self._folder.read_metrics():
                     self._scalars(record)
@@ -86,10 +86,10 @@ LOGGERS = {"tensorboard": TensorBoardLogger}
 
 
 def open_logger(name: str, folder: Path) -> Logger:
-    """The logger of that name for a run's folder. Raises UserError for a name that is not in LOGGERS."""
+    """Open the logger `name` for a run's folder. Raises UserError for a name that is not in LOGGERS."""
     if name not in LOGGERS:
         raise UserError(
             f"unknown --logger {name!r}{nearest(name, list(LOGGERS))}; accepted: {', '.join(LOGGERS)}. "
-            "metrics.jsonl in the run folder holds the same numbers for any other"
+            "metrics.jsonl in the run folder contains the same numbers for other tools"
         )
     return LOGGERS[name](folder)

@@ -1,4 +1,4 @@
-"""The usual mistakes of joining a generator and a classifier, and which of them explains that samples are not recognized."""
+"""Common mistakes in combining a generator and a classifier, and which of them explains that samples are not recognized."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ptgm_fast.kernels.views import resized
 from ptgm_fast.sampling import SourceModels
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# An explanation must gain so much, and so many standard deviations of the samples that change sides.
+# An explanation must improve agreement by GAIN, and by DEVIATIONS standard deviations of the samples that change sides.
 GAIN, DEVIATIONS = 0.05, 3.0
-# With fewer samples that agree, it explains too little to be named.
+# An explanation under which fewer samples agree than this explains too little.
 LEAST = 0.3
 
 
 @dataclass(frozen=True)
 class Misfit:
-    """What is likely wrong, how to mend it, and the share of samples that would then agree."""
+    """What is likely wrong, how to fix it, and the share of samples that would then agree."""
 
     cause: str
     fix: str
@@ -29,7 +29,7 @@ class Misfit:
 
 @dataclass(frozen=True)
 class Way:
-    """Another reading of images u in [0, 1] as the classifier's input. fits: whether the least u speaks for it."""
+    """Another way to turn images u in [0, 1] into the classifier's input. fits(least): whether the minimum of u supports it."""
 
     cause: str
     fix: str
@@ -38,7 +38,7 @@ class Way:
 
 
 class Readings:
-    """The classes that the classifier gives to samples of known labels, int64 [N], as it is fed and in every other `Way`."""
+    """The classifier's predictions for samples with known labels, int64 [N]: as configured, and in every other `Way`."""
 
     def __init__(self, source: SourceModels, labels: Tensor, *, every_way: bool) -> None:
         self.source, self.labels = source, labels
@@ -50,7 +50,7 @@ class Readings:
 
     @torch.no_grad()
     def add(self, images: Tensor) -> None:
-        """The next samples, [M, C, H, W] in [-1, 1]."""
+        """Classify the next samples, [M, C, H, W] in [-1, 1]."""
         source, start = self.source, sum(len(part) for part in self._first)
         logits = source.classify(images).cpu()
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices
@@ -115,10 +115,10 @@ def _ways(source: SourceModels) -> list[Way]:
             ways.append(Way(cause, setting(means, rounded), normalized(means, stds)))
 
     if channels == 3:
-        fix = "Turn the channels in the generator's or the classifier's module"
+        fix = "Reverse the channels in the generator's or the classifier's module"
         ways.append(
             Way(
-                "one of both has its colours in the order blue, green, red",
+                "one of the two has its channels in BGR order",
                 fix,
                 lambda u: own(u.flip(1)),
             )
@@ -127,22 +127,22 @@ def _ways(source: SourceModels) -> list[Way]:
 
 
 def _ranges(declared: tuple[float, float], own: Callable[[Tensor], Tensor]) -> list[Way]:
-    """The other output range than the one declared, where the values speak for it."""
+    """The output range other than the declared one, for samples whose values support it."""
     if declared == (-1.0, 1.0):
         cause = "the generator's images are in [0, 1], not in [-1, 1]"
-        fix = "Say so to the generator: output_range=0,1 in its URI"
+        fix = "Declare the range: output_range=0,1 in the generator's URI"
         return [Way(cause, fix, lambda unit: own(2 * unit - 1), lambda least: least > 0.49)]
     if declared == (0.0, 1.0):
         cause = "the generator's images are in [-1, 1], not in [0, 1]"
-        fix = "Say so to the generator: output_range=-1,1 in its URI"
+        fix = "Declare the range: output_range=-1,1 in the generator's URI"
         return [Way(cause, fix, lambda unit: own((unit + 1) / 2), lambda least: least < -0.01)]
     return []
 
 
 def likely_misfit(readings: Readings) -> Misfit | None:
-    """The mistake that explains most, of those that are clearly better than what is configured; None if none is.
+    """The most plausible mistake, among those that clearly improve on the current configuration; None if there is none.
 
-    Labels of another order are found from the confusions on half of the samples, and judged on the other half.
+    A permutation of the labels is estimated from the confusions on half of the samples and judged on the other half.
     """
     if not readings.ways:
         return None
@@ -151,10 +151,10 @@ def likely_misfit(readings: Readings) -> Misfit | None:
     for way, other in readings.other():
         found.append((Misfit(way.cause, way.fix, _share(other == labels)), right, other == labels))
     num_classes = readings.source.num_classes
-    mend = "Bring the rows of the classifier's last layer into the generator's order of classes"
+    mend = "Reorder the rows of the classifier's last layer to match the generator's classes"
     for step, direction in ((1, "after"), (-1, "before")):
         hits = given == (labels + step) % num_classes
-        cause = f"its labels are shifted by one: class c of the generator is the one {direction} c of the classifier"
+        cause = f"its labels are shifted by one: class c of the generator is the class {direction} c of the classifier"
         found.append((Misfit(cause, mend, _share(hits)), right, hits))
     held = torch.arange(len(labels)) % 2 == 1
     order = _matched(labels[~held], given[~held], num_classes)
@@ -162,7 +162,7 @@ def likely_misfit(readings: Readings) -> Misfit | None:
     changed = [k for k in labels.unique().tolist() if order[k] not in (k, -1)]
     names = readings.source.generator.card.class_names
     shown = ", ".join(f"{names[k]} is its {names[int(order[k])]}" for k in changed[:3])
-    cause = f"its classes are in another order than the generator's ({shown}, ...)"
+    cause = f"its classes are in a different order than the generator's ({shown}, ...)"
     found.append((Misfit(cause, mend, _share(hits)), right[held], hits))
     better = [
         misfit
@@ -170,7 +170,7 @@ def likely_misfit(readings: Readings) -> Misfit | None:
         if misfit.top1 >= LEAST and _is_better(after, before)
     ]
     best = max((misfit.top1 for misfit in better), default=0.0)
-    # The first within a few samples: a shift is an order of classes too, and the simpler one.
+    # The first one close to the best: a shift is also a permutation of classes, and the simpler explanation.
     return next((misfit for misfit in better if misfit.top1 > best - 0.05), None)
 
 
@@ -184,7 +184,7 @@ def _is_better(after: Tensor, before: Tensor) -> bool:
 
 
 def _matched(labels: Tensor, given: Tensor, num_classes: int) -> Tensor:
-    """A one-to-one map of labels to classes given, int64 [num_classes], the most frequent pairs first; -1 where there is none."""
+    """A one-to-one map from labels to predicted classes, int64 [num_classes], most frequent pairs first; -1 for no match."""
     pairs, counts = torch.stack([labels, given], 1).unique(dim=0, return_counts=True)
     order, taken = torch.full((num_classes,), -1), set()
     for i in counts.argsort(descending=True, stable=True).tolist():

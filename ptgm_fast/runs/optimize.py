@@ -1,4 +1,4 @@
-"""A generator and its rewrite side by side: what was done, and how fast both are in one process."""
+"""Compare a generator with its rewrite: what was done, and how fast both are in one process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptgm_fast.runs.task import choose_device
 
 @dataclass(frozen=True)
 class Rates:
-    """Images a second of the original and of the rewrite, medians of interleaved rounds at one batch size."""
+    """Images per second of the original and the rewrite: medians of interleaved rounds at one batch size."""
 
     original: float
     rewritten: float
@@ -31,7 +31,10 @@ def optimize(
     rounds: int,
     on_notice: Callable[[str], None],
 ) -> tuple[Optimized, Rates | None]:
-    """Load, rewrite, verify, time. rounds = 0 leaves the timing out. Raises UserError and notices as `load` and `optimize` do."""
+    """Load, rewrite, verify and time a generator; rounds=0 skips timing.
+
+    Raises UserError and gives notices as `generators.load` and `generators.optimize` do.
+    """
     generator = generators.load(uri, device=choose_device(device), on_notice=on_notice)
     optimized = generators.optimize(generator, truncation=truncation, on_notice=on_notice)
     rewritten = optimized.module
@@ -50,7 +53,7 @@ def _rates(
     latents = latents.view(batch, *card.latent_shape).to(next(original.parameters()).dtype)
     labels = kernels.class_labels(batch, card.num_classes, seed=1, device=device)
     seconds: tuple[list[float], list[float]] = ([], [])
-    # The first round of each warms up; rounds alternate, so that a disturbance meets both.
+    # The first round of each is a warm-up. Rounds alternate, so that a disturbance affects both.
     for turn in range(rounds + 1):
         for generator, taken in zip((original, rewritten), seconds, strict=True):
             started = _now(device)

@@ -1,4 +1,4 @@
-"""A source classifier for a generator that has none: trained on the generator's own samples, once, and kept."""
+"""A source classifier for a generator that has none: trained once on the generator's own samples, then kept."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FRESH_SAMPLES = 512
 
 
 class ClassifierTraining(PseudoPreTraining):
-    """minimize CE(C_s(x), y), y ~ Uniform{0..K_s-1}, x = view(G_s(z, y)): as pseudo pre-training, with samples of its own."""
+    """minimize CE(C_s(x), y), y ~ Uniform{0..K_s-1}, x = view(G_s(z, y)): like pseudo pre-training, with separate samples."""
 
     name = "classifier"
 
@@ -42,12 +42,12 @@ class ClassifierTraining(PseudoPreTraining):
 def train_classifier(
     source: SourceModels, config: RunConfig, folder: Path, context: Context | None = None
 ) -> dict[str, Any] | None:
-    """Give the source its classifier, where the config's is "none": trained now, or as it is kept in `folder`.
+    """Give the source its classifier if the config has "none": train it, or load the one kept in `folder`.
 
-    Writes classifier.safetensors and classifier.json, whose figures are returned: the stage's, and the share of fresh samples
-    that it recognizes. A training that was stopped goes on from its checkpoint, bit for bit. Its seed is
-    `source.training.seed`, so that runs of every seed have the same. None for a config that names a classifier. Raises
-    UserError for a folder with a classifier of something else, and as `fit` does.
+    Writes classifier.safetensors and classifier.json, and returns the latter's figures: those of the stage, and the share
+    of fresh samples that the classifier recognizes. A stopped training continues from its checkpoint, bit for bit. The seed
+    is `source.training.seed`, so runs of all seeds share the classifier. Returns None for a config that names a
+    classifier. Raises UserError if the folder's classifier was made for something else, and as `fit` does.
     """
     if not is_trained_here(config):
         return None
@@ -63,7 +63,7 @@ def train_classifier(
 
 
 def _made_of(source: SourceModels, config: RunConfig) -> dict[str, Any]:
-    """All that its weights depend on, in JSON."""
+    """Everything that the classifier's weights depend on, as JSON values."""
     law = dict(uniform_recipe(config, source).law)
     del law["seed"]
     told = {"samples": law, "training": config.source.training.model_dump(mode="json")}
@@ -77,11 +77,11 @@ def _kept(
     path = folder / FIGURES
     if not path.is_file():
         return None
-    again = f"Remove it and {WEIGHTS}, and the classifier is trained anew"
+    again = f"Remove it and {WEIGHTS} to train the classifier again"
     record = read_json(path, again=again)
     if record.get("made_of") != made_of:
         raise UserError(
-            f"the classifier in {str(folder)!r} was trained on another generator's samples or with other settings of source.training. "
+            f"the classifier in {str(folder)!r} was trained on another generator's samples or with other source.training settings. "
             f"Choose another folder, or remove {WEIGHTS} and {FIGURES} there"
         )
     return read_state(folder / WEIGHTS, what="source classifier"), record["figures"]

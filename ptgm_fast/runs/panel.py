@@ -1,4 +1,4 @@
-"""The comparison on a panel of targets at growing distance from the letters: what each stage adds where."""
+"""The comparison on a panel of targets at increasing distance from the letters: what each stage adds on each target."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ptgm_fast.training.context import Context
 
 @dataclass(frozen=True)
 class PanelTarget:
-    """Images, by URI, and how many of each class choose the checkpoint and test; those that are left are for `REFERENCE`."""
+    """Images by URI, and the numbers of validation and test images per class; the images left over are for `REFERENCE`."""
 
     title: str
     images: str
@@ -32,10 +32,10 @@ class PanelTarget:
     test_per_class: int
 
 
-# The same for all, so that targets differ in their images alone. A network from scratch reaches 79 to 92 % with three; with
-# more, less is left to gain.
+# The same for all, so that targets differ only in their images. A network from scratch reaches 79 to 92 % with three; with
+# more, there is less left to gain.
 LABELS_PER_CLASS = 3
-# Images a class: 283, 179, 174, 500, 68, 174.
+# Images per class: 283, 179, 174, 500, 68, 174.
 TARGETS = {
     "digits": PanelTarget("printed digits", "panel:digits", 40, 140),
     "greek": PanelTarget("Greek", "panel:greek", 20, 60),
@@ -44,14 +44,14 @@ TARGETS = {
     "kana": PanelTarget("kana", "panel:kana", 15, 30),
     "uci": PanelTarget("UCI digits", "sklearn:digits", 40, 80),
 }
-# What the panel settles for each target.
+# What the panel sets for each target.
 OWN = ("images", "test_images", "unlabelled")
 OWN_SPLIT = ("labels_per_class", "validation_per_class", "test_per_class")
-# The cheapest first.
+# Cheapest first.
 RIVALS = ("scratch", "soft-target", "p-ssl", "pp", "pp+soft-target", "pp+p-ssl")
 REFERENCE = "pp+p-ssl+real"
 PANEL_METHODS = (*RIVALS, REFERENCE)
-# What adds something: a row, and the row that it adds it to.
+# Each gain: a row, and the row that it is measured against.
 P_SSL = "P-SSL"
 GAINS = {
     "PP": ("pp", "scratch"),
@@ -61,7 +61,7 @@ GAINS = {
     "P-SSL with real images": (REFERENCE, "pp+soft-target"),
 }
 RECORD, PICTURE = "panel.json", "panel.png"
-# The panel as it was measured with the bundled pair.
+# The panel's results as measured with the bundled pair.
 MEASURED = PANEL / "results.json"
 
 
@@ -76,7 +76,7 @@ class Accuracies(Part):
 
 
 class TargetRecord(Part):
-    """distance: see `distance.distances`. gains: of `GAINS`, in points. cheapest: see `cheapest`."""
+    """distance: see `distance.distances`. gains: by name in `GAINS`, in points. cheapest: see `cheapest`."""
 
     title: str
     images: str
@@ -88,7 +88,7 @@ class TargetRecord(Part):
 
 
 class PanelRecord(Part):
-    """panel.json: the targets by their names, the nearest first. command: what made it, in a folder of its config.toml."""
+    """panel.json: the targets by name, nearest first. command: the command that made it, run next to its config.toml."""
 
     version: Literal[1] = 1
     command: str
@@ -109,17 +109,17 @@ def compare_panel(
     on_row: Callable[[Row], None] = lambda row: None,
     on_target: Callable[[str], None] = lambda name: None,
 ) -> PanelRecord:
-    """`compare` for each target of the panel, in the folder out/NAME; then panel.json, whose content is returned, and panel.png.
+    """Run `compare` on each target of the panel, in the folder out/NAME; write panel.json and panel.png, return the record.
 
-    config: of every target, but for the task's name, the images and their split. on_target(title) is told before its rows.
-    resume: finished targets and rows are kept. Raises UserError for a config that has images or a split of its own, and as
-    `compare` does; `Interrupted` likewise.
+    config: for every target, except for the task's name, the images and their split. on_target(title) is called before the
+    rows of a target. resume: finished targets and rows are kept. Raises UserError for a config with its own images or
+    split, and UserError and `Interrupted` as `compare` does.
     """
     out, context = Path(out), context or Context()
     configs = {name: _config_of(config, name) for name in TARGETS}
     asked = replace(asked, panel=True)
     each = replace(asked, panel=False)
-    # A target that cannot be run is told before the first one is.
+    # Report a target that cannot be run before the first one is run.
     task = None
     for name, its in configs.items():
         if not (out / name / COMPARISON).is_file():
@@ -144,7 +144,7 @@ def _config_of(config: RunConfig, name: str) -> RunConfig:
     for key in (*OWN, *OWN_SPLIT):
         if (given := getattr(config.data, key)) != getattr(default, key):
             raise UserError(
-                f"compare --panel has targets of its own, and data.{key} = {given!r} is for another one: leave it out"
+                f"compare --panel brings its own targets, but data.{key} = {given!r} is set: leave it out"
             )
     data = config.data.model_copy(
         update={
@@ -160,11 +160,11 @@ def _config_of(config: RunConfig, name: str) -> RunConfig:
 def _report(
     config: RunConfig, asked: Asked, path: Path, context: Context, on_row: Callable[[Row], None]
 ) -> dict[str, Any]:
-    """compare.json of a target: as it is there, or made, from the row on where it was stopped."""
+    """A target's compare.json: read if it exists, otherwise made, continuing where it was stopped."""
     begun = RunFolder(path).config
     if begun.is_file() and load_config(begun) != config:
         raise UserError(
-            f"{str(path)!r} was begun with other settings, or by another version; remove it, and it is made anew"
+            f"{str(path)!r} was started with other settings, or by another version; remove it to start over"
         )
     if (path / COMPARISON).is_file():
         return read_comparison(path)
@@ -206,27 +206,30 @@ def _target(name: str, report: Mapping[str, Any]) -> TargetRecord:
 
 
 def cheapest(methods: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The first of `RIVALS` that no later one is clearly above (by more than two standard errors, paired by seed); None on one seed."""
+    """The first of `RIVALS` that no later one clearly exceeds; None for one seed.
+
+    Clearly: by more than two standard errors, paired by seed.
+    """
     if len(methods[RIVALS[0]]["test_accuracy"]) < 2:
         return None
     for place, method in enumerate(RIVALS):
         above = (gain(methods, other, method) for other in RIVALS[place + 1 :])
         if not any(found.is_clear and found.mean > 0 for found in above):
             return method
-    raise AssertionError("the last of them has none above it")
+    raise AssertionError("the last one cannot be exceeded")
 
 
 def _verdict(added: Gain, least: str | None) -> str:
     said = f"P-SSL after PP {judged(added)} {added} points over pp+soft-target"
     if least is None:
-        return f"{said}; more seeds tell a gain from chance"
+        return f"{said}; use more seeds to tell a gain from chance"
     if least == RIVALS[-1]:
         return f"{said}, and no cheaper method is as good"
     return f"{said}. The cheaper run, which none is clearly above: {least} ({settings_of(least)})"
 
 
 def settings_of(method: str) -> str:
-    """The settings of a config that runs it."""
+    """The settings with which a config runs the method."""
     config = with_method(RunConfig(), method)
     told = f"stages = {json.dumps(config.stages)}"
     if "supervised" in config.stages:
@@ -245,13 +248,13 @@ def _command(config: RunConfig, asked: Asked) -> str:
 
 
 def read_panel(path: Path) -> PanelRecord:
-    """A panel.json. Raises UserError when it is missing or damaged."""
+    """Read a panel.json. Raises UserError if it is missing or damaged."""
     return read_record(path, PanelRecord, again="Make it with ptgm-fast compare --panel")
 
 
 def beside_the_panel(distance: float, measured: Path = MEASURED) -> Sequence[str]:
-    """Lines that say where a target lies: its distance and, where the panel was measured, what P-SSL added at its nearest two targets."""
-    here = f"distance from the source: {distance:.3f} (0: the source classifier is sure of every image, 1: of none)"
+    """Lines that place a target: its distance and, if the panel was measured, what P-SSL added on the two nearest targets."""
+    here = f"distance from the source: {distance:.3f} (0: the source classifier is certain about every image, 1: about none)"
     if not measured.is_file():
         return [here]
     record = read_panel(measured)
@@ -261,6 +264,6 @@ def beside_the_panel(distance: float, measured: Path = MEASURED) -> Sequence[str
     added = ", ".join(f"{target.gains[P_SSL]} on {target.title}" for target in nearest)
     return [
         f"{here}; on the panel: {listed}",
-        f"nearest there, P-SSL added to PP and distillation, in points: {added}. That is experience with the bundled pair and network "
-        f"({len(record.seeds)} seeds, {record.labels_per_class} labels a class; docs/panel.md), no promise for another task",
+        f"on the two nearest targets, P-SSL added to PP and distillation, in points: {added}. Measured with the bundled pair and network "
+        f"({len(record.seeds)} seeds, {record.labels_per_class} labels per class; docs/panel.md); another task may differ",
     ]

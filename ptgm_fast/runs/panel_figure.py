@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from ptgm_fast.runs.panel import PanelRecord
 
-# A row of axes each: what is drawn there, by its name in the record, and the legend's words. The first is filled, the second
-# hollow and of another shape, so that grey paper tells them apart as well.
+# One row of axes each: the gains drawn there, by name in the record, with their legend texts. The first is filled, the
+# second hollow and of another shape, so that they also differ in a greyscale print.
 ROWS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
     ("PP adds,\npoints over scratch", (("PP", ""),)),
     (
@@ -44,12 +44,12 @@ LOOKS: tuple[dict[str, Any], ...] = (
     },
 )
 WIDTH, ROW_HEIGHT = 6.4, 1.75
-# Between the names of two targets, of the width of the axes.
+# Minimum distance between the names of two targets, as a fraction of the axes' width.
 APART = 0.145
 
 
 def panel_figure(record: PanelRecord) -> Figure:
-    """Three axes over the distance, one for each stage: gains in points of test accuracy, with standard errors over seeds."""
+    """Three axes over distance, one per stage: gains in points of test accuracy, with standard errors over seeds."""
     targets = list(record.targets.values())
     distances = [target.distance for target in targets]
     least, greatest = min(distances), max(distances)
@@ -65,7 +65,7 @@ def panel_figure(record: PanelRecord) -> Figure:
                 axis.axvline(x, color=FAINT, lw=0.7, zorder=0)
             for number, (name, against) in enumerate(series):
                 gains = [target.gains[name] for target in targets]
-                # Both on the target's line, the hollow one around the other: targets may be nearer than marks are wide.
+                # Both markers at the target's position, one inside the other: targets may be closer than a marker's width.
                 axis.errorbar(
                     distances,
                     [found.mean for found in gains],
@@ -85,12 +85,12 @@ def panel_figure(record: PanelRecord) -> Figure:
         _names(rows[0], [(x - left) / width for x in distances], [t.title for t in targets])
         seeds = len(record.seeds)
         errors = f"{seeds} seeds, standard errors" if seeds > 1 else "one seed, no errors"
-        figure.suptitle(f"{record.labels_per_class} labels a class, {errors}", fontsize=10)
+        figure.suptitle(f"{record.labels_per_class} labels per class, {errors}", fontsize=10)
     return figure
 
 
 def _names(axis: Any, places: Sequence[float], names: Sequence[str]) -> None:
-    """The targets' names above the axes, led to their places (parts of the width) from where they have room."""
+    """Draw the targets' names above the axes, with lines to their places (fractions of the width)."""
     above = 1.24
     for place, room, name in zip(places, spread_out(places, APART), names, strict=True):
         axis.annotate(
@@ -107,9 +107,9 @@ def _names(axis: Any, places: Sequence[float], names: Sequence[str]) -> None:
 
 
 def spread_out(places: Sequence[float], apart: float) -> list[float]:
-    """Places in ascending order, at least `apart` from each other, moved as little as that takes (in squares).
+    """Move ascending places to be at least `apart` from each other, with the least sum of squared moves.
 
-    The groups of places that would overlap are spread evenly around their middle, until no two groups meet.
+    Groups of places that would overlap are spread evenly around their mean, until no two groups overlap.
     """
     groups: list[list[float]] = []
     for place in places:

@@ -1,4 +1,4 @@
-"""How a figure looks, and its two ways out: a PNG for the run folder, an SVG with the page's colors for the report."""
+"""The style of figures, and their two output formats: PNG for the run folder, SVG with the page's colors for the report."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ptgm_fast.models.weights import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The light colors of assets/report/style.css. A PNG keeps them; in an SVG each becomes the stylesheet's variable, so that
-# the page has every figure once, for light and dark.
+# The light-mode colors of assets/report/style.css. A PNG keeps them; in an SVG each is replaced by the stylesheet's
+# variable, so that one figure on the page works in light and dark mode.
 INK, FAINT = "#1b1f24", "#c9d1d9"
 SERIES = ("#1f77b4", "#d1690e", "#2a8a2a", "#c62f30", "#7d55ab",
           "#8c564b", "#c7569f", "#6b7683", "#97980f", "#108fa0")  # fmt: skip
@@ -46,8 +46,8 @@ STYLE = {
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, sizes in inches, that `save` can write."""
-    # The object interface: no pyplot, so no display, no global state, nothing to close.
+    """An empty figure for `save`, sizes in inches."""
+    # The object interface: without pyplot there is no display, no global state and nothing to close.
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained", dpi=110)
@@ -55,7 +55,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 @contextmanager
 def drawing(width: float, height: float, label: str) -> Iterator[Figure]:
-    """A figure in the house's style, to draw in the block. label: what a screen reader says."""
+    """Yield a figure in the project's style, to draw on within the block. label: text for screen readers."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
@@ -68,14 +68,14 @@ def _bytes(figure: Figure, kind: str, **options: Any) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
-    # Ticks are made when they are drawn, in the style of that moment.
+    # Ticks are created when they are drawn, in the style active then.
     with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format=kind, **options)
     return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG whole: `path` holds what it held, or all of it."""
+    """Write a PNG atomically: `path` holds either its old content or the whole figure."""
     write_atomically(path, _bytes(figure, "png"))
 
 
@@ -83,7 +83,7 @@ _numbers = iter(range(1, 10**9))
 
 
 def to_svg(figure: Figure) -> str:
-    """An inline element: its own names, the page's colors, the figure's label, no ground and no fixed size."""
+    """An inline SVG element with unique ids, the page's colors and the figure's label, without background or fixed size."""
     metadata = {"Date": None, "Creator": None}
     svg = _bytes(figure, "svg", transparent=True, metadata=metadata).decode()
     svg = svg[svg.index("<svg") :]

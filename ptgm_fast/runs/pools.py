@@ -1,4 +1,4 @@
-"""From a run's config to the pools of its images."""
+"""The image pools of a run, as its config describes them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ptgm_fast.sampling.stores import MemoryStore
 from ptgm_fast.training.options import PPOptions
 from ptgm_fast.training.target_data import TargetData
 
-# In a run's folder: the pools that it kept on disk, one a stage.
+# Subfolder of a run's folder for pools kept on disk, one per stage.
 POOL = "pool"
 
 
 def uniform_recipe(config: RunConfig, source: FrozenGenerator) -> Recipe:
-    """Images of uniform source labels, as PP trains on."""
+    """The recipe of images with uniform source labels, for PP."""
     return Recipe(source, seed=config.seed, precision=config.precision)
 
 
 def conditioned_recipe(task: Task, *, unlabelled: bool = False) -> Recipe:
-    """Images for the labelled target images; unlabelled: and for the others, as P-SSL trains on."""
+    """The recipe of images for the labelled target images; unlabelled: also for the unlabelled ones, for P-SSL."""
     config, source = task.config, task.source
     images = task.data.asking if unlabelled else task.data.asking[:1]
     temperature, top_k = config.p_ssl.pcs_temperature, config.p_ssl.pcs_top_k or None
@@ -62,7 +62,7 @@ def conditioned_recipe(task: Task, *, unlabelled: bool = False) -> Recipe:
 
 
 def pool_size(images: int | str, pp: PPOptions) -> int | str:
-    """`synthesis.images` as a number, at least two batches for a part; or "fresh"."""
+    """`synthesis.images` as a number (for a fraction, at least two batches), or "fresh"."""
     if isinstance(images, int) or images == "fresh":
         return images
     return max(2 * pp.batch_size, pp.steps * pp.batch_size // int(images.removeprefix("1/")))
@@ -81,15 +81,15 @@ def images_per_target(config: RunConfig, data: TargetData) -> int | str:
 
 
 class Pools:
-    """The pools of a run's stages, or of all the runs of a comparison: each is made once."""
+    """The pools of a run's stages, or of all runs of a comparison. Each is made once."""
 
     def __init__(self, folder: Path | None = None, *, uniform: Pools | None = None) -> None:
-        """folder: where pools go that are not kept in memory. uniform: whose pool of uniform labels is used, whatever the seed."""
+        """folder: for pools that are not kept in memory. uniform: pools whose uniform-label pool is used for every seed."""
         self._folder, self._uniform = folder, uniform
         self._pools: dict[str, Pool] = {}
 
     def of(self, stage: str, task: Task) -> Pool | None:
-        """The pool of a stage of the task's config; None if it has none.
+        """The pool of a stage of the task's config; None if the stage has none.
 
         Raises UserError for a pool that was made for something else or is too small, see `check_pool`.
         """
@@ -139,7 +139,7 @@ class Pools:
             return None
         pool = open_pool(path, device=task.device)
         if part:
-            # A part of what is shown is for a pool that is made here; of one that is there all are used.
+            # A fraction of the images shown applies only to a pool made here; an existing pool is used in full.
             count = len(pool)
             if stage == "p-ssl" and pool.law["labels"]["law"] == "uniform":
                 return None

@@ -1,4 +1,4 @@
-"""A run under the profiler: its files in the run's folder, what its stages did."""
+"""Run under the profiler, with its files in the run's folder and the facts of the run's stages."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def profiled(
     context: Context,
     ops_steps: int,
 ) -> dict[str, Any]:
-    """`run` with a watched context, and its summary. The profile is written too when the run is stopped or fails.
+    """Call `run` with a profiled context and return its summary. The profile is also written if the run stops or fails.
 
-    A run that takes no step here (a resume of a finished one, a mistake in the config) leaves the folder as it is.
+    A run that takes no step (resuming a finished run, an error in the config) leaves the folder unchanged.
     """
     with profile(
         out,
@@ -41,7 +41,7 @@ def _tell_stages(profiler: Profiler, summary: dict[str, Any]) -> None:
         times = profiler.recorder.steps.get(name)
         if times is None:
             continue
-        # A resumed stage's summary counts all its steps; this profile those that ran here.
+        # A resumed stage's summary counts all its steps; the profile only those run by this process.
         here = times.count / stage["steps"]
         profiler.images(
             name,

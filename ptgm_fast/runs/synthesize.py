@@ -1,4 +1,4 @@
-"""Labelled pseudo images on disk, made in parts that anyone can make: an image folder, tar shards, or a pool."""
+"""Write labelled pseudo images to disk, in independent parts: an image folder, tar shards, or a pool."""
 
 from __future__ import annotations
 
@@ -32,23 +32,28 @@ def synthesize(
     on_notice: Callable[[str], None] = lambda message: None,
     group: ProcessGroup | None = None,
 ) -> dict[str, Any]:
-    """Write `count` images into the folder `out`, or what is missing of them; returns what summary.json of a folder
-    holds, ``count`` and ``class_names`` of the other formats; with ``missing_parts`` and ``parts`` while others' shares are missing.
+    """Write `count` images to the folder `out`, or those that are still missing there.
 
-    Uniform: labels are drawn uniformly over the source classes. Conditioned: each sample is made for the soft source
-    label of a labelled target image (PCS); its class is that image's. format: see `runs.formats`. shard: (I, N) makes
-    the I-th of N shares of the parts, and whoever makes the last part finishes the folder. In several processes each makes a
-    share, into a folder that all must see. What is written is the same, bit for bit, however it is shared out, and however
-    often it was stopped: a second call makes what is missing or damaged, and names it to on_notice, which is also told what
-    `train` tells it. on_images(done, total) is of the process's own share. Raises UserError as `train` does and for a folder of anything else.
+    conditioned: False draws labels uniformly over the source classes; True makes each sample for the soft source label of
+    a labelled target image (PCS) and gives it that image's class. format: see `runs.formats`. shard: (I, N) makes the I-th
+    of N shares of the parts; whoever makes the last part finishes the folder. With several processes each makes one share,
+    in a folder that all of them must see.
+
+    The output is the same, bit for bit, however the work is shared and however often it is stopped. A second call makes
+    what is missing or damaged and names it to on_notice, which also receives the notices of `train`. on_images(done,
+    total) covers the process's own share.
+
+    Returns the content of summary.json for an image folder, ``count`` and ``class_names`` for the other formats; with
+    ``missing_parts`` and ``parts`` added while other shares are missing. Raises UserError as `train` does, and for a folder
+    that contains anything else.
     """
     group = group or ProcessGroup()
     if count < 1:
         raise UserError(f"--count must be at least 1, got {count}")
     if not 1 <= shard[0] <= shard[1]:
-        raise UserError(f"--shard is I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
+        raise UserError(f"--shard takes I/N with I from 1 to N, got {shard[0]}/{shard[1]}")
     if shard[1] > 1 and group.size > 1:
-        raise UserError("--shard and torchrun both share out the work: leave one of them out")
+        raise UserError("--shard and torchrun both divide the work: use only one of them")
     own_device(config.device, group)
     made = open_format(
         config, count, out, conditioned=conditioned, format=format, on_notice=on_notice
@@ -58,8 +63,8 @@ def synthesize(
         on_notice(f"{name} is missing or damaged")
     if not out.is_dir():
         raise UserError(
-            f"{str(out)!r}, made by the first process, is not there for process {group.rank}; "
-            "--out must be on a file system that all machines share"
+            f"{str(out)!r}, created by the first process, is not visible to process {group.rank}; "
+            "--out must be on a file system shared by all machines"
         )
     parts = made.parts
     parts.begin()
@@ -91,12 +96,12 @@ def open_format(
     format: str,
     on_notice: Callable[[str], None] = lambda message: None,
 ) -> Format:
-    """What is to be written, with its source built; nothing is written. Raises UserError for an unknown format."""
+    """Prepare the output format and its source, without writing anything. Raises UserError for an unknown format."""
     if format not in FORMATS:
         raise UserError(f"unknown format {format!r}; accepted: {', '.join(FORMATS)}")
     if conditioned and is_trained_here(config):
         raise UserError(
-            'source.classifier = "none": the soft labels of target images need a classifier. Train it with '
+            'source.classifier = "none", but soft labels of target images need a classifier. Train one with '
             "`ptgm-fast source --classifier-only CONFIG --out DIR` and name it in source.classifier"
         )
     task = build_task(config, on_notice=on_notice) if conditioned else None
@@ -109,5 +114,5 @@ def _to_do(made: Format, part: int, on_notice: Callable[[str], None]) -> bool:
         return True
     damaged: Sequence[str] = made.parts.damaged(part)
     for name in damaged:
-        on_notice(f"{name} is missing or damaged: it is made again")
+        on_notice(f"{name} is missing or damaged; making it again")
     return bool(damaged)

@@ -1,4 +1,4 @@
-"""From a config to the things a run needs: data, source pair, target networks; whatever does not fit is said here."""
+"""Build what a run needs from its config: data, source pair, target networks; errors in their combination are raised here."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from ptgm_fast.runs.classifier import as_files, load_classifier, seen_by_classif
 from ptgm_fast.sampling import SourceModels, derive_seed, seeded
 from ptgm_fast.training.target_data import TargetData
 
-# Images on which the exported weights are tried.
+# Number of images on which the exported weights are tested.
 NUM_CHECKED = 8
 
 
 @dataclass(frozen=True)
 class ReadImages:
-    """What data.images, test_images and unlabelled hold, before the split of a seed; None for what is not given.
+    """The contents of data.images, test_images and unlabelled, before a seed's split; None for what is not given.
 
-    read_asking(train, rest) reads the labelled images `train`, int64 [N], and the unlabelled ones once more, as the source
-    classifier is to see them; rest: these are those of `images` at these places. None: it sees them as the target does.
+    read_asking(train, rest) reads the labelled images `train`, int64 [N], and the unlabelled images again, in the source
+    classifier's input form; rest: if given, the unlabelled images are those of `images` with these indices. read_asking is
+    None if the source classifier sees images in the same form as the target network.
     """
 
     images: ImageSet
@@ -57,7 +58,7 @@ class Task:
         return self.data.train.num_classes
 
     def plain_network(self) -> torch.nn.Module:
-        """The target architecture as anybody builds it, from the random initialization of the seed, on the CPU."""
+        """The unmodified target architecture, with the seed's random initialization, on the CPU."""
         height, _ = self.data.train.image_size
         with seeded(self.config.seed, "init/network"):
             return models.build(
@@ -68,9 +69,9 @@ class Task:
             )
 
     def new_network(self) -> models.TargetNetwork:
-        """A target network from its random initialization, with the fresh heads ``target`` and ``source``.
+        """A randomly initialized target network, with fresh heads ``target`` and ``source``.
 
-        Every method of a seed starts from the same weights.
+        All methods with the same seed start from the same weights.
         """
         seed, images = self.config.seed, self.data.train.images[:2]
         with seeded(seed, "heads"):
@@ -93,7 +94,7 @@ class Task:
         state: Mapping[str, torch.Tensor],
         images: ImageSet,
     ) -> None:
-        """Raises UserError unless `state` makes of the plain network the trained one: they are tried on the first images."""
+        """Raise UserError unless the plain network with `state` matches the trained one on the first images."""
         inputs = self.data.normalizer(self.device)(images.images[:NUM_CHECKED].to(self.device))
         name = f"target network {self.config.target.network}"
         models.check_exported(network, plain.to(self.device), state, inputs, name=name)
@@ -105,10 +106,11 @@ def build_task(
     on_notice: Callable[[str], None] = lambda message: None,
     on_images: Callable[[int, int], None] = lambda done, total: None,
 ) -> Task:
-    """Load what the config names. like: another task; what both name (source pair, images) is its own, and not tried again.
+    """Load everything that the config names.
 
-    on_notice: see `data.load`, `models.load_weights` and `generators.optimize`. on_images: see `data.load`.
-    Raises UserError where something is missing or does not fit together.
+    like: another task; what both configs have in common (source pair, images) is reused and not tested again. on_notice:
+    see `data.load`, `models.load_weights` and `generators.optimize`. on_images: see `data.load`. Raises UserError if
+    something is missing or does not fit together.
     """
     same = {
         name: like is not None and getattr(like.config, name) == getattr(config, name)
@@ -134,7 +136,7 @@ def build_source(
 ) -> SourceModels:
     """The frozen generator and source classifier of a config, on its device.
 
-    on_notice(message) is told what `generators.load`, `optimize` and `models.load_weights` found.
+    on_notice(message) receives the notices of `generators.load`, `optimize` and `models.load_weights`.
     """
     device = choose_device(config.device)
     truncation = config.source.truncation or None
@@ -161,7 +163,7 @@ def build_source(
 
 
 def _target_form(config: RunConfig, card: generators.Card) -> tuple[int, int]:
-    """Channels and side of the target network's images. Raises UserError for statistics of another number of channels."""
+    """Channels and side of the target network's images. Raises UserError if mean or std have another number of channels."""
     asked, size = config.data.channels, config.data.image_size
     channels = card.channels if asked == "generator" else asked
     for which in ("mean", "std"):
@@ -174,12 +176,12 @@ def _target_form(config: RunConfig, card: generators.Card) -> tuple[int, int]:
 
 
 def choose_device(name: str) -> torch.device:
-    """ "auto" is the first CUDA device, else the CPU. Raises UserError for a device that is not there."""
+    """The torch device of a name; "auto" is the first CUDA device, else the CPU. Raises UserError for an unusable device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        # To the host and back: "meta" makes tensors, but they hold nothing.
+        # Copying back to the host rules out "meta", whose tensors hold no data.
         torch.zeros(1, device=device).cpu()
     except (RuntimeError, AssertionError) as error:
         raise UserError(
@@ -205,7 +207,7 @@ def _loader(
 
 
 def _read_of(config: RunConfig) -> dict[str, Any]:
-    """What of config.data is read, whatever the split makes of it."""
+    """The part of config.data that determines which images are read, independent of the split."""
     split = {"labels_per_class", "validation_per_class", "test_per_class"}
     read = config.data.model_dump(exclude=split)
     return {**read, "unlabelled": ""} if config.data.unlabelled == REST else read
@@ -231,7 +233,7 @@ def _read(config: RunConfig, card: generators.Card, loader: Callable[..., ImageS
     if (seen.channels, as_files(seen)) == (channels, data.Fit(size)):
         return ReadImages(images, separate, further)
 
-    # What was passed over has been said.
+    # Skipped files have already been reported.
     again = partial(
         loader,
         channels=seen.channels,
@@ -241,7 +243,7 @@ def _read(config: RunConfig, card: generators.Card, loader: Callable[..., ImageS
     whole = cache(again)
 
     def of_images(rows: torch.Tensor) -> data.Images:
-        # Few are read alone; the most of a set with it, once for the splits of all seeds.
+        # A few images are read on their own; for most of a set, the whole set is read once for the splits of all seeds.
         few = 2 * len(rows) < len(images)
         found = again(choice.images, rows=rows) if few else whole(choice.images).subset(rows)
         return found.images
@@ -274,7 +276,7 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         rest = split.rest
         if not len(rest):
             raise UserError(
-                f"the split leaves none of the images of {choice.images!r} as unlabelled ones; lower data.labels_per_class, "
+                f"the split leaves no images of {choice.images!r} over as unlabelled images; lower data.labels_per_class, "
                 "data.validation_per_class or data.test_per_class"
             )
         unlabelled = ImageSet(images.subset(rest).images, *no_labels(len(rest)))
@@ -304,9 +306,9 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
 
 
 def _check_networks(task: Task) -> None:
-    """A tiny step of the target network, whose weights are exported and tried, and a forward of the source classifier.
+    """Try a tiny step of the target network, the export of its weights, and a forward of the source classifier.
 
-    So that a wrong size, or a network that would come out of its file as another, is said before anything is trained.
+    This reports a wrong size, or a network that would not survive saving and loading, before anything is trained.
     """
     images = task.data.train.images[:2].to(task.device)
     inputs = task.data.normalizer(task.device)(images)
@@ -318,7 +320,7 @@ def _check_networks(task: Task) -> None:
             returned = plain(inputs)
         models.class_scores(returned, (len(images), task.num_classes), name=name)
         with _or_user_error(
-            f"{name} cannot be trained on images of shape {shape}, its head exchanged"
+            f"{name} cannot be trained on images of shape {shape} with its head replaced"
         ):
             network = task.new_network()
             models.rehearse(network, inputs)
@@ -331,17 +333,17 @@ def _check_networks(task: Task) -> None:
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         given = list(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise UserError(
-            f"the source classifier gives a {given}, expected logits {list(expected)}: the generator has {expected[1]} classes"
+            f"the source classifier returns {given}, expected logits {list(expected)}: the generator has {expected[1]} classes"
         )
     if models.are_probabilities(logits):
         raise UserError(
-            "the source classifier gives probabilities, expected logits: leave the softmax at its end out (log_softmax is taken)"
+            "the source classifier returns probabilities, expected logits: remove the softmax at its end (log_softmax is accepted)"
         )
 
 
 @contextmanager
 def _or_user_error(what: str) -> Iterator[None]:
-    """What a network of the user's raises, as a UserError that begins with `what`."""
+    """Turn any exception raised by a user's network into a UserError that begins with `what`."""
     try:
         yield
     except UserError:
@@ -353,7 +355,7 @@ def _or_user_error(what: str) -> Iterator[None]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
+    """The versions that a result depends on."""
     import importlib.metadata
 
     found = {

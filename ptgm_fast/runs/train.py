@@ -1,4 +1,4 @@
-"""One run: the stages of a config, the best checkpoint by validation, its test accuracy, the run folder."""
+"""One run: the stages of a config, the best checkpoint by validation accuracy, its test accuracy, the run folder."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_stage(
     group: ProcessGroup | None = None,
     pools: Pools | None = None,
 ) -> Stage:
-    """The stage `name` of the task's config over `network`; raises UserError for what does not fit, see `Stage` and `Pools`."""
+    """Make the stage `name` of the task's config for `network`. Raises UserError as `Stage` and `Pools` do."""
     config, data = task.config, task.data
     pool = (pools or Pools()).of(name, task)
     execution = Execution(
@@ -95,7 +95,7 @@ def make_stages(
     group: ProcessGroup | None = None,
     pools: Pools | None = None,
 ) -> list[Stage]:
-    """The stages of the task's config, in their order, over one network."""
+    """Make the stages of the task's config, in order, for one network."""
     pools = pools or Pools()
     return [make_stage(name, task, network, group, pools) for name in task.config.stages]
 
@@ -108,7 +108,7 @@ def run_stages(
     resume: Mapping[str, Any] | None = None,
     checkpoint: CheckpointFile | None = None,
 ) -> list[StageResult]:
-    """Train one network by the stages that `results` has not finished, the first of them from `resume`; all results."""
+    """Run the stages that `results` does not cover yet, the first of them from `resume`; return all results."""
     done = list(results)
     with written(checkpoint):
         for stage in stages[len(done) :]:
@@ -118,7 +118,7 @@ def run_stages(
                 done.append(fit(stage, context, checkpoint=checkpoint, resume=resume))
             resume = None
             if checkpoint and len(done) < len(stages):
-                # A stop between the stages resumes at the next one.
+                # If stopped between two stages, a resume starts at the next one.
                 checkpoint.carried = {"results": [vars(r) for r in done]}
                 following = stages[len(done)].name
                 checkpoint.save(
@@ -139,12 +139,11 @@ def train(
 ) -> dict[str, Any]:
     """Run `config` in the folder `out` and return its summary (also written there as summary.json).
 
-    With resume, a run stopped before is continued, bit for bit as if it had not been stopped; a finished one
-    returns its summary. In several processes (`Context.group`) each calls this with the same config; the first one
-    reads and writes the folder, and all return its summary. profile: also write profile.json and trace.json;
-    profile_ops: steps of each stage under torch.profiler; both of the first process. on_task is given what a run that is not
-    finished yet loads. Raises UserError for what does not
-    fit, `Interrupted` when the context asks to stop.
+    resume: continue a stopped run, bit for bit as if it had not been stopped; for a finished run, return its summary.
+    profile: also write profile.json and trace.json. profile_ops: number of steps of each stage to run under torch.profiler.
+    Both profile only the first process. on_task receives the loaded task, unless the run was already finished. With
+    several processes (`Context.group`), each calls this with the same config; the first one reads and writes the folder,
+    and all return its summary. Raises UserError if something does not fit, and `Interrupted` when the context asks to stop.
     """
     out, context = Path(out), context or Context()
     group = context.group
@@ -159,7 +158,7 @@ def train(
     if resume and (finished := group.from_first(lambda: _finished(out))):
         return finished
     own_device(config.device, group)
-    # Everything that can be wrong with the input is found before the folder exists.
+    # All input errors are found before the folder exists.
     with context.spans("setup"):
         task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
         network = task.new_network()
@@ -175,7 +174,7 @@ def train(
             folder.write_config(config_to_toml(config))
             folder.write_metrics([])
         if own := train_classifier(task.source, config, out, context):
-            # A pool for target images is known by the classifier that it was made with.
+            # Stages again: a pool for target images is identified by the classifier that it was made with.
             network = task.new_network()
             stages = make_stages(task, network, group, Pools(out / POOL))
         if group.is_first:
@@ -203,13 +202,13 @@ def train(
 
 
 def _checked(task: Task, folder: RunFolder, context: Context) -> dict[str, Any]:
-    """The figures of `check_at_start` for the summary, under ``check``."""
+    """Run `check_at_start` and return its figures for the summary, under ``check``."""
     record = check_at_start(task, folder.path, context.on_notice)
     return {"check": record.model_dump(mode="json", exclude={"version", "key"}) if record else None}
 
 
 def _finished(out: Path) -> dict[str, Any] | None:
-    """The summary of a run that has ended; raises UserError if there is no run."""
+    """The summary of a finished run, None for an unfinished one; raises UserError if there is no run."""
     return read_summary(out) if RunFolder.reopen(out).summary.is_file() else None
 
 
@@ -221,7 +220,7 @@ def _write_results(
     context: Context,
     found: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Evaluate, and write the weights, the pictures and, last, the summary."""
+    """Evaluate the network; write its weights, the pictures and, last, the summary."""
     config = task.config
     with context.spans("evaluation"):
         summary = summarize(
@@ -250,7 +249,7 @@ def _write_results(
 def _state_to_resume(
     config: RunConfig, folder: RunFolder, checkpoint: CheckpointFile | None
 ) -> dict[str, Any] | None:
-    """The newest whole checkpoint, with the metrics cut back to it; None if the run was stopped before its first."""
+    """The newest intact checkpoint, with the metrics truncated to it; None if the run stopped before its first checkpoint."""
     if checkpoint is None or not checkpoint.exists():
         folder.write_metrics([])
         return None
@@ -271,7 +270,7 @@ def _recording(context: Context, folder: RunFolder) -> Context:
 
 
 def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
-    """What the rewrite of the generator did; None if the original was kept."""
+    """What the generator's rewrite did; None if the original was kept."""
     done = source.optimized
     if done is None:
         return None
@@ -285,7 +284,7 @@ def describe_optimizer(source: SourceModels) -> dict[str, Any] | None:
 
 
 def describe_classifier(task: Task) -> dict[str, Any]:
-    """The source classifier's network and what it sees."""
+    """The source classifier's network and its input preprocessing."""
     choice, card = task.config.source.classifier, task.source.generator.card
     seen = seen_by_classifier(choice, card)
     lists = {"mean": list(seen.mean), "std": list(seen.std)}
@@ -298,7 +297,7 @@ def summarize(
     results: Sequence[StageResult],
     on_test: Callable[[Evaluation], None] = lambda test: None,
 ) -> dict[str, Any]:
-    """Test accuracy and calibration of the network as it is, with what the stages did; on_test sees every prediction."""
+    """Test accuracy and calibration of the network as it is, with the stages' results; on_test receives all predictions."""
     data, config = task.data, task.config
     normalize = data.normalizer(task.device)
     test = evaluate(network, normalize, data.test.images, data.test.labels)

@@ -1,4 +1,4 @@
-"""A cheaper budget of the same accuracy: a search on validation images, by successive halving over seeds."""
+"""Search for a cheaper budget with the same validation accuracy, by successive halving over seeds."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from ptgm_fast.runs.train import make_stages, run_stages
 from ptgm_fast.sampling import derive_seed
 from ptgm_fast.training.context import Context
 
-# Apart from the seeds that people report: 0, 1, 2, ...
+# Disjoint from the seeds that people report: 0, 1, 2, ...
 FIRST_SEED = 1000
-# Seeds that a trial has been run on after each round.
+# Number of seeds that a trial has been run on after each round.
 ROUNDS = (1, 2, 4, 8)
 LEAST_TRIALS = 8
-# Settings of a trial: dotted names and values. None of the config itself.
+# Settings of a trial: dotted names and values. Empty for the config itself.
 Settings = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One budget on one seed: its validation accuracy, and the seconds of its stages with the making of pools."""
+    """One budget on one seed: its validation accuracy, and the seconds of its stages including making pools."""
 
     number: int
     seed: int
@@ -47,7 +47,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Budget:
-    """A budget over its seeds. gain: in validation accuracy against the config itself on the same seeds, with its standard error."""
+    """A budget over its seeds. gain: in validation accuracy over the config itself, same seeds; error: its standard error."""
 
     number: int
     settings: Settings
@@ -59,7 +59,7 @@ class Budget:
 
 
 def space(config: RunConfig) -> dict[str, list[Any]]:
-    """What is searched: the values of each setting, the config's own first."""
+    """The search space: the values of each setting, the config's own value first."""
     found: dict[str, list[Any]] = {}
     if "pp" in config.stages:
         pp = config.pp
@@ -89,7 +89,7 @@ def _parts(value: int, parts: Sequence[float]) -> list[int]:
 
 
 def candidate(values: Mapping[str, Sequence[Any]], number: int) -> Settings:
-    """The settings of a trial; 0 is the config itself, the others are drawn, each by its number."""
+    """The settings of a trial. Trial 0 is the config itself; the others are drawn at random, seeded by their number."""
     if number == 0:
         return {}
     rng = random.Random(derive_seed(number, "tune"))
@@ -98,7 +98,7 @@ def candidate(values: Mapping[str, Sequence[Any]], number: int) -> Settings:
 
 
 def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
-    """The config with these settings. Raises ValidationError for what does not fit together."""
+    """The config with these settings. Raises ValidationError if they do not fit together."""
     values = config.model_dump(mode="json", exclude_none=True)
     for name, value in settings.items():
         *tables, key = name.split(".")
@@ -110,9 +110,9 @@ def with_settings(config: RunConfig, settings: Settings) -> RunConfig:
 
 
 def measure(task: Task, context: Context | None = None) -> tuple[float, float, list[float]]:
-    """Train the task: validation accuracy, seconds of all stages with the making of pools, those of each.
+    """Train the task. Returns validation accuracy, seconds of all stages including making pools, and seconds of each stage.
 
-    Raises UserError without validation images.
+    Raises UserError if there are no validation images.
     """
     if not len(task.data.validation):
         raise UserError("there are no validation images: set data.validation_per_class")
@@ -134,16 +134,16 @@ def tune(
     context: Context | None = None,
     on_trial: Callable[[Trial], None] = lambda trial: None,
 ) -> dict[str, Any]:
-    """Search for about so many minutes in the folder `out`; what tune.json holds.
+    """Search for about `minutes` minutes in the folder `out`; return the content of tune.json.
 
-    Half of the time goes to budgets on one seed each, drawn from `space`; of those that are faster than the config itself the
-    more accurate half goes on to 2, 4 and 8 seeds. Only validation images are looked at, and seeds from `FIRST_SEED` on.
+    Half of the time goes to budgets on one seed each, drawn from `space`. Of those that are faster than the config itself,
+    the more accurate half advances to 2, 4 and 8 seeds. Only validation images are used, and seeds from `FIRST_SEED` on.
     chosen.toml is the config with the fastest budget that is not worse than the config itself by more than one standard
-    error. metrics.jsonl has a line a training; with resume those that are there are not run again.
-    Raises UserError as `train` does and `Interrupted`.
+    error. metrics.jsonl has one line per training; with resume, trainings listed there are not repeated. Raises UserError
+    as `train` does, and `Interrupted`.
     """
     context, path = context or Context(), Path(out)
-    # What does not fit is found before the folder exists.
+    # Input errors are found before the folder exists.
     task = build_task(config, on_notice=context.on_notice, on_images=context.on_images)
     values = space(config)
     with RunFolder.writing(path, resume=resume) as folder:
@@ -195,9 +195,9 @@ def tune(
 
 
 def _first_round(run: Callable[[int, int], Trial | None], seconds: float) -> Iterator[int]:
-    """The budgets that half of the time allows, the config itself first."""
+    """Run as many budgets as fit into half of the time, the config itself first; yield their numbers."""
     spent, number, ran = 0.0, 0, 0
-    # Draws that do not fit together are passed over; a space of nothing else ends as well.
+    # Draws that do not fit together are skipped; the limit ends the loop even if none fits.
     while number < 10_000 and (spent < seconds / 2 or ran < LEAST_TRIALS):
         trial = run(number, FIRST_SEED)
         if trial is not None:
@@ -207,7 +207,7 @@ def _first_round(run: Callable[[int, int], Trial | None], seconds: float) -> Ite
 
 
 def budget(done: Mapping[tuple[int, int], Trial], number: int, seeds: int) -> Budget:
-    """The mean of a budget over its first seeds, against the config itself on the same ones."""
+    """Average a budget over its first seeds, compared with the config itself on the same seeds."""
     pairs = [(done[number, FIRST_SEED + s], done[0, FIRST_SEED + s]) for s in range(seeds)]
     gains = [a.validation_accuracy - b.validation_accuracy for a, b in pairs]
     return Budget(
@@ -222,7 +222,7 @@ def budget(done: Mapping[tuple[int, int], Trial], number: int, seeds: int) -> Bu
 
 
 def halved(found: Sequence[Budget]) -> list[int]:
-    """The config itself, and the more accurate half of the others that are faster."""
+    """The numbers of the config itself and of the more accurate half of the faster budgets."""
     (own,) = (b for b in found if b.number == 0)
     others = [b for b in found if b.number and b.seconds < own.seconds]
     others.sort(key=lambda b: (-b.accuracy, b.seconds, b.number))
@@ -230,12 +230,12 @@ def halved(found: Sequence[Budget]) -> list[int]:
 
 
 def choose(found: Sequence[Budget]) -> Budget:
-    """The fastest that is not worse than the config itself by more than one standard error of the paired difference."""
+    """The fastest budget that is not worse than the config itself by more than one standard error of the paired difference."""
     (own,) = (b for b in found if b.number == 0)
     equal = [b for b in found if b.number and b.gain >= -b.error and b.seconds < own.seconds]
     return min(equal, key=lambda b: b.seconds, default=own)
 
 
 def describe(settings: Settings) -> str:
-    """In a line."""
+    """The settings on one line."""
     return " ".join(f"{k}={v}" for k, v in settings.items()) or "the config itself"

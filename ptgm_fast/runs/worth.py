@@ -1,4 +1,4 @@
-"""What pseudo data gains and what it costs: points of accuracy, and the seconds for them."""
+"""What pseudo data gains and what it costs: points of accuracy, and seconds."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 from ptgm_fast.runs.artifacts import COMPARISON, read_comparison, read_summary
 from ptgm_fast.runs.folder import RunFolder
 
-# A run's folder of baselines, as `compare` writes one, and the run's own row in it.
+# A run's folder of baselines, in the format of `compare`, and the name of the run's own row in it.
 BASELINES_FOLDER, THIS_RUN = "baselines", "this run"
 
 
 def gains_of(folder: Path) -> list[str]:
-    """What the stages of a finished run gained, a line each: against its baselines, and on its validation images."""
+    """What the stages of a finished run gained, one line each: on validation images, and against its baselines."""
     run = RunFolder(folder)
     if not run.summary.is_file():
         return []
@@ -27,9 +27,9 @@ def gains_of(folder: Path) -> list[str]:
 def validated(
     metrics: Sequence[Mapping[str, Any]], stages: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[str]:
-    """The first and the best validation accuracy of each stage that has two, with its seconds.
+    """The first and the best validation accuracy of each stage with at least two, and the stage's duration.
 
-    Before its first step a target stage has a head with random weights: its first validation is the earliest figure.
+    Before its first step, a target stage has a head with random weights, so its first validation is the earliest figure.
     """
     for name, stage in stages.items():
         found = [

@@ -187,10 +187,10 @@ def test_critical_values_are_students() -> None:
     ("damage", "message"),
     [
         (None, "No such file.*make bench"),
-        (lambda text: "", "not whole JSON.*make bench"),
-        (lambda text: text[: len(text) // 2], "not whole JSON"),
-        (lambda text: "[" * 100_000, "not whole JSON"),
-        (lambda text: '{"date": "2026-01-31"}', "no file of benchmarks of ptgm-fast"),
+        (lambda text: "", "not valid JSON.*make bench"),
+        (lambda text: text[: len(text) // 2], "not valid JSON"),
+        (lambda text: "[" * 100_000, "not valid JSON"),
+        (lambda text: '{"date": "2026-01-31"}', "not a ptgm-fast file of benchmarks"),
         (lambda text: text.replace('"version": 1', '"version": 7'), "version 7.*reads version 1"),
         (lambda text: text.replace('"seconds": [0.5', '"seconds": [-0.5'), "seconds.*greater than 0"),
         (lambda text: text.replace('"seconds": [0.5', '"seconds": [NaN'), "seconds"),
@@ -272,4 +272,4 @@ def test_the_command_prints_the_changes_and_ends_with_what_they_are(
     paths[0].write_text(paths[0].read_text()[:100])
     code, out, err = command(*paths)
     assert (code, out) == (2, "")
-    assert "not whole JSON" in err
+    assert "not valid JSON" in err

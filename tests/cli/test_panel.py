@@ -122,18 +122,18 @@ def test_the_whole_panel_stopped_and_gone_on_with(
     path.write_text(path.read_text().replace("test_per_class = 6", "test_per_class = 7"))
     code, _, err = cli("compare", "--resume", "--out", out)
     assert code == 2
-    assert "begun with other settings" in " ".join(err.split())
+    assert "started with other settings" in " ".join(err.split())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["CONFIG", "--methods", "pp"], "methods of its own"),
-        (["CONFIG", "--networks", "ptgm:cnn-small"], "leave --networks out"),
+        (["CONFIG", "--methods", "pp"], "fixed methods"),
+        (["CONFIG", "--networks", "ptgm:cnn-small"], "leave out --networks"),
         (["CONFIG", "--set", "data.labels_per_class=5"], "data.labels_per_class = 5"),
         (["CONFIG", "--set", "data.images=npz:a.npz"], "data.images = 'npz:a.npz'"),
         (["CONFIG", "--set", "data.unlabelled=rest"], "data.unlabelled = 'rest'"),
-        (["--resume", "--out", "one"], "leave --panel out"),
+        (["--resume", "--out", "one"], "leave out --panel"),
         (["--resume", "--out", "none"], "no run to resume"),
     ],
 )
@@ -220,7 +220,7 @@ def test_where_a_target_lies(measured: PanelRecord, tmp_path: Path) -> None:
     assert "printed digits 0.218, Greek 0.240, Cyrillic 0.243" in where
     gains = [f"{measured.targets[name].gains['P-SSL']} on {TARGETS[name].title}" for name in ("cyrillic", "handwritten")]  # fmt: skip
     assert f"in points: {', '.join(gains)}. " in added
-    assert "experience with the bundled pair" in added
+    assert "Measured with the bundled pair" in added
     assert "5 seeds" in added
     path.write_text("{}")
     with pytest.raises(UserError, match="compare --panel"):

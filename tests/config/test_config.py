@@ -84,7 +84,7 @@ def test_overrides_change_one_setting(tmp_path: Path) -> None:
         ("[data]\nlabels_per_class = 'all'\ntest_per_class = 'all'", ["test_images"]),
         ("[data]\nstd = [0.0]", ["data.std", "positive"]),
         ("[data]\nstd = [0.5, 1e-50, 0.5]", ["data.std", "positive"]),
-        ("[data]\nmean = [123.7, 116.3, 103.5]", ["data.mean", "divide values of 0..255 by 255"]),
+        ("[data]\nmean = [123.7, 116.3, 103.5]", ["data.mean", "divide values for 0..255 by 255"]),
         ("[source.classifier]\nstd = [0.0]", ["source.classifier.std", "positive"]),
         (
             "[source.classifier]\nmean = [0.1, 0.2]",
@@ -102,7 +102,7 @@ def test_overrides_change_one_setting(tmp_path: Path) -> None:
         ("[source]\nclassifier = 'no'", ["source.classifier", '"none", or a table']),
         (
             "[source.classifier]\nnetwork = 'ptgm:cnn-small'",
-            ["source.classifier", "belong together"],
+            ["source.classifier", "must be given together"],
         ),
         (
             "[p_ssl]\nmethod = 'uda'\nteacher = 'ema'\n[training]\nema_decay = 0.0",

@@ -218,7 +218,7 @@ def test_a_large_set_stays_on_disk_and_is_the_same(
         assert isinstance(part.images, OnDisk)
         assert part.images.to("cpu")[:].equal(memory.images[many])
         assert part.labels.equal(memory.labels[many])
-    assert ("more than data.memory_limit" in "".join(told)) == (not cached)
+    assert ("exceed data.memory_limit" in "".join(told)) == (not cached)
     # The file without a name leaves nothing.
     assert set(tmp_path.iterdir()) - before == ({tmp_path / "cache"} if cached else set())
 
@@ -245,9 +245,9 @@ def test_reading_from_the_disk_takes_no_memory(tmp_path: Path) -> None:
 def test_a_full_disk_is_said(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 100})
     monkeypatch.setattr("ptgm_fast.data.decoding.shutil.disk_usage", lambda folder: usage)
-    with pytest.raises(UserError, match=r"no room.*data\.cache"):
+    with pytest.raises(UserError, match=r"not enough space.*data\.cache"):
         data.load(f"folder:{root}", channels=3, image_size=12, cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*.npy"))
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"data\.cache.*cannot be made"):
+    with pytest.raises(UserError, match=r"data\.cache.*cannot be created"):
         data.load(f"folder:{root}", cache=tmp_path / "file")

@@ -53,8 +53,8 @@ def test_hidden_and_system_files_are_passed_over_and_counted_in_one_line(tmp_pat
     assert loaded.labels.tolist() == [0, 0, 1]
     (line,) = told
     assert "10 hidden or system files and folders" in line
-    assert "1 files of another kind" in line
-    assert "1 images beside the class folders" in line
+    assert "1 files of other types" in line
+    assert "1 images outside the class folders" in line
 
 
 def test_a_clean_folder_says_nothing(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path, target: str) -> None
         (root / "b" / "1.png").symlink_to(target)
     else:
         os.mkfifo(root / "b" / "1.png")
-    with pytest.raises(UserError, match=r"b/1\.png.*no file"):
+    with pytest.raises(UserError, match=r"b/1\.png.*not a file"):
         data.load(f"folder:{root}")
 
 
@@ -105,7 +105,7 @@ def test_a_split_tree_is_refused_with_the_options_that_take_it(
 ) -> None:
     for part in parts:
         classes(tmp_path / part, "a", "b")
-    with pytest.raises(UserError, match="split tree") as raised:
+    with pytest.raises(UserError, match="holds splits") as raised:
         data.load(f"folder:{tmp_path}")
     message = str(raised.value)
     separate = f" and data.test_images=folder:{tmp_path}/{test}" if test else ""

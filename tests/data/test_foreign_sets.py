@@ -103,7 +103,7 @@ def test_a_path_in_a_data_set_is_not_followed(tmp_path: Path) -> None:
     rows = {"image": [{"bytes": None, "path": str(tmp_path / "secret.png")}] * 2, "label": [0, 1]}
     table = pyarrow.table(rows, schema=features.arrow_schema)
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
-    with pytest.raises(UserError, match="no image of its own"):
+    with pytest.raises(UserError, match="does not contain its image"):
         data.load(f"datasets:{tmp_path / 'd.parquet'}")
 
 
@@ -161,7 +161,7 @@ def write_tar(path: Path, files: dict[str, bytes], mode: str = "w") -> None:
         ({"0.cls": b"dog", "0.png": b"x"}, "w", "'dog', expected a class number"),
         ({"0.cls": b"1", "0.png": b"x", "0.jpg": b"x"}, "w", "two images"),
         ({"0.cls": b"1", "0.png": b"x"}, "w", "0.png.*cannot be read"),
-        ({"0.cls": b"1", "0.png": b"x"}, "w:gz", "no uncompressed tar"),
+        ({"0.cls": b"1", "0.png": b"x"}, "w:gz", "not an uncompressed tar"),
         ({"0.pyd": b"x"}, "w", "no samples"),
     ],
 )

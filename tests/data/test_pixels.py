@@ -209,7 +209,7 @@ def test_of_an_animation_the_first_frame_is_read_and_said(
     loaded = data.load(f"folder:{tmp_path}", channels=1, on_notice=told.append)
     assert (loaded.images == 40).all()
     assert len(told) == 1
-    assert "2 animations after their first frame" in told[0]
+    assert "2 animations (all frames but the first)" in told[0]
     with pytest.warns(UserWarning, match="2 animations"):
         data.load(f"folder:{tmp_path}", channels=1)
 

@@ -69,11 +69,16 @@ def test_another_choice_is_refused(source: FrozenGenerator) -> None:
 
 def test_what_draws_from_torch_is_not_made_ahead() -> None:
     plan = plan_overlap("auto", Elsewhere("cuda", draws=True))  # type: ignore[arg-type]
-    assert (plan.ahead, plan.reason) == (False, "synthesis draws from torch's own random numbers")
+    assert (plan.ahead, plan.reason) == (
+        False,
+        "synthesis draws from torch's global random number generator",
+    )
     noise = noisy(generators.load("letters"))
-    with pytest.raises(UserError, match=r'draws from torch\'s own random numbers. Use "auto"'):
+    with pytest.raises(
+        UserError, match=r'draws from torch\'s global random number generator. Use "auto"'
+    ):
         plan_overlap("always", FrozenGenerator(noise))
-    with pytest.raises(UserError, match="draws from torch's own"):
+    with pytest.raises(UserError, match="draws from torch's global"):
         FastSampler(noise, batch_size=4, overlap="always")
     assert not FrozenGenerator(generators.load("letters")).draws_from_torch
 

@@ -184,13 +184,13 @@ def test_mistakes(letters: Generator) -> None:
     for options, message in (
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"depth": 0}, "depth must be at least 1"),
-        ({"reuse": 2}, "give views"),
+        ({"reuse": 2}, "pass views"),
         ({"overlap": True}, "overlap must be"),
         ({"views": "wild"}, "unknown view preset"),
     ):
         with pytest.raises(ValueError, match=message):
             FastSampler(letters, **{"batch_size": 4, **options})
-    with pytest.raises(TypeError, match="no end"):
+    with pytest.raises(TypeError, match="endless"):
         len(FastSampler(letters, batch_size=4).uniform())
     with pytest.raises(ValueError, match="at least one label"):
         FastSampler(letters, batch_size=4).sample(labels=torch.zeros(0, dtype=torch.int64))

@@ -64,10 +64,10 @@ def test_the_classifier_computes_in_it_too(generator: Generator, pair: Path) -> 
 def test_mistakes(generator: Generator) -> None:
     with pytest.raises(ValueError, match="precision must be one of"):
         FastSampler(generator, batch_size=4, precision="half")
-    with pytest.raises(ValueError, match="TF32 is a GPU's; the generator is on cpu"):
+    with pytest.raises(ValueError, match="TF32 needs a CUDA GPU; the generator is on cpu"):
         FastSampler(generator, batch_size=4, precision="tf32")
     pool = memory_pool(Recipe(FrozenGenerator(generator), seed=1), 64)
-    with pytest.raises(ValueError, match="precision, reuse and capture are a generator's"):
+    with pytest.raises(ValueError, match="precision, reuse and capture apply to a generator"):
         FastSampler(pool=pool, batch_size=4, precision="bfloat16")
 
 

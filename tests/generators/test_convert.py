@@ -172,9 +172,9 @@ def test_what_is_no_network_is_named(nvidia: None, tmp_path: Path) -> None:
     write(good, "stylegan2-ada", TWO)
     whole = good.read_bytes()
     cases: list[tuple[bytes, str]] = [
-        (whole[: len(whole) // 2], "damaged or no pickle"),
-        (b"not a pickle", "damaged or no pickle"),
-        (b"", "damaged or no pickle"),
+        (whole[: len(whole) // 2], "damaged or not a pickle"),
+        (b"not a pickle", "damaged or not a pickle"),
+        (b"", "damaged or not a pickle"),
         (pickle.dumps({"E": 1}), "holds no network 'G_ema'; it holds: E"),
         (pickle.dumps([1]), "it holds: list"),
         (pickle.dumps({"G_ema": Persistent("Encoder", {})}), "Encoder is neither"),
@@ -248,7 +248,7 @@ def test_a_pickle_changes_nothing_that_it_finds(tmp_path: Path) -> None:
         # BUILD with a dict of attributes, and with one of slots, which is set by setattr.
         for state in (b"}\x8c\x08__call__K\x01s", b"N}\x8c\x08__call__K\x01s\x86"):
             path.write_bytes(b"\x80\x04" + place + state + b"b.")
-            with pytest.raises(UserError, match="damaged or no pickle"):
+            with pytest.raises(UserError, match="damaged or not a pickle"):
                 convert(path, tmp_path / "out.safetensors")
 
 
@@ -280,10 +280,10 @@ def test_damaged_networks(nvidia: None, tmp_path: Path) -> None:
         ({"_parameters": {"w": rebuilt(storage, -1)}}, "w cannot be read"),
         ({"_parameters": {"w": rebuilt(storage, 0, (10**12,), (0,))}}, "4 numbers for the shape"),
         ({"_parameters": {"w": rebuilt(1)}}, "w cannot be read: it is damaged"),
-        ({"_buffers": {"w": 3}}, "w cannot be read: it is no tensor"),
+        ({"_buffers": {"w": 3}}, "w cannot be read: it is not a tensor"),
         ({"_buffers": [1]}, r"Generator\._buffers is a list"),
-        ({"_modules": [1]}, "is neither StyleGAN2-ADA's nor"),
-        ({"_init_kwargs": endless}, "nested without end"),
+        ({"_modules": [1]}, "is neither a StyleGAN2-ADA nor"),
+        ({"_init_kwargs": endless}, "nested too deeply"),
         ({"_init_kwargs": {"z_dim": {1}}}, "a set is neither a number"),
         ({"_init_kwargs": {}}, "are missing"),
     ):

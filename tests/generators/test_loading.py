@@ -73,7 +73,7 @@ def test_damaged_weights(pair_folder: Path, name: str, damage: str) -> None:
     expected = (
         "weights that card.json names: file .* does not exist"
         if damage == "missing"
-        else "is not the file asked for"
+        else "is not the expected file"
     )
     with pytest.raises(UserError, match=expected):
         load(str(pair_folder))

@@ -97,7 +97,7 @@ def test_labels_that_are_used_in_other_ways_cannot_be_mixed() -> None:
         ("Unconditional", "ignores its label"),
         ("Deaf", "ignores its latents"),
         ("Unit", r"none negative.*output_range=0,1"),
-        ("Bytes?output_range=0,100", "the output_range 0,100 does not hold them"),
+        ("Bytes?output_range=0,100", "the output_range 0,100 does not contain them"),
     ],
 )
 def test_what_is_most_likely_not_meant_is_said(uri: str, message: str) -> None:
@@ -142,8 +142,8 @@ def test_sampled_classes_follow_the_soft_label_and_the_sample() -> None:
         ("module:not_there:G", "cannot be imported"),
         ("module:own_dcgan:DCGAN?weights=none.pt", "does not exist"),
         ("module:own_dcgan:DCGAN?num_classes=9", "the network failed on latents"),
-        ("module:own_dcgan:OwnSeed", "another image alone than in a batch"),
-        ("module:own_dcgan:BatchStatistics", "another image alone than in a batch"),
+        ("module:own_dcgan:OwnSeed", "a different image alone than in a batch"),
+        ("module:own_dcgan:BatchStatistics", "a different image alone than in a batch"),
         ("module:own_dcgan:Bytes", r"no output_range is stated.*output_range=0,255"),
         ("module:own_dcgan:RGBA", "4 channels; accepted: 1 .* or 3"),
         ("module:own_dcgan:Unbuildable", r"RuntimeError: Attempting .*own_dcgan\.py line \d+"),

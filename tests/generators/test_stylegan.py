@@ -177,7 +177,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     for change, message in (
         ({"c_dim": 0}, "unconditional"),
         ({"c_dim": 6}, r"mapping.embed.weight \[7, 5\] \(expected \[7, 6\]\)"),
-        ({"img_resolution": 12}, "no power of 2"),
+        ({"img_resolution": 12}, "not a power of 2"),
         ({"color": "blue"}, "color"),
         ({"synthesis_kwargs": NARROW | {"resample_filter": [1, 2, 1]}}, "3 taps; supported: 2, 4"),
         ({"img_resolution": 32}, "missing: .*synthesis.b32"),

@@ -75,7 +75,7 @@ def test_every_part_is_there_for_runs_side_by_side(folders: Path, tmp_path: Path
     methods = json.loads((folders / "methods" / "compare.json").read_text())["methods"]
     for method in methods.values():
         assert f"{100 * method['mean']:.2f} ± {100 * method['std']:.2f}" in page.text
-    assert page.text.count("The source classifier gives") == 2
+    assert page.text.count("The source classifier predicts") == 2
     assert "train with --profile" in page.text
     assert (folders / "plain" / "config.toml").read_text() in page.text
     # Ten targets a run with eight pseudo samples each; every picture says what it is.
@@ -117,11 +117,11 @@ def test_the_headline_stands_before_the_table(run: Path, tmp_path: Path) -> None
 
     said = headline()
     assert (
-        f"{100 * accuracy:.2f} % of 30 test images right, from 15 labelled images in {seconds:.0f} s"
+        f"{100 * accuracy:.2f} % of 30 test images correct, from 15 labelled images in {seconds:.0f} s"
         in said
     )
     # A random pair: the check warns, and that comes first.
-    assert "Next: mend what the check of the source pair warns of" in said
+    assert "Next: fix what the check of the source pair warns about" in said
     check = json.loads((run / "check.json").read_text())
     (run / "check.json").write_text(json.dumps({**check, "warnings": []}))
     assert f"Next: ptgm-fast train --resume --baselines --out {run}" in headline()
@@ -132,7 +132,7 @@ def test_the_headline_stands_before_the_table(run: Path, tmp_path: Path) -> None
     with_baselines(run, **{"scratch": 0.1, "soft-target": accuracy, "this run": accuracy})
     assert "Next: on this seed soft-target alone is as good and takes 7 s" in headline()
     with_baselines(run, scratch=0.1)
-    with pytest.raises(UserError, match="no row 'this run' beside others"):
+    with pytest.raises(UserError, match="needs a row 'this run'"):
         write_report([run])
 
 
@@ -247,29 +247,32 @@ def small_picture(run: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (shutil.rmtree, "is no folder"),
+        (shutil.rmtree, "is not a folder"),
         (lambda run: (run / "config.toml").unlink(), "holds no run"),
         (lambda run: (run / "metrics.jsonl").write_text(""), "empty or missing.*--resume"),
         (lambda run: (run / "metrics.jsonl").unlink(), "empty or missing"),
         (broken_line, "damaged: line 2 of"),
         (lambda run: (run / "metrics.jsonl").write_text('{"epoch": 1}\n'), "no metrics of a stage"),
         (lambda run: (run / "metrics.jsonl").write_text('{"method": "pp"}\n'), "run compare again"),
-        (cut("summary.json"), "not whole JSON"),
+        (cut("summary.json"), "not valid JSON"),
         (
             lambda run: (run / "summary.json").write_text("{}"),
-            "task: Field required.*A report is about",
+            "task: Field required.*A report needs folders",
         ),
-        (cut("profile.json"), "not whole JSON"),
+        (cut("profile.json"), "not valid JSON"),
         (edit("profile.json", version=1), "version 1"),
-        (cut("trace.json"), "not whole JSON"),
-        (lambda run: (run / "trace.json").write_text("{}"), "no whole traceEvents"),
-        (lambda run: (run / "trace.json").write_text('{"traceEvents": [{"ph": "X"}]}'), "no whole"),
+        (cut("trace.json"), "not valid JSON"),
+        (lambda run: (run / "trace.json").write_text("{}"), "no complete traceEvents"),
+        (
+            lambda run: (run / "trace.json").write_text('{"traceEvents": [{"ph": "X"}]}'),
+            "no complete",
+        ),
         (
             lambda run: (run / "metrics.jsonl").write_text('{"stage": "pp", "step": "a"}\n'),
             "no metrics",
         ),
         (lambda run: (run / "metrics.jsonl").write_text("[1]\n"), "no metrics of a stage"),
-        (cut("evaluation.json"), "not whole JSON"),
+        (cut("evaluation.json"), "not valid JSON"),
         (edit("evaluation.json", version=2), "version 2.*reads version 1.*without it"),
         (edit("pairs.json", samples=3), "describes"),
         (small_picture, "4x4"),

@@ -117,10 +117,10 @@ MISTAKES = {
         {},
         "the generator's images are in [-1, 1], not in [0, 1]",
     ),
-    "blue first": ("Blue", {"reds": True}, "blue, green, red"),
+    "blue first": ("Blue", {"reds": True}, "BGR order"),
     "shifted up": ("letters", {"rows": torch.arange(52).roll(1)}, "one after c"),
     "shifted down": ("letters", {"rows": torch.arange(52).roll(-1)}, "one before c"),
-    "permuted": ("letters", {"rows": PERMUTATION}, "in another order than the generator's"),
+    "permuted": ("letters", {"rows": PERMUTATION}, "in a different order than the generator's"),
 }
 
 
@@ -161,7 +161,7 @@ def test_agreement_is_counted(with_letters: Callable[..., RunConfig], tmp_path: 
     assert record.pair.top5 == pytest.approx(5 / 52)
     assert record.pair.explanation is None
     assert {(c.given, c.share) for c in record.pair.confused} == {("A", 1.0)}
-    assert "of other classes" in record.warnings[0]
+    assert "know other classes" in record.warnings[0]
 
 
 def test_what_target_images_ask_for(

@@ -98,7 +98,7 @@ def test_curves_of_one_and_two_processes_agree(outcomes: list[Any], case: str) -
 
 def test_a_run_goes_on_in_another_number_of_processes(tiny_toml: Path, tmp_path: Path) -> None:
     """One process, killed, then two processes to the end: close to a single process throughout (float32, small steps)."""
-    calm = ["pp.lr=0.01", "training.lr=0.01"]
+    calm = ["pp.lr=0.01", "training.lr=0.01", "precision=float32"]
     config, out = load_config(tiny_toml, calm), tmp_path / "parts"
     whole = train(config, tmp_path / "whole")
 

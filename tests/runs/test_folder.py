@@ -88,7 +88,7 @@ def test_the_newest_is_of_exactly_that_name(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path, place: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UserError, match="cannot be made"), RunFolder.writing(tmp_path / place):
+    with pytest.raises(UserError, match="cannot be created"), RunFolder.writing(tmp_path / place):
         pass
 
 

@@ -45,9 +45,9 @@ def test_what_is_seen(tmp_path: Path) -> None:
     assert (seen.name, seen.side, seen.channels) == ("wild-leaves", 20, 3)
     assert told[-1] == (21, 21)
     assert list(describe(seen)) == [
-        f"{folder}: 3 classes, 21 images; 6 to 9 a class, median 6",
+        f"{folder}: 3 classes, 21 images; 6 to 9 per class, median 6",
         "20x10 to 40x30 pixels (width x height), median of the shorter side 20; 20 in colour, 1 grey",
-        "passed over: 1 images beside the class folders",
+        "skipped: 1 images outside the class folders",
     ]
 
 
@@ -157,7 +157,7 @@ def damaged(folder: Path) -> None:
             lambda folder: write(folder, a=4),
             "one class folder, 'a'; a classifier needs at least two",
         ),
-        (lambda folder: write(folder, a=4, b=0), "holds no images"),
+        (lambda folder: write(folder, a=4, b=0), "contains no images"),
         (
             lambda folder: write(folder, a=1, b=5),
             "class 'a' has 1 image, but a class needs at least 3",

@@ -98,7 +98,7 @@ def test_resume_of_a_finished_run_is_its_summary(tiny: Tiny, tmp_path: Path) -> 
     # If it is damaged, the error names it and the fix, and the fix works.
     file = tmp_path / "run" / "summary.json"
     file.write_text(file.read_text()[:100])
-    with pytest.raises(UserError, match=r"summary\.json.*not whole JSON.*Remove it.*--resume"):
+    with pytest.raises(UserError, match=r"summary\.json.*not valid JSON.*Remove it.*--resume"):
         train(config, tmp_path / "run", resume=True)
     file.unlink()
     assert train(config, tmp_path / "run", resume=True)["target"] == summary["target"]

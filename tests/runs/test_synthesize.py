@@ -175,11 +175,11 @@ def test_a_folder_of_something_else_is_refused_with_both_values(
     for share in ((1, 2), (1, 1)):
         synthesize(tiny(), 300, tmp_path / "s", format=format, shard=share)
         before = contents(tmp_path / "s")
-        with pytest.raises(UserError, match="seed: 0 there, 5 asked for"):
+        with pytest.raises(UserError, match="seed: 0 there, 5 requested"):
             synthesize(tiny(seed=5), 300, tmp_path / "s", format=format)
-        with pytest.raises(UserError, match=r"there, .* asked for"):
+        with pytest.raises(UserError, match=r"there, .* requested"):
             synthesize(tiny(), 300, tmp_path / "s", format=format, conditioned=True)
-        with pytest.raises(UserError, match="count: 300 there, 200 asked for"):
+        with pytest.raises(UserError, match="count: 300 there, 200 requested"):
             synthesize(tiny(), 200, tmp_path / "s", format=format)
         assert contents(tmp_path / "s") == before
     other = {"folder": "pool", "pool": "webdataset", "webdataset": "folder"}[format]

@@ -200,7 +200,7 @@ def test_a_network_that_cannot_be_exported_is_refused_before_the_folder_is_there
     ("network", "message"),
     [
         ("Net", None),
-        ("Probabilities", "gives probabilities, expected logits"),
+        ("Probabilities", "returns probabilities, expected logits"),
         ("Named", "gives a dict"),
     ],
 )
@@ -214,7 +214,7 @@ def test_what_a_source_classifier_returns(
     notices: list[str] = []
     if message is None:
         build_task(tiny(*settings), on_notice=notices.append)
-        assert "source classifier: 'c.pt': loaded what it holds under 'state_dict'" in notices
+        assert "source classifier: 'c.pt': loaded the weights under 'state_dict'" in notices
     else:
         with pytest.raises(UserError, match=message):
             build_task(tiny(*settings))

@@ -201,5 +201,5 @@ def test_the_row_of_real_images_is_what_train_gives(
 
 
 def test_two_kinds_of_unlabelled_images_are_refused(tiny: Tiny, unlabelled: str) -> None:
-    with pytest.raises(UserError, match=r"data\.unlabelled = .* leave one of them out"):
+    with pytest.raises(UserError, match=r"data\.unlabelled = .* leave out one of them"):
         with_method(tiny(unlabelled), "pp+p-ssl+real")

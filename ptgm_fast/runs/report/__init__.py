@@ -1,4 +1,4 @@
-"""One self-contained page about one or several runs."""
+"""One self-contained page about one or more runs."""
 
 from ptgm_fast.runs.report.page import write_report
 

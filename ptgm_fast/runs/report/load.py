@@ -1,4 +1,4 @@
-"""The folders that a report is about: what is there, what is missing, what is damaged."""
+"""Load the folders of a report: what exists, what is missing, what is damaged."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from ptgm_fast.runs.check import CHECK, CheckRecord
 from ptgm_fast.runs.folder import RunFolder
 from ptgm_fast.runs.worth import BASELINES_FOLDER, THIS_RUN
 
-OLDER = "it was written by a version before these were recorded, or has not finished"
+OLDER = "the run was written by a version that did not record these, or has not finished"
 REMOVE = "Remove it to report without it"
-# What each kind of trace event that a report reads must have.
+# Required keys of each kind of trace event that a report reads.
 EVENT_KEYS = {
     "X": {"pid", "tid", "name", "cat", "ts", "dur"},
     "M": {"pid", "tid", "name", "args"},
@@ -43,7 +43,7 @@ EVENT_KEYS = {
 
 @dataclass(frozen=True)
 class Tiles:
-    """A target image, what it asked for, and the pseudo samples it got; images as data URIs."""
+    """A target image, its soft label, and the pseudo samples made for it; images as data URIs."""
 
     class_name: str
     soft_label: dict[str, float]
@@ -53,7 +53,7 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Run:
-    """One `train` folder. What is None is not there, and `notes` says why and what to do."""
+    """One `train` folder. None marks missing parts; `notes` says why they are missing and what to do."""
 
     name: str
     path: Path
@@ -70,20 +70,20 @@ class Run:
 
     @property
     def stages(self) -> list[str]:
-        """In the order in which they ran."""
+        """The stages in the order in which they ran."""
         return list(dict.fromkeys(record["stage"] for record in self.metrics))
 
 
 def load_folders(paths: Sequence[Path]) -> tuple[list[Run], dict[str, ComparisonReport]]:
-    """Runs, and comparisons by name, in the order given. Raises UserError for a folder that is neither, or is damaged."""
+    """Load runs, and comparisons by name, in the order given. Raises UserError for a folder that is neither or damaged."""
     if len({path.resolve() for path in paths}) < len(paths):
-        raise UserError("a run is given twice; name each folder once")
+        raise UserError("a run is given twice; list each folder once")
     runs: list[Run] = []
     comparisons: dict[str, ComparisonReport] = {}
     for path, name in zip(paths, _short_names(paths), strict=True):
         if not path.is_dir():
             raise UserError(
-                f"{str(path)!r} is no folder; give the folders that train or compare wrote"
+                f"{str(path)!r} is not a folder; give folders written by train or compare"
             )
         comparison = _optional(
             path / COMPARISON, ComparisonReport, "Run compare again in a new folder"
@@ -104,10 +104,12 @@ def _run(path: Path, name: str) -> Run:
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise UserError(
-            f"{str(path)!r} holds no run (no config.toml); give a folder that train or compare wrote"
+            f"{str(path)!r} holds no run (no config.toml); give a folder written by train or compare"
         )
     notes: list[str] = []
-    summary = _optional(folder.summary, Summary, "A report is about folders of train and compare")
+    summary = _optional(
+        folder.summary, Summary, "A report needs folders written by train or compare"
+    )
     metrics = _metrics(folder)
     if summary is None:
         notes.append(
@@ -125,7 +127,7 @@ def _run(path: Path, name: str) -> Run:
         trace = _trace(path / profile_trace.FILE)
     else:
         notes.append(
-            "No profile (times by phase, timeline): run it with --profile to see where the time goes."
+            "No profile (times by phase, timeline): train with --profile to see where the time goes."
         )
     return Run(
         name=name,
@@ -144,11 +146,13 @@ def _run(path: Path, name: str) -> Run:
 
 
 def _baselines(path: Path) -> ComparisonReport | None:
-    """The run beside the baselines that were trained for it."""
+    """The comparison of the run with the baselines trained for it."""
     file = path / BASELINES_FOLDER / COMPARISON
     found = _optional(file, ComparisonReport, REMOVE)
     if found and not {THIS_RUN} < set(found.methods):
-        raise UserError(f"{str(file)!r} has no row {THIS_RUN!r} beside others. {REMOVE}")
+        raise UserError(
+            f"{str(file)!r} needs a row {THIS_RUN!r} and at least one other row. {REMOVE}"
+        )
     return found
 
 
@@ -161,10 +165,10 @@ def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
         )
     metrics = folder.read_metrics()
     lines = folder.metrics.read_text(encoding="utf-8").splitlines()
-    # A kill cuts the last line off; a broken line before it is damage, and what follows it would be left out.
+    # A kill truncates the last line; a broken line before it is damage, and the lines after it would be lost.
     if len(metrics) < len(lines) - 1:
         raise UserError(
-            f"{str(folder.metrics)!r} is damaged: line {len(metrics) + 1} of {len(lines)} is no JSON. "
+            f"{str(folder.metrics)!r} is damaged: line {len(metrics) + 1} of {len(lines)} is not valid JSON. "
             "Remove that line"
         )
     if metrics and isinstance(metrics[0], dict) and "method" in metrics[0]:
@@ -173,7 +177,7 @@ def _metrics(folder: RunFolder) -> list[dict[str, Any]]:
         )
     if not metrics or not all(map(_is_metric, metrics)):
         raise UserError(
-            f"{str(folder.metrics)!r} has no metrics of a stage; a report is about folders of train and compare"
+            f"{str(folder.metrics)!r} has no metrics of a stage; a report needs folders written by train or compare"
         )
     return metrics
 
@@ -188,7 +192,7 @@ def _is_metric(record: Any) -> bool:
 
 
 def _optional(path: Path, kind: type[Model], again: str) -> Model | None:
-    """A file's content, None without the file."""
+    """The content of a file, None if it does not exist."""
     return read_record(path, kind, again=again) if path.is_file() else None
 
 
@@ -237,5 +241,5 @@ def _trace(path: Path) -> list[dict[str, Any]]:
     values = read_json(path, again=REMOVE)
     events = values.get("traceEvents") if isinstance(values, dict) else None
     if not isinstance(events, list) or not all(map(_is_event, events)):
-        raise UserError(f"{str(path)!r} has no whole traceEvents. {REMOVE}")
+        raise UserError(f"{str(path)!r} has no complete traceEvents. {REMOVE}")
     return events

@@ -1,4 +1,4 @@
-"""The page: figures and tables of the runs side by side, in one file that asks nothing of any network."""
+"""The page: figures and tables of the runs side by side, in one file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from ptgm_fast.runs.worth import validated
 
 
 def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Write the page about the folders of `train` and `compare` given, and return its place.
+    """Write a page about folders written by `train` and `compare`, and return its path.
 
-    out: by default ``report.html`` in the first folder. Raises UserError for a folder that is none of these, for a damaged
-    file, and for a place that cannot be written. A part that a folder does not have is left out with a note that says why.
+    out: by default ``report.html`` in the first folder. Parts that a folder lacks are left out, with a note that says why.
+    Raises UserError for any other folder, for a damaged file, and if `out` is not a file in an existing folder.
     """
     if not folders:
         raise UserError("name at least one run folder")
@@ -60,7 +60,7 @@ def _template() -> Any:
 
 
 def _run(run: Run) -> dict[str, Any]:
-    """What the template shows of a run; a missing part is None."""
+    """The template's values for a run; missing parts are None."""
     profile = run.profile
     summary = run.summary.model_dump() if run.summary else None
     return {
@@ -88,7 +88,7 @@ def _run(run: Run) -> dict[str, Any]:
 
 
 def _most_confused(run: Run) -> list[tuple[str, str, int]]:
-    """The five most frequent mistakes: true class, predicted class, images."""
+    """The five most frequent confusions: true class, predicted class, number of images."""
     assert run.evaluation is not None
     names = run.evaluation.class_names
     mistakes = [

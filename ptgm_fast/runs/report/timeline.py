@@ -1,4 +1,4 @@
-"""A few steps of a trace: which thread did what when, and the ring's depth."""
+"""A few steps of a trace: what each thread did when, and the ring's depth."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Events = Sequence[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Window:
-    """Times in microseconds."""
+    """A window of a stage's steps; times in microseconds."""
 
     stage: str
     first_step: int
@@ -29,7 +29,7 @@ class Window:
 
 
 def find_window(profile: Profile, events: Events) -> Window | None:
-    """Some steps from the middle of the longest stage's last part that the trace holds; None without two steps."""
+    """A few steps from the middle of what the trace holds of the longest stage; None if it holds fewer than two steps."""
     stages = [stage for stage in profile.stages if stage.steps]
     if not stages:
         return None
@@ -40,7 +40,7 @@ def find_window(profile: Profile, events: Events) -> Window | None:
         if event["ph"] == "i" and event["name"].startswith(f"{stage.name} step ")
     )
     kept = [event["ts"] for event in events if event["ph"] == "X"]
-    # The marks outlast the spans when the trace is full.
+    # When the trace is full, marks are kept longer than spans.
     marks = [mark for mark in marks if kept and mark[0] >= min(kept)]
     if len(marks) < 2:
         return None
@@ -51,7 +51,7 @@ def find_window(profile: Profile, events: Events) -> Window | None:
 
 
 def tracks(events: Events) -> dict[tuple[int, int], str]:
-    """Names of the trace's tracks by (process, thread), the consumer's first."""
+    """Names of the trace's tracks by (process, thread), the consumer first."""
     processes = {e["pid"]: e["args"]["name"] for e in events if e.get("name") == "process_name"}
     named = {
         (event["pid"], event["tid"]): event["args"]["name"]
@@ -66,12 +66,12 @@ def tracks(events: Events) -> dict[tuple[int, int], str]:
 
 
 def timeline(profile: Profile, events: Events) -> Figure | None:
-    """The window's spans, a row a track; None when the trace holds no two steps of a stage."""
+    """The window's spans, one row per track; None if the trace holds fewer than two steps of a stage."""
     window = find_window(profile, events)
     if window is None:
         return None
     rows = tracks(events)
-    # By name and track: where each span begins and how long it is, both in milliseconds of the window.
+    # By name and track: start and duration of each span, in milliseconds from the start of the window.
     bars: dict[str, dict[tuple[int, int], list[tuple[float, float]]]] = {}
     for event in events:
         if event["ph"] == "X" and event["name"] != event["cat"]:

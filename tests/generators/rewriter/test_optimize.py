@@ -244,7 +244,7 @@ class Branching(nn.Module):
 
 
 def test_what_can_be_traced_of_an_untraceable_module(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.warns(UserWarning, match=r"cannot be traced .*; rewritten in its stead: up\."):
+    with pytest.warns(UserWarning, match=r"cannot be traced .*; rewritten instead: up\."):
         result = optimize(Branching().eval(), example=(X,))
     assert result.left
     assert capfd.readouterr() == ("", ""), "torch prints the graph"
