@@ -92,7 +92,7 @@ class Stage(ABC):
             if len(pool) < 2 * batches[setting]:
                 raise UserError(
                     f"a pool of {len(pool)} images is too small for {setting} = {batches[setting]}: at least "
-                    f"{2 * batches[setting]} are needed so that no batch shows an image twice. Raise synthesis.images (for P-SSL images_per_target)"
+                    f"{2 * batches[setting]} images are needed so that no batch shows an image twice. Raise synthesis.images (for P-SSL images_per_target)"
                 )
             self.pool_order = PoolOrder(len(pool), seed=seed, purpose=f"{self.name}/pool order")
 

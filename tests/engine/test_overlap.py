@@ -1,4 +1,4 @@
-"""Whether batches are made ahead: a rule without a clock; never where a source draws from torch's own random numbers."""
+"""The rule for prefetching: it uses no clock, and never prefetches from a source that uses torch's own random numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class Elsewhere:
-    """What a rule asks of a source on another device."""
+    """The attributes of a source on another device that the rule reads."""
 
     def __init__(self, kind: str, draws: bool = False) -> None:
         self.device, self.draws_from_torch = torch.device(kind), draws
@@ -36,7 +36,7 @@ def three_threads(set_threads: Callable[[int], None]) -> None:
 
 
 def noisy(generator: Generator) -> Generator:
-    """The generator with noise of torch's in its images."""
+    """The generator, with noise from torch's RNG added to its images."""
     honest = generator.generate
 
     def generate(*arguments: Any, **settings: Any) -> Tensor:

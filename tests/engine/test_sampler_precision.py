@@ -1,4 +1,4 @@
-"""`FastSampler` computes its frozen networks in the precision asked for; what it serves is float32."""
+"""`FastSampler` runs its frozen networks in the requested precision and serves float32."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def generator(pair: Path) -> Generator:
 
 
 def served(generator: Generator, **options: Any) -> Tensor:
-    """The first images, whatever batches they came in."""
+    """The first images, regardless of their batches."""
     with FastSampler(generator, seed=2, **{"batch_size": 40, **options}) as sampler:
         count = -(-80 // options.get("batch_size", 40))
         return torch.cat([batch.images for batch in sampler.uniform(count)])[:80]
@@ -72,7 +72,7 @@ def test_mistakes(generator: Generator) -> None:
 
 
 class Convolutions(TorchDispatchMode):
-    """What convolutions compute in, and whether matrix products may be rounded meanwhile."""
+    """Records the dtype of convolutions, and whether matrix products may be rounded at that time."""
 
     def __init__(self) -> None:
         super().__init__()

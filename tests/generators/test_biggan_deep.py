@@ -30,7 +30,7 @@ CONFIGS = {
 
 
 def made(config: BigGANConfig, folder: Path) -> BigGAN:
-    """A network with random weights and statistics, saved as the package does."""
+    """A network with random weights and statistics, saved as the package saves it."""
     torch.manual_seed(0)
     model = BigGAN(config).eval()
     # Singular vectors as training leaves them; random ones would make weights explode.

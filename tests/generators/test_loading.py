@@ -1,4 +1,4 @@
-"""Loading a pair: what is read, what is checked, and each mistake's message."""
+"""Loading a pair: what is read, what is checked, and the message for each error."""
 
 from __future__ import annotations
 

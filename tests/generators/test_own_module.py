@@ -67,7 +67,7 @@ def test_mix_embedding_mixes_every_table() -> None:
 
 
 def test_a_null_class_is_not_mixed() -> None:
-    """Guidance doubles the batch inside; mixed classes are traced and rewritten as any others."""
+    """Guidance doubles the batch inside; mixed classes are traced and rewritten like any others."""
     generator = generators.load("module:own_dcgan:Guided?soft=mix-embedding")
     network = generator.network
     latents, soft = torch.randn(4, 3), torch.softmax(torch.randn(4, 5), 1)
@@ -121,7 +121,7 @@ def test_sampled_classes_follow_the_soft_label_and_the_sample() -> None:
     shares = torch.bincount(classes, minlength=4) / 20_000
     torch.testing.assert_close(shares, soft[0], atol=0.015, rtol=0)
     assert shares[2] == 0
-    # The class is no function of the latents' sign or size: the two draws must look independent.
+    # The class must not depend on the latents' sign or size: the two draws must look independent.
     assert (latents[classes == 0].mean(0)).abs().max() < 0.04
     parts = [sample_classes(soft[:7], part, seed=1) for part in latents[:21].split(7)]
     assert torch.equal(torch.cat(parts), classes[:21]), "depends on the batch"

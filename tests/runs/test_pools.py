@@ -1,4 +1,4 @@
-"""Training from a pool: the same bits wherever it is kept, however batches are scheduled, wherever a run is resumed."""
+"""Training from a pool: the same bits wherever it is stored, however batches are scheduled, wherever a run is resumed."""
 
 import json
 from collections.abc import Callable
@@ -37,7 +37,7 @@ def test_weights_are_the_same_wherever_the_pool_is(tiny: Tiny, tmp_path: Path) -
     assert not (tmp_path / "memory" / "pool").exists()
     run = train(tiny(*POOLS, "synthesis.pool=run"), tmp_path / "run")
     train(tiny(*POOLS, "synthesis.memory_limit=0"), tmp_path / "limited")
-    # Made before, by another command; more images than are used.
+    # Made earlier by another command, with more images than are used.
     made = tmp_path / "made"
     made.mkdir()
     synthesize(tiny(), 150, made / "pp", format="pool")
@@ -46,7 +46,7 @@ def test_weights_are_the_same_wherever_the_pool_is(tiny: Tiny, tmp_path: Path) -
     for name in ("run", "limited", "path"):
         assert same(weights(tmp_path / name), weights(tmp_path / "memory")), name
     assert not same(trained(tiny()), weights(tmp_path / "memory"))
-    # What a run kept can be another's pool.
+    # A pool that one run kept can serve another.
     assert len(open_pool(tmp_path / "limited" / "pool" / "pp")) == 100
     kept = f"synthesis.pool={tmp_path / 'run' / 'pool'}"
     train(tiny(*POOLS, kept), tmp_path / "again")
@@ -62,7 +62,7 @@ def test_weights_are_the_same_wherever_the_pool_is(tiny: Tiny, tmp_path: Path) -
 
 
 def test_an_image_behind_a_sample_is_the_pools(tiny: Tiny) -> None:
-    """Written out: the order, the images, the views of the samples' numbers."""
+    """Computed step by step: the order, the images, the views addressed by the samples' numbers."""
     config = tiny(*POOLS)
     task = build_task(config)
     stage = ready(make_stage("pp", task, task.new_network()))
@@ -107,7 +107,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
 
 
 def test_images_are_made_as_they_are_needed(tiny: Tiny, tmp_path: Path) -> None:
-    """Training does not wait for the whole pool: its first epoch comes in the order of the blocks."""
+    """Training does not wait for the whole pool: its first epoch is in the order of the blocks."""
     task = build_task(tiny("synthesis.images=500", "pp.steps=60"))
     stage = ready(make_stage("pp", task, task.new_network()))
     assert stage.pool is not None
@@ -205,7 +205,7 @@ def test_a_part_and_a_folder(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_pool_of_another_seed_serves(tiny: Tiny, tmp_path: Path) -> None:
-    """The seed of a run is that of its order and views; a pool is paid for once."""
+    """A run's seed determines its order and views only, so a pool is made once for all seeds."""
     synthesize(tiny(seed=4), 150, tmp_path / "pool", format="pool")
     settings = ("synthesis.images=100", f"synthesis.pool={tmp_path / 'pool'}")
     a, b = (trained(tiny(*settings, seed=seed)) for seed in (0, 1))
@@ -213,7 +213,7 @@ def test_a_pool_of_another_seed_serves(tiny: Tiny, tmp_path: Path) -> None:
 
 
 class Noisy(Generator):
-    """A generator that adds torch's own random numbers to its images."""
+    """A generator that adds noise from torch's RNG to its images."""
 
     def __init__(self, inner: Generator) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How the forward is executed: when it is compiled, in which precision, and that nothing else changes."""
+"""Execution of the forward: when it is compiled, in which precision, and that nothing else changes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def decided(
 
 @pytest.fixture
 def slow_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU of a million bytes a second."""
+    """A GPU with a bandwidth of a million bytes per second."""
     monkeypatch.setattr(execution, "bytes_a_second", lambda device: 1e6)
 
 
@@ -82,14 +82,14 @@ def test_auto_compiles_on_gpus_where_the_seconds_come_back() -> None:
 
 
 def test_the_traffic_that_fusion_saves() -> None:
-    """Of a norm and a ReLU between two convolutions: the norm's output, neither written nor read."""
+    """For a norm and a ReLU between two convolutions: the norm's output is neither written nor read."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     found = traffic(net, net, (4, 3, 18, 18))
     assert found == Traffic(4, 2 * 4 * 8 * 16 * 16 * 4)
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    # Nothing lies between these; what the caller gets must be written.
+    # There is nothing between these; what the caller gets must be written.
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU())
     assert traffic(plain, plain, (4, 3, 18, 18)) == Traffic(3, 0)
 
@@ -237,7 +237,7 @@ def own_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 def test_compiled_training_is_the_same_training_and_compiles_once_a_shape(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each shape and mode once, at its first use; nothing more for the later steps, and nothing for evaluation."""
+    """Each shape and mode is compiled once, at its first use; nothing is compiled for later steps or for evaluation."""
     settings = (
         "stages=['p-ssl']",
         "training.steps=6",
@@ -273,7 +273,7 @@ def test_compiled_training_is_the_same_training_and_compiles_once_a_shape(
 
 @pytest.mark.parametrize("stage", ["pp", "p-ssl"])
 def test_batches_depend_on_no_weights_that_are_trained(tiny: Tiny, stage: str) -> None:
-    """So they can be made ahead of time: the same before and after the weights have changed, in any order."""
+    """So they can be prefetched: they are the same before and after the weights change, in any order."""
     task = build_task(tiny("p_ssl.method=uda"))
     network = task.new_network()
     made = ready(make_stage(stage, task, network))
