@@ -276,7 +276,7 @@ def _split(config: RunConfig, read: ReadImages) -> TargetData:
         rest = split.rest
         if not len(rest):
             raise UserError(
-                f"the split leaves no images of {choice.images!r} over as unlabelled images; lower data.labels_per_class, "
+                f"the split of {choice.images!r} leaves no images to use as unlabelled ones; lower data.labels_per_class, "
                 "data.validation_per_class or data.test_per_class"
             )
         unlabelled = ImageSet(images.subset(rest).images, *no_labels(len(rest)))

@@ -204,7 +204,7 @@ def test_wrong_tensors_are_named(tmp_path: Path) -> None:
     state = {"net.0.weight": torch.zeros(27, 3, 8, 8), "extra": torch.zeros(1)}
     torch.save(state, tmp_path / "g.pt")
     with pytest.raises(
-        UserError, match=r"missing: net\.0\.bias\nunexpected: extra\nof another.*27"
+        UserError, match=r"missing: net\.0\.bias\nunexpected: extra\nof the wrong shape.*27"
     ):
         generators.load(f"module:own_dcgan:DCGAN?weights={tmp_path / 'g.pt'}")
 

@@ -118,8 +118,8 @@ MISTAKES = {
         "the generator's images are in [-1, 1], not in [0, 1]",
     ),
     "blue first": ("Blue", {"reds": True}, "BGR order"),
-    "shifted up": ("letters", {"rows": torch.arange(52).roll(1)}, "one after c"),
-    "shifted down": ("letters", {"rows": torch.arange(52).roll(-1)}, "one before c"),
+    "shifted up": ("letters", {"rows": torch.arange(52).roll(1)}, "class after c"),
+    "shifted down": ("letters", {"rows": torch.arange(52).roll(-1)}, "class before c"),
     "permuted": ("letters", {"rows": PERMUTATION}, "in a different order than the generator's"),
 }
 

@@ -116,7 +116,7 @@ def test_train_and_test_folders(tmp_path: Path, pair: Path) -> None:
     data = build_task(load_config(path, ["source.optimize=false"])).data
     assert (len(data.train), len(data.validation), len(data.test)) == (10, 2, 3)
     write(tmp_path / "d" / "test", c=1)
-    with pytest.raises(UserError, match="other classes: c in one"):
+    with pytest.raises(UserError, match="different classes: c in only one"):
         look(tmp_path / "d")
 
 
@@ -163,7 +163,7 @@ def damaged(folder: Path) -> None:
             "class 'a' has 1 image, but a class needs at least 3",
         ),
         (lambda folder: write(folder, a=4, b=2), "class 'b' has 2 images"),
-        (damaged, r"(?s)Mend these.*a/1\.png.*a/2\.png"),
+        (damaged, r"(?s)Fix these.*a/1\.png.*a/2\.png"),
     ],
 )
 def test_what_cannot_begin(tmp_path: Path, make: object, message: str) -> None:

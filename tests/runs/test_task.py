@@ -201,7 +201,7 @@ def test_a_network_that_cannot_be_exported_is_refused_before_the_folder_is_there
     [
         ("Net", None),
         ("Probabilities", "returns probabilities, expected logits"),
-        ("Named", "gives a dict"),
+        ("Named", "returns dict"),
     ],
 )
 def test_what_a_source_classifier_returns(

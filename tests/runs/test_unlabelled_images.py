@@ -178,7 +178,7 @@ def test_what_the_split_leaves_is_unlabelled(tiny: Tiny) -> None:
     together = torch.cat([part.images for part in parts])  # type: ignore[misc]
     assert sorted(together.flatten(1).tolist()) == sorted(task.read.images.images.flatten(1).tolist())  # type: ignore[union-attr] # fmt: skip
     assert [len(images) for images in data.asking] == [15, 30]
-    with pytest.raises(UserError, match=r"leaves none .* lower data\.labels_per_class"):
+    with pytest.raises(UserError, match=r"leaves no images .* lower data\.labels_per_class"):
         build_task(tiny("data.unlabelled=rest", "data.labels_per_class=all"))
 
 
