@@ -146,7 +146,7 @@ def test_profile_tells_what_was_made_and_served(tiny: Tiny, tmp_path: Path) -> N
         (["synthesis.images=frsh"], "synthesis.images"),
         (["synthesis.images=100", "synthesis.pool=nowhere"], "holds no pool"),
         (["synthesis.images=151", "synthesis.pool=POOL"], "holds 150 images, 151 are needed"),
-        (["synthesis.images=100", "synthesis.pool=POOL", "source.truncation=0.5"], "truncation: nothing there, 0.5 asked"),
+        (["synthesis.images=100", "synthesis.pool=POOL", "source.truncation=0.5"], "truncation: nothing there, 0.5 requested"),
         (["synthesis.images=100", "synthesis.images_per_target=3", "synthesis.pool=POOL"], 'labels.law: "uniform" there'),
     ],
 )  # fmt: skip
