@@ -219,7 +219,10 @@ def test_what_was_made_for_something_else_is_refused_with_both_values(
         (Recipe(plain, seed=7), "truncation: 0.8 there, nothing requested"),
         (Recipe(stranger, seed=7), 'generator.sha256.generator.safetensors: "'),
         (Recipe(stranger, seed=7), "image_size: 8 there, 28 requested"),
-        (conditioned(source, targets()), 'labels.law: "uniform" there, "of target images" asked'),
+        (
+            conditioned(source, targets()),
+            'labels.law: "uniform" there, "of target images" requested',
+        ),
     ):
         with pytest.raises(UserError, match=message):
             check_pool(pool, asked, COUNT, "the pool")
@@ -229,7 +232,7 @@ def test_what_was_made_for_something_else_is_refused_with_both_values(
     with pytest.raises(UserError, match="seed: 7 there, 8 requested"):
         folder_pool(Recipe(source, seed=8), COUNT, tmp_path / "p").begin()
     a = made(conditioned(source, targets()), COUNT, tmp_path / "c")
-    with pytest.raises(UserError, match=r"labels.temperature: 1.0 there, 2.0 asked"):
+    with pytest.raises(UserError, match=r"labels.temperature: 1.0 there, 2.0 requested"):
         check_pool(a, conditioned(source, targets(), 2.0), COUNT, "the pool")
 
 
