@@ -89,13 +89,13 @@ def ratios(results: Benchmarks, path: Path) -> None:
 
 
 def whole_trainings(results: Benchmarks, path: Path) -> None:
-    """A bar each way to train the default task: seconds, with the accuracy that it ends at. Plain loops are channels-last."""
+    """One bar per way to train the default task: seconds, with the final accuracy. Plain loops are channels-last."""
     case = next((c for c in results.cases if c.name == WHOLE_TRAINING), None)
     if case is None:
         return
     found = {contender.name: contender for contender in case.contenders}
     bars = [(label, found[names[-1]]) for label, names, _ in RECIPES if names[-1] in found]
-    # As wide as the panel's picture, beside which it stands in README.md.
+    # As wide as the panel's picture, which is next to it in README.md.
     figure = new_figure(7.04, 1.2 + 1.1 * len(bars))
     axis = figure.subplots()
     for row, (label, contender) in enumerate(bars):

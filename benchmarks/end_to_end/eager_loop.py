@@ -99,7 +99,7 @@ class SourcePair:
 
 
 class Forward:
-    """The features of a network in its training forward, float32: by autocast where the config trains in bfloat16."""
+    """The float32 features of a network's training forward, with autocast if the config trains in bfloat16."""
 
     def __init__(self, task: Task, network: TargetNetwork) -> None:
         self.network = network

@@ -128,10 +128,11 @@ def wrap(
     compiled: bool,
     group: ProcessGroup,
 ) -> Callable[[Tensor], Tensor]:
-    """The features [N, D] of images [N, C, H, W], as a stage computes them; gradients flow.
+    """Return a stage's forward, from images [N, C, H, W] to features [N, D]; gradients flow.
 
-    The weights go to channels-last. precision: of the forward, as `for_training` gives it. compiled: by `torch.compile` for fixed shapes; a step's shapes never change,
-    and evaluation, whose last batch is shorter, runs `network` itself. In several processes batch norm is that of all.
+    The weights are converted to channels-last. precision: of the forward, as `for_training` gives it. compiled: by
+    `torch.compile` for fixed shapes; a step's shapes never change, and evaluation, whose last batch is shorter, runs `network`
+    itself. With several processes, batch norm uses the statistics of all of them.
     """
     network.to(memory_format=torch.channels_last)
     extractor = torch.compile(network.features, dynamic=False) if compiled else network.features
