@@ -73,13 +73,8 @@ def test_a_run_from_a_generator_alone(alone: Tiny, tmp_path: Path) -> None:
     assert figures["fresh_samples_recognized"] > 0.9
     assert summary["check"]["pair"]["top1"] > 0.9
     page = write_report([tmp_path / "run"]).read_text()
-<<<<<<< HEAD
-    assert "The source classifier gives" in page
-    # Naming the kept classifier gives the same run.
-=======
     assert "The source classifier predicts" in page
     # The kept classifier, named, makes the same run.
->>>>>>> wt-c
     named = alone(
         "source.classifier.network=ptgm:cnn-small",
         f"source.classifier.weights={tmp_path / 'run' / WEIGHTS}",
