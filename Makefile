@@ -15,7 +15,7 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# mypy cannot follow the mapping of kernels/ into the package: it is shown the layout of the installed one, and beside it
+# mypy cannot follow the mapping of kernels/ into the package, so it gets a copy in the installed layout, and beside it
 # the modules of benchmarks/, which import each other by name.
 types: $(VENV)/.test
 	rm -rf build/typed && mkdir -p build/typed
@@ -24,17 +24,17 @@ types: $(VENV)/.test
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
 		-p ptgm_fast -p cases -m compare -m write_results -m conftest
 
-# Whole files side by side (their fixtures are shared), since tests keep to one thread. WORKERS=0: one after another.
+# Tests use one thread, so files run in parallel; a file stays in one process, since its fixtures are shared. WORKERS=0: serial.
 WORKERS ?= 2
 unit: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-# What takes less than 0.7 s: for the loop of writing and trying.
+# Only tests that take less than 0.7 s, for quick iteration.
 test-fast: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not slow" --fast
 
-# The oldest versions that pyproject.toml claims, in an environment of their own (5 GB): the tests of everything that they could
-# break. Two tests are of what Pillow itself has mended since; pytorch-pretrained-biggan has no place there.
+# The oldest versions that pyproject.toml claims, in a separate environment (5 GB): the tests of everything that they could
+# break. Two tests cover what Pillow itself has fixed since; pytorch-pretrained-biggan is not installed there.
 OLDEST := .venv-oldest
 oldest: $(OLDEST)/.done
 	$(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist loadfile tests/kernels tests/engine tests/sampling
@@ -49,13 +49,13 @@ $(OLDEST)/.done: $(SOURCES) scripts/oldest.py
 		pytest pytest-benchmark pytest-xdist hypothesis scipy scikit-learn pybind11
 	touch $@
 
-# 2,000 tries of the fuzzing tests; FIRST=2000 for others.
+# 2,000 tries of the fuzz tests; FIRST=2000 runs different ones.
 FIRST ?= 0
 fuzz: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(WORKERS) tests/fuzz --tries 2000 --first-try $(FIRST)
 
-# The C++ implementations under the address and undefined-behavior sanitizers, in a build of its own. That the
-# sanitizers see a tensor's memory at all is shown first, by a row more than there is.
+# The C++ implementations under the address and undefined-behavior sanitizers, in a separate build. First, a read past
+# the end of a tensor shows that the sanitizers see tensor memory at all.
 SANITIZED := build/sanitize/ptgm_fast
 UNDER_SANITIZERS = LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libubsan.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH=build/sanitize $(BIN)/
@@ -72,8 +72,8 @@ $(SANITIZED)/_C.so: $(wildcard csrc/*) | $(VENV)/.test
 		-fsanitize=address,undefined -fno-sanitize-recover=all \
 		$$($(BIN)/python -m pybind11 --includes) -Icsrc $(wildcard csrc/*.cpp) -o $@
 
-# Throughput suites: contenders in turn, five rounds; then results by date and machine, tables and plots. What ran
-# before in a process changes calls of microseconds: each suite has a process, and each round of the ops one of its own.
+# Throughput suites: contenders in turn, five rounds; then results by date and machine, tables and plots. Calls of
+# microseconds depend on what ran before in the process: each suite has its own process, and so has each round of the ops.
 MEASURED = --benchmark-enable --benchmark-only --rounds 5
 bench: $(VENV)/.bench
 	rm -rf build/bench && mkdir -p build/bench
@@ -86,20 +86,20 @@ bench: $(VENV)/.bench
 	done
 	$(BIN)/python benchmarks/write_results.py build/bench/*.json
 
-# Whole trainings alone: a plain loop with the recipe of 0.1.0, with the default's, and ours, over three seeds; prints their table.
+# Whole trainings only: a plain loop with the recipe of 0.1.0 and with the default recipe, and ours, over three seeds; prints the table.
 recipes: $(VENV)/.bench
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only --benchmark-json=build/recipes.json
 	$(BIN)/python benchmarks/write_results.py --recipes build/recipes.json
 
-# The cases that run on a GPU, timed by its events; without one it ends with 2 and says so.
+# The cases that run on a GPU, timed by CUDA events; without a GPU it exits with 2 and a message.
 bench-gpu: $(VENV)/.bench
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks $(MEASURED) --device cuda --benchmark-json=build/benchmarks-gpu.json
 	$(BIN)/python benchmarks/write_results.py build/benchmarks-gpu.json
 
-# What a GPU has to say, in parts of at most ten minutes: docs/gpu.md. On its machine, which needs no network and no $(VENV):
-# make gpu-check PARTS=1. The wheels travel along in build/gpu-wheels, for the Python named here.
+# Checks and measurements on a GPU, in parts of at most ten minutes: docs/gpu.md. On its machine, which needs no network and no
+# $(VENV): make gpu-check PARTS=1. Bring build/gpu-wheels along; the wheels are for the Python version named here.
 PARTS ?= 1 2 3 4 5 6 7
 OUT ?= build/gpu-check
 EACH ?= 540

@@ -1,4 +1,4 @@
-"""The accuracy tables of README.md and docs/results.md, from what `ptgm-fast compare` wrote."""
+"""The accuracy tables of README.md and docs/results.md, from the output of `ptgm-fast compare`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BASELINES = ("logit-matching", "soft-target")
 
 
 def table(comparison: Mapping[str, Any]) -> str:
-    """A row a method: accuracy over the seeds, calibration error, seconds, images made; then the verdict."""
+    """One row per method: accuracy over the seeds, calibration error, seconds, images made; then the verdict."""
     seeds = len(comparison["seeds"])
     rows = [
         "| method | row | test accuracy, % | ECE | seconds | images synthesized |",
@@ -37,7 +37,7 @@ def table(comparison: Mapping[str, Any]) -> str:
 
 
 def differences(comparison: Mapping[str, Any]) -> str:
-    """Differences of test accuracy, paired by seed, in points with their standard error."""
+    """Differences in test accuracy, paired by seed, in points with their standard error."""
     methods = comparison["methods"]
     best = max(
         (name for name in BASELINES if name in methods),

@@ -1,4 +1,4 @@
-"""The clock of the GPU suites: the time that the device needed, by its own events."""
+"""The clock of the GPU suites: device time, measured by CUDA events."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class Mark:
 class DeviceClock:
     """A timer for pytest-benchmark, which calls it before and after the work and takes the difference.
 
-    The first call of a pair waits for what was queued before, so that only the work is between the events. What a pair
-    measures is the stream's time: the kernels, and the gaps between them where the host launches too slowly. So several calls
-    go into one pair (`CALLS`), for the second to be launched while the first runs.
+    The first call of a pair waits for all earlier work, so that only the timed work is between the events. A pair
+    measures the stream's time: the kernels, and the gaps between them where the host launches too slowly. A pair therefore
+    holds several calls (`CALLS`), so that the second is launched while the first runs.
     """
 
     CALLS = 10

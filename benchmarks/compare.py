@@ -1,8 +1,8 @@
-"""What became slower between two files of results, beyond the noise of both.
+"""Compare two result files: what became slower, beyond the noise of both?
 
 python benchmarks/compare.py OLD.json NEW.json
 
-Ends with 1 if a contender of ours did, with 0 if none did, with 2 if the files cannot be compared.
+Exits with 1 if one of our contenders became slower, with 0 if none did, with 2 if the files cannot be compared.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ COLORS = {"slower": "red", "faster": "green", "same": "dim", "noise unknown": "y
 
 
 def table(found: Comparison) -> Table:
-    """One row a contender of ours: old and new time, their ratio, the ratio to the peers, beyond what it counts, the verdict."""
+    """One row per contender of ours: old and new time, their ratio, the ratio to the peers, the noise bound, the verdict."""
     result = Table(
         title="New against old", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0)
     )
-    # On a narrow terminal the others' headings wrap, not the names.
+    # On a narrow terminal the other columns' headings wrap, not the names.
     result.add_column("case", min_width=26)
     for name in ("old", "new", "ratio", "to peers", "beyond"):
         result.add_column(name, justify="right")
@@ -47,9 +47,11 @@ def table(found: Comparison) -> Table:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code."""
+    """Print the comparison and return the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("old", type=Path, metavar="OLD.json", help="a file of benchmarks/results")
+    parser.add_argument(
+        "old", type=Path, metavar="OLD.json", help="a result file in benchmarks/results"
+    )
     parser.add_argument("new", type=Path, metavar="NEW.json", help="a later one")
     given = parser.parse_args(arguments)
     try:

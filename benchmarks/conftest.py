@@ -1,4 +1,4 @@
-"""What the suites share: rounds in which contenders take turns, the number of threads, the device and its clock."""
+"""Shared by the suites: rounds in which contenders take turns, the number of threads, the device and its clock."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-# Cases, peers and networks can be imported by name, also by the processes that the benchmarks start.
+# Makes cases, peers and networks importable by name, also in the processes that the benchmarks start.
 sys.path.insert(0, str(Path(__file__).parent))
 
-# Before torch: it tells the libraries.
+# Before torch: it sets the libraries' environment variables.
 import instruction_set
 import torch
 from clock import DeviceClock
@@ -23,7 +23,7 @@ from registry import Case, all_cases, ready, role_of
 
 from ptgm_fast.profiling.device import CudaTimer
 
-# The instruction set of a CPU's suites, and whether it is narrower than the processor's.
+# The instruction set of the CPU suites, and whether it is narrower than the processor's.
 ISA = pytest.StashKey[tuple[str | None, bool]]()
 PACKAGES = ("torch", "triton", "torchvision", "kornia", "scipy", "pytorch-pretrained-biggan", "semilearn")  # fmt: skip
 
@@ -35,19 +35,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=1,
         metavar="R",
-        help="Run the contenders of a group in turn, R times over; each round times 1/R of a suite's calls.",
+        help="Run the contenders of a group in turn, R times; each round times 1/R of a suite's calls.",
     )
     group.addoption(
         "--round",
         type=int,
         metavar="I",
-        help="Of the R rounds only number I (from 0): each in a process of its own, as `make bench` has them.",
+        help="Run only round I (from 0) of the R rounds, to give each its own process as `make bench` does.",
     )
     group.addoption(
         "--device",
         choices=("cpu", "cuda"),
         default="cpu",
-        help="cuda: the cases that run on a GPU, there, timed by CUDA events.",
+        help="cuda: run the cases that support a GPU on it, timed by CUDA events.",
     )
 
 
@@ -60,7 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("device") == "cuda":
         if not torch.cuda.is_available():
             pytest.exit("--device cuda: torch sees no CUDA device here; nothing was measured", 2)
-        # As the tolerances of the checks ask, and as the kernels compute.
+        # Full float32: the checks' tolerances need it, and the kernels compute in it.
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         return
     try:
@@ -90,7 +90,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Group by group, round by round, contender by contender; on a GPU, the cases alone."""
+    """Order by group, round and contender; on a GPU, keep only the cases."""
     if config.getoption("device") == "cuda":
         left_out = [item for item in items if "case" not in getattr(item, "fixturenames", ())]
         items[:] = [item for item in items if item not in left_out]
@@ -113,7 +113,7 @@ def _round(item: pytest.Item) -> int:
 
 
 def _group(item: pytest.Item) -> tuple[Any, ...]:
-    """What the contenders of a group have in common: the test and its other parameters."""
+    """The key that a group's contenders share: the test and its other parameters."""
     others = sorted(
         (k, repr(v)) for k, v in _parameters(item).items() if k not in ("contender", "round_number")
     )
@@ -121,13 +121,13 @@ def _group(item: pytest.Item) -> tuple[Any, ...]:
 
 
 TOO_FEW = "the suite asks for fewer calls than --rounds"
-# By test, how many calls its suite asks for: no more rounds than that can be had.
+# By test, the number of calls its suite asks for, which limits the number of rounds.
 _CALLS: dict[Any, int] = {}
 
 
 @pytest.fixture
 def round_number(request: pytest.FixtureRequest) -> int:
-    """Which round this is. A suite that asks for fewer calls than there are rounds is not set up for the rest."""
+    """The number of this round. A suite that asks for fewer calls than there are rounds skips the rest without setup."""
     number = request.param
     case = _parameters(request.node).get("case")
     if number >= (case.calls if case else _CALLS.get(_test(request), number + 1)):
@@ -141,7 +141,7 @@ def _test(request: pytest.FixtureRequest) -> tuple[Any, ...]:
 
 @pytest.fixture
 def benchmark(round_number: int, benchmark: Any, request: pytest.FixtureRequest) -> Any:
-    """pytest-benchmark's, whose `pedantic(rounds=n)` makes this round's share of n calls."""
+    """pytest-benchmark's fixture, except that `pedantic(rounds=n)` makes this round's share of n calls."""
     given = _parameters(request.node)
     benchmark.extra_info["role"] = role_of(given.get("contender", "ours"))
     narrower = False
@@ -176,14 +176,14 @@ def _num_threads(num: int) -> Iterator[int]:
 
 @pytest.fixture(params=[1, 2], ids=["1 thread", "2 threads"])
 def threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Both numbers of threads, for torch and for the fused ops."""
+    """One and two threads, for torch and for the fused ops."""
     with _num_threads(request.param) as num:
         yield num
 
 
 @pytest.fixture
 def case_threads(request: pytest.FixtureRequest) -> Iterator[int]:
-    """Those that the case asks for."""
+    """The number of threads that the case asks for."""
     with _num_threads(request.param) as num:
         yield num
 
@@ -207,10 +207,10 @@ def run_case(
 
 @pytest.fixture(scope="session")
 def kept_memory() -> None:
-    """Keep freed memory in the process, for every contender alike.
+    """Keep freed memory in the process, for all contenders.
 
-    glibc gives tensors from 32 MiB back to the kernel at once, so that each call would fault its output in anew,
-    page by page: on a virtual machine several times the work itself, and equal for all.
+    glibc returns tensors of 32 MiB and more to the kernel immediately, so each call would fault in its output again, page by
+    page: on a virtual machine this takes several times as long as the work itself, and equally long for all.
     """
     if sys.platform != "linux":
         return
@@ -222,7 +222,7 @@ def kept_memory() -> None:
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: Any) -> None:
-    """What the results say about where they were measured, beside pytest-benchmark's own."""
+    """Add to pytest-benchmark's machine info: device, GPU and package versions."""
     device = config.getoption("device")
     machine_info["device"] = device
     machine_info["gpu"] = torch.cuda.get_device_name() if device == "cuda" else None

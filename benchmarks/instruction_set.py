@@ -1,7 +1,7 @@
-"""With which instruction set a CPU's suites run: PTGM_FAST_ISA=avx2 shows on a wider processor what an AVX2 one does.
+"""The instruction set of the CPU suites: PTGM_FAST_ISA=avx2 limits a wider processor to AVX2.
 
-The switch is for the suites alone. It lowers ours and the others alike: PyTorch's own code, oneDNN, MKL, what torch.compile writes.
-To be imported before torch, whose libraries read the environment when they are first used.
+The switch exists for the suites only. It limits all contenders: our code, PyTorch's, oneDNN's, MKL's and torch.compile's.
+Import this before torch, whose libraries read the environment when they are first used.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 SWITCH = "PTGM_FAST_ISA"
 ORDER = ("portable", "avx2", "avx512")
-# What the libraries are told.
+# The libraries' environment variables, by instruction set.
 LIBRARIES: Mapping[str, Mapping[str, str]] = {
     "avx2": {
         "ATEN_CPU_CAPABILITY": "avx2",
@@ -24,9 +24,9 @@ os.environ.update(LIBRARIES.get(os.environ.get(SWITCH, ""), {}))
 
 
 def in_use() -> tuple[str | None, bool]:
-    """The instruction set of ours, at most the one that was asked for, set here; and whether it is narrower than the processor's.
+    """Set our instruction set to at most the requested one; return it, and whether it is narrower than the processor's.
 
-    None where the extension is missing. Raises ValueError for a name that is none, and where torch was used too early to follow.
+    None if the extension is missing. Raises ValueError for an unknown name, and if torch was used too early to be limited.
     """
     import torch
 

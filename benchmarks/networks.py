@@ -1,4 +1,4 @@
-"""The generators that are timed, with random weights: their speed does not depend on what they learned."""
+"""The generators that are timed. They have random weights: speed does not depend on training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ LAYERS = [(False, 16, 16), (True, 16, 16), (False, 16, 16), (True, 16, 8), (Fals
 
 
 def biggan_deep() -> nn.Module:
-    """BigGAN-deep 128 of pytorch-pretrained-biggan, as its published configuration has it."""
+    """BigGAN-deep 128 of pytorch-pretrained-biggan, in its published configuration."""
     from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 
     torch.manual_seed(0)
     model = BigGAN(BigGANConfig(output_dim=128, z_dim=128, class_embed_dim=128, channel_width=128, num_classes=1000,
                                 layers=LAYERS, attention_layer_position=8, eps=1e-4, n_stats=51))  # fmt: skip
-    # Fresh gains and offsets of the last norm and of the attention are 0: nothing would show.
+    # Fresh gains and offsets of the last norm and of the attention are 0, so nothing would show.
     for name, value in model.state_dict().items():
         if name.endswith("running_means"):
             value.normal_(0, 0.3)
@@ -29,7 +29,7 @@ def biggan_deep() -> nn.Module:
         elif name == "generator.bn.bias":
             value.fill_(0.1)
     for _ in range(3):
-        # The singular vectors start at random: until power iterations settle, sigma is far too small.
+        # The singular vectors start at random: until the power iteration converges, sigma is far too small.
         model(torch.randn(2, 128), torch.eye(1000)[:2], 0.4)
     return model.eval().requires_grad_(False)
 

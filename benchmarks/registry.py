@@ -1,8 +1,8 @@
-"""What the throughput suites compare: the cases, their contenders and the check that each contender passes first.
+"""The cases of the throughput suites: their contenders, and the check that each contender must pass first.
 
-`benchmarks/kernels` and `benchmarks/generators` time these cases; `tests/benchmarks` runs their checks without a clock. A suite
-with a bound instead of contenders (`engine`) or with whole trainings (`end_to_end`) writes its tests itself, and names its
-contenders in `BY_ROLE` too.
+`benchmarks/kernels` and `benchmarks/generators` time these cases; `tests/benchmarks` runs their checks without timing. Suites
+with a bound instead of contenders (`engine`) or with whole trainings (`end_to_end`) define their own tests, but list their
+contenders in `BY_ROLE`, too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from result_file import Role
 
-# What each contender is, by its name in any suite. A peer is somebody else's way, or PyTorch as one writes it; a floor does
-# less than the case's work and bounds it from below.
+# The role of each contender, by its name in any suite. A peer is another project's implementation, or plain PyTorch; a floor
+# does less than the case's work and is a lower bound.
 BY_ROLE: dict[Role, tuple[str, ...]] = {
     "own": ("fused", "fused phases", "fused upsample", "fused, no autograd", "optimized", "thread", "inline", "ours",
             "ours, always ahead"),
@@ -30,7 +30,7 @@ ROLES: dict[str, Role] = {name: role for role, names in BY_ROLE.items() for name
 
 
 def role_of(contender: str) -> Role:
-    """Raises KeyError for a name that is not in `BY_ROLE`: nobody could say what it is measured for."""
+    """The role of a contender. Raises KeyError for a name that is not in `BY_ROLE`."""
     if contender not in ROLES:
         raise KeyError(
             f"contender {contender!r} has no role: name it in benchmarks/registry.BY_ROLE"
@@ -42,7 +42,7 @@ def role_of(contender: str) -> Role:
 class Work:
     """A case on one device: inputs made, contenders ready to be called.
 
-    calls: by contender, its work. check: (contender, what its call gave), raises AssertionError when that is wrong.
+    calls: by contender, its work. check(contender, result) raises AssertionError if the result is wrong.
     """
 
     calls: Mapping[str, Callable[[], Any]]
@@ -50,7 +50,7 @@ class Work:
     passed: set[str] = field(default_factory=set)
 
     def checked(self, contender: str) -> Callable[[], Any]:
-        """The contender's call, compared with the reference the first time. A floor's work has nothing to be compared with."""
+        """The contender's call, compared with the reference the first time. A floor's result is not compared."""
         call = self.calls[contender]
         if contender not in self.passed:
             result = call()
@@ -62,11 +62,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Case:
-    """One comparison. Contenders, ours first, do the same work on the same inputs, or less where they are floors.
+    """One comparison. The contenders, ours first, do the same work on the same inputs; floors do less.
 
-    name: what and which size. prepare: the work on a device, inputs from a fixed seed. calls: timed calls a contender, over
-    all rounds; warmup: calls before each round. on_gpu: those of the contenders that also run there. threads: on a CPU.
-    images: how many a call makes, if it does. slow: takes seconds to prepare or to call.
+    name: what is done, and the size. prepare: builds the work on a device, with inputs from a fixed seed. calls: timed calls
+    per contender, over all rounds; warmup: calls before each round. on_gpu: the contenders that also run on a GPU. threads: on a
+    CPU. images: how many images a call makes, if any. slow: takes seconds to prepare or to call.
     """
 
     name: str
@@ -90,9 +90,9 @@ class Case:
 
 @lru_cache(maxsize=1)
 def ready(case: Case, threads: int, device: torch.device) -> Work:
-    """The case's work, kept while its rounds last: what was compiled or built is not built again.
+    """The case's work, cached over its rounds: what was compiled or built is not built again.
 
-    threads: what torch is set to; compiled code is made for it.
+    threads: torch's number of threads; code is compiled for it.
     """
     torch.compiler.reset()
     return case.prepare(device)

@@ -1,4 +1,4 @@
-"""Two runs of the throughput suites against each other: what became slower by more than both runs' noise."""
+"""Comparison of two runs of the throughput suites: what became slower by more than both runs' noise?"""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from result_file import Benchmarks, CaseResult, Contender
 
 from ptgm_fast.errors import UserError
 
-# A change of less is none, however quiet the machine.
+# A smaller change does not count, however low the noise.
 LEAST = 0.03
-# One-sided critical values of Student's t at 1 in 1,000, by degrees of freedom (those between take the row above).
+# One-sided critical values of Student's t at 1 in 1,000, by degrees of freedom (rounded down to the next entry).
 CRITICAL = {1: 318.309, 2: 22.327, 3: 10.215, 4: 7.173, 5: 5.893, 6: 5.208, 7: 4.785, 8: 4.501, 9: 4.297, 10: 4.144,
             12: 3.930, 15: 3.733, 20: 3.552, 30: 3.385, 60: 3.232, 120: 3.160}  # fmt: skip
 
@@ -30,7 +30,7 @@ class Change:
     old: float
     new: float
     against_peers: float | None
-    """The change of the ratio to the case's peers; None where times were compared instead."""
+    """The change of the ratio to the case's peers; None if times were compared instead."""
     bound: float | None
     """The factor beyond which a change counts; None with one round, where noise is unknown."""
     verdict: Verdict
@@ -53,24 +53,24 @@ class Comparison:
 def compare(old: Benchmarks, new: Benchmarks) -> Comparison:
     """Each contender of ours that both runs have, new against old.
 
-    What is compared is log(own / geometric mean of the peers), round by round: the machine's drift is in both and
-    cancels. It is log(own) in a case without peers, and where the same machine has other versions of packages, whose
-    change would be taken for ours (a package that one run lacked has no peers in common, and changes nothing). With
+    The compared quantity is log(own / geometric mean of the peers), round by round: drift of the machine affects both and
+    cancels. It is log(own) in a case without peers, and if the same machine has other package versions, whose
+    change would be taken for ours (a package that one run lacks has no peers in common, and changes nothing). With
     means m, standard deviations s and numbers of rounds n of the two runs, a change counts when
 
         |m_new - m_old| > max(log 1.03, t * sqrt(s_old^2 / n_old + s_new^2 / n_new)),
 
-    t being Student's for 1 in 1,000 on one side, with the degrees of freedom of Welch (1947), rounded down. So of 1,000
-    contenders that did not change at most about one is called slower, if rounds vary independently and log-normally.
+    where t is Student's t for a one-sided 1 in 1,000, with the degrees of freedom of Welch (1947), rounded down. So of 1,000
+    contenders that did not change, about one at most is called slower, if rounds vary independently and log-normally.
     With one round in either run the noise is unknown, and nothing counts. Raises UserError when the runs are on
     different kinds of devices or have no case in common.
     """
     if old.device != new.device:
         raise UserError(
-            f"the first file was measured on {old.device}, the second on {new.device}: compare files of one kind of device"
+            f"the first file was measured on {old.device}, the second on {new.device}: compare files from the same kind of device"
         )
     before, after = ({case.name: case for case in run.cases} for run in (old, new))
-    # On another machine the peers are all there is to go by.
+    # On another machine, only the ratios to the peers can be compared.
     by_peers = not _changed(old, new) or old.machine != new.machine
     changes = [
         _change(before[name], after[name], own, by_peers)
@@ -81,14 +81,14 @@ def compare(old: Benchmarks, new: Benchmarks) -> Comparison:
     ]
     if not changes:
         raise UserError(
-            "the two files have no case of ours in common: they are of different suites. "
+            "the two files have no case of ours in common: they come from different suites. "
             f"The first has {_few(before)}; the second {_few(after)}"
         )
     return Comparison(tuple(changes), tuple(_notes(old, new, changes)))
 
 
 def _changed(old: Benchmarks, new: Benchmarks) -> list[str]:
-    """The packages that both runs had, in other versions."""
+    """The packages that both runs had, in different versions."""
     both = old.versions.keys() & new.versions.keys()
     return sorted(name for name in both if old.versions[name] != new.versions[name])
 
@@ -127,7 +127,7 @@ def _logs(case: CaseResult, names: Sequence[str]) -> list[float]:
 
 
 def _bound(old: Sequence[float], new: Sequence[float]) -> float | None:
-    """The difference of means beyond which it counts, None where either side has no spread to show."""
+    """The difference of means beyond which a change counts; None if either side has a single round."""
     if min(len(old), len(new)) < 2:
         return None
     parts = [statistics.variance(values) / len(values) for values in (old, new)]
@@ -137,7 +137,7 @@ def _bound(old: Sequence[float], new: Sequence[float]) -> float | None:
     freedom = squared**2 / sum(
         part**2 / (len(values) - 1) for part, values in zip(parts, (old, new), strict=True)
     )
-    # A whole number of them may come out a rounding below itself.
+    # An integer may come out slightly below itself by rounding.
     critical = CRITICAL[max(known for known in CRITICAL if known <= max(1.0, freedom + 1e-6))]
     return max(math.log1p(LEAST), critical * math.sqrt(squared))
 

@@ -1,4 +1,4 @@
-"""What the throughput suites measured on one machine, as `make bench` keeps it: the schema, reading and writing it."""
+"""The result file of the throughput suites on one machine, as `make bench` keeps it: schema, reading, writing."""
 
 from __future__ import annotations
 
@@ -22,47 +22,47 @@ Role = Literal["own", "peer", "floor"]
 
 
 class Finite(Part):
-    """A number that is none is refused: it would compare as equal to everything."""
+    """Rejects NaN and infinities: NaN would compare as equal to everything."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Contender(Finite):
-    """One way of doing a case's work."""
+    """One implementation of a case's work."""
 
     name: str
     role: Role = Field(
-        description="own: this project's, in any form; peer: somebody else's; floor: less work than the case's"
+        description="own: this project's, in any form; peer: another implementation; floor: less work than the case's"
     )
     seconds: tuple[PositiveFloat, ...] = Field(
-        min_length=1, description="a call's median time in each round; round i of all contenders ran together"
+        min_length=1, description="median time per call in each round; round i of all contenders ran together"
     )  # fmt: skip
     quartiles: tuple[PositiveFloat, PositiveFloat] = Field(
         description="first and third, of all calls' seconds"
     )
-    calls: int = Field(ge=1, description="timed calls, of all rounds together")
+    calls: int = Field(ge=1, description="timed calls, over all rounds")
     facts: dict[str, float | str] = Field(
         default={},
-        description="what else the suite noted, by name; numbers are medians over rounds",
+        description="other values that the suite recorded, by name; numbers are medians over rounds",
     )
 
     @property
     def median(self) -> float:
-        """Seconds a call: the median of the rounds' medians."""
+        """Seconds per call: the median of the rounds' medians."""
         return statistics.median(self.seconds)
 
 
 class CaseResult(Finite):
-    """Contenders that did the same work on the same inputs, in one process, round by round in turn."""
+    """Contenders that did the same work on the same inputs in one process, taking turns round by round."""
 
     name: str
     suite: str = Field(description="the folder under benchmarks/ that measured it")
     threads: int | None = Field(ge=1, description="null: the suite's own choice, or a GPU")
     isa: str | None = Field(
         default=None,
-        description="the instruction set of ours; null on a GPU, without the C++, and in older files",
+        description="our code's instruction set; null on a GPU, without the C++, and in older files",
     )
-    images: int | None = Field(default=None, ge=1, description="images a call makes, if it does")
+    images: int | None = Field(default=None, ge=1, description="images made per call, if any")
     contenders: tuple[Contender, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -76,7 +76,7 @@ class CaseResult(Finite):
 
     @property
     def lowered(self) -> bool:
-        """Whether the instruction set is narrower than the processor's: the name says so then."""
+        """Whether the instruction set is narrower than the processor's; the name then ends with it."""
         return self.isa is not None and self.name.endswith(f", {self.isa}")
 
     def of_role(self, role: Role) -> list[Contender]:
@@ -84,16 +84,16 @@ class CaseResult(Finite):
 
     @property
     def best_peer(self) -> Contender | None:
-        """The fastest of the others; a floor is no peer."""
+        """The fastest peer; floors do not count."""
         return min(self.of_role("peer"), key=lambda peer: peer.median, default=None)
 
 
 class Machine(Finite):
-    """Never its name."""
+    """The machine, without its host name."""
 
     processor: str
     cores: int = Field(ge=1)
-    gpu: str | None = Field(default=None, description="null where the clock was the host's")
+    gpu: str | None = Field(default=None, description="null if the host's clock was used")
 
     @property
     def title(self) -> str:
@@ -107,10 +107,10 @@ class Benchmarks(Finite):
     version: Literal[1] = VERSION
     date: str = Field(pattern=r"^\d{4}-\d{2}-\d{2}$")
     device: Literal["cpu", "cuda"] = Field(
-        description="where the contenders ran; cuda: timed by its events"
+        description="where the contenders ran; cuda: timed by CUDA events"
     )
     machine: Machine
-    versions: dict[str, str] = Field(description="of the packages that contended")
+    versions: dict[str, str] = Field(description="of the compared packages")
     cases: tuple[CaseResult, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -118,12 +118,12 @@ class Benchmarks(Finite):
         counts = Counter(case.name for case in self.cases)
         twice = sorted(name for name, count in counts.items() if count > 1)
         if twice:
-            raise ValueError(f"cases are there twice: {', '.join(twice)}")
+            raise ValueError(f"duplicate cases: {', '.join(twice)}")
         return self
 
 
 def duration(seconds: float) -> str:
-    """Three digits with their unit: 1.60 s, 22.3 ms, 237 µs."""
+    """Three digits and a unit: 1.60 s, 22.3 ms, 237 µs."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= 0.9995 * size or unit == "µs":
             value = seconds / size
@@ -133,12 +133,12 @@ def duration(seconds: float) -> str:
 
 
 def read_benchmarks(path: Path) -> Benchmarks:
-    """Raises UserError when there is no such file, it is damaged, or of another version."""
+    """Read a result file. Raises UserError if it does not exist, is damaged, or has another version."""
     return read_record(path, Benchmarks, what="file of benchmarks", again=AGAIN)
 
 
 def write_benchmarks(path: Path, results: Benchmarks) -> None:
-    """A case and each of its contenders on a line of their own: short, and a diff shows who changed."""
+    """Write each case and each contender on its own line: short, and a diff shows which contender changed."""
     cases = [
         json.dumps(case.model_dump(exclude={"contenders"}))[:-1]
         + ', "contenders": [\n  '

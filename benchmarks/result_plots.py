@@ -1,4 +1,4 @@
-"""The two plots of the throughput suites, from one file of results. White ground: they are read on dark pages too."""
+"""The plots of the throughput suites, from one result file. White background: they are also shown on dark pages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from result_file import Benchmarks, CaseResult, Contender
+from result_tables import RECIPES, WHOLE_TRAINING
 
 from ptgm_fast.runs.plots import new_figure, save
 
@@ -18,7 +19,7 @@ PEERS = ("#5b6770", "#a05a8c", "#8a7f2c", "#c0504d")
 
 
 def ratio(own: Contender, peer: Contender) -> tuple[float, float, float]:
-    """How many times as long the peer takes: its geometric mean over rounds, and one standard deviation to each side."""
+    """How many times as long the peer takes: the geometric mean over rounds, and one standard deviation to either side."""
     logs = [math.log(b / a) for a, b in zip(own.seconds, peer.seconds, strict=True)]
     middle = statistics.fmean(logs)
     deviation = statistics.stdev(logs) if len(logs) > 1 else 0.0
@@ -41,7 +42,7 @@ def clean(axis: Any, *, along: str) -> None:
 
 
 def ratios(results: Benchmarks, path: Path) -> None:
-    """A row a case, the fastest peer's time over ours on a logarithmic axis: right of the line at 1 ours is faster."""
+    """One row per case: the fastest peer's time over ours on a logarithmic axis. Right of the line at 1, ours is faster."""
     rows: dict[str, list[CaseResult]] = {}
     for case in results.cases:
         if case.best_peer and case.of_role("own") and not case.lowered:
@@ -81,14 +82,39 @@ def ratios(results: Benchmarks, path: Path) -> None:
     axis.set_ylim(len(names) - 0.4, -0.6)
     axis.set_xlabel("time of the fastest other way / time of ours (bars: spread between rounds)")
     axis.set_title(f"{results.machine.title}, {results.date}", fontsize=10, loc="left")
-    # Above the axes: dots may be anywhere within.
+    # Above the axes, since there may be dots anywhere inside.
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
     clean(axis, along="x")
     save(figure, path)
 
 
+def whole_trainings(results: Benchmarks, path: Path) -> None:
+    """One bar per way to train the default task: seconds, with the final accuracy. Plain loops are channels-last."""
+    case = next((c for c in results.cases if c.name == WHOLE_TRAINING), None)
+    if case is None:
+        return
+    found = {contender.name: contender for contender in case.contenders}
+    bars = [(label, found[names[-1]]) for label, names, _ in RECIPES if names[-1] in found]
+    # As wide as the panel's picture, which is next to it in README.md.
+    figure = new_figure(7.04, 1.2 + 1.1 * len(bars))
+    axis = figure.subplots()
+    for row, (label, contender) in enumerate(bars):
+        own = contender.role == "own"
+        axis.barh(row, contender.median, height=0.5, color=OWN if own else PEERS[0])
+        accuracy = contender.facts.get("test accuracy")
+        told = f", {100 * accuracy:.1f} % accurate" if isinstance(accuracy, float) else ""
+        text = f"{label}: {contender.median:.0f} s{told}"
+        axis.text(0, row - 0.32, text, va="bottom", fontsize=12, weight="bold" if own else None)
+    axis.set_yticks([])
+    axis.set_ylim(len(bars) - 0.5, -0.75)
+    axis.set_xlabel("seconds of a whole training, letters to digits, 2 threads", fontsize=11)
+    axis.set_title(f"{results.machine.title}, {results.date}", fontsize=10, loc="left")
+    clean(axis, along="x")
+    save(figure, path)
+
+
 def scaling(results: Benchmarks, path: Path) -> None:
-    """Images a second against the batch, a panel a generator, ours and each peer, on the most threads that were measured."""
+    """Images per second against batch size, one panel per generator, for ours and each peer, on the most threads measured."""
     panels: dict[str, list[CaseResult]] = {}
     for case in results.cases:
         if case.suite == "generators" and case.images:

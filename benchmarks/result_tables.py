@@ -1,4 +1,4 @@
-"""The tables of benchmarks/README.md and README.md, from one file of results."""
+"""The tables of benchmarks/README.md and README.md, from one result file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from result_file import Benchmarks, CaseResult, Contender, duration
 from ptgm_fast.models.weights import write_atomically
 
 NO_GPU = "Nothing yet: see [docs/gpu.md](../docs/gpu.md).\n"
-# The README's rows: what it says, and the case.
+# The README's rows: label and case.
 HEADLINES = {
     "PP, 20 training steps": "PP, 20 steps, 2 threads",
     "P-SSL, 20 training steps": "P-SSL, 20 steps, 2 threads",
@@ -22,7 +22,8 @@ HEADLINES = {
     "`consistency` (UDA) and gradient, 256x1000": "uda 256x1000, 100% count, 2 threads",
     "`cond_norm_act` with upsampling, 32x128x32x32": "upsample 32x128x32x32, 2 threads",
 }
-# The rows of whole trainings: what they say, the plain loop's layouts, and the row that each row's gain is over.
+WHOLE_TRAINING = "a whole training, 2 threads"
+# The rows of whole trainings: label, contenders in both layouts, and what the gain over the row above is due to.
 RECIPES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("a plain loop, the recipe of 0.1.0", ("eager, old recipe", "eager channels-last, old recipe"), ""),
     ("a plain loop, the default's recipe", ("eager", "eager channels-last"), "the recipe"),
@@ -34,7 +35,7 @@ TITLES = {"compile": "torch.compile", "eager": "eager PyTorch", "eager channels-
 
 
 def replace(page: Path, name: str, text: str) -> None:
-    """Put `text` between a page's two marks of this name."""
+    """Put `text` between a page's two markers of this name."""
     begin, end = f"<!-- {name}: begin -->\n", f"<!-- {name}: end -->\n"
     before, rest = page.read_text(encoding="utf-8").split(begin)
     whole = before + begin + text + end + rest.split(end)[1]
@@ -47,7 +48,7 @@ def times(ratio: float) -> str:
 
 
 def spread(contender: Contender) -> str:
-    """The standard deviation of the rounds' medians, in percent; nothing where there was one round."""
+    """The standard deviation of the rounds' medians, in percent; empty for a single round."""
     if len(contender.seconds) < 2:
         return ""
     share = statistics.stdev(contender.seconds) / statistics.fmean(contender.seconds)
@@ -62,7 +63,7 @@ def where(results: Benchmarks, source: str) -> str:
 
 
 def full(results: Benchmarks, source: str) -> str:
-    """A row a contender of ours: its time, and how many times as long each other contender takes."""
+    """One row per contender of ours: its time, and how many times as long each other contender takes."""
     rows = [
         "| what, size, threads | ours (quartiles) | ± % | eager PyTorch | torch.compile | others |",
         "|---|---|---|---|---|---|",
@@ -70,7 +71,7 @@ def full(results: Benchmarks, source: str) -> str:
     for case in results.cases:
         others = [c for c in case.contenders if c.role != "own"]
         for i, own in enumerate(case.of_role("own") if others else ()):
-            # Where several forms of ours run, each is a row; the first stands for the case.
+            # If several forms of ours run, each gets a row; the first one represents the case.
             label = case.name if i == 0 else f"{case.name}: {own.name}"
             ratios = {c.name: times(c.median / own.median) for c in others}
             rest = "; ".join(f"{n} {ratio}" for n, ratio in ratios.items() if n not in IN_COLUMNS)
@@ -83,7 +84,7 @@ def full(results: Benchmarks, source: str) -> str:
 
 
 def facts(cases: Sequence[CaseResult]) -> list[str]:
-    """What suites noted beside times: rates, accuracies, shares of a bound."""
+    """Values that the suites recorded beside times: rates, accuracies, ratios to a bound."""
     rows = [
         f"| {case.name} | {contender.name} | {duration(contender.median)} | "
         + "; ".join(f"{key} {value}" for key, value in contender.facts.items())
@@ -97,11 +98,11 @@ def facts(cases: Sequence[CaseResult]) -> list[str]:
 
 
 def recipes(results: Benchmarks, source: str) -> str:
-    """Whole trainings: the plain loop with both recipes and ours, what each row gains over the one before, and over the first.
+    """Whole trainings: the plain loop with both recipes, and ours; the gain of each row over the previous and the first row.
 
-    The plain loop in torch's default layout, then channels-last.
+    The plain loop's times are for torch's default layout, then channels-last.
     """
-    case = next((c for c in results.cases if c.name == "a whole training, 2 threads"), None)
+    case = next((c for c in results.cases if c.name == WHOLE_TRAINING), None)
     if case is None:
         return NO_RECIPES
     found = {contender.name: contender for contender in case.contenders}
@@ -138,7 +139,7 @@ def _accuracy(contender: Contender) -> str:
 
 
 def short(results: Benchmarks, source: str) -> str:
-    """The README's rows: ours, the fastest of the others, and how many times as long that takes."""
+    """The README's rows: ours, the fastest peer, and how many times as long that takes."""
     rows = ["| what | ours | fastest other way | takes |", "|---|---:|---|---:|"]
     for label, name in HEADLINES.items():
         for case in results.cases:

@@ -1,11 +1,11 @@
 """USB's package (`semilearn`, Wang et al. 2022, arXiv:2208.07204) as a peer: its losses, its train step, its trainer.
 
-What can be driven on a CPU: everything that its algorithms compute. What cannot: `semilearn.Trainer`, whose
-constructor calls `torch.cuda.set_device`, and of `AlgorithmBase` the hooks that ask for CUDA (timer: CUDA events; evaluation:
-`.cuda()`); these hooks are left out, as is the one that writes checkpoints, and batches stay where they are. Its loop
-(`AlgorithmBase.train`, what USB's own `train.py` calls), its `train_step`, losses, optimizer, schedule and weight average
-run as they are. With `use_hard_label=False` its train steps pass probabilities (`softmax=False`), so that the
-temperature T has no effect in them: they are compared with ours at T = 1, and its losses, by its hooks, at any T.
+Everything that its algorithms compute can run on a CPU. `semilearn.Trainer` cannot, since its constructor calls
+`torch.cuda.set_device`, nor can the hooks of `AlgorithmBase` that need CUDA (timer: CUDA events; evaluation: `.cuda()`).
+These hooks are left out, as is the one that writes checkpoints, and batches are not moved to a device. Its loop
+(`AlgorithmBase.train`, which USB's own `train.py` calls), its `train_step`, losses, optimizer, schedule and weight average
+run unchanged. With `use_hard_label=False` its train steps pass probabilities (`softmax=False`), so the
+temperature T has no effect in them: they are compared with ours at T = 1, and its losses, through its hooks, at any T.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from ptgm_fast.training.options import TargetOptions
 from ptgm_fast.training.pssl_options import PSSLOptions
 
 CHECKOUT = Path(__file__).resolve().parent.parent
-HOW = "pip install 'ptgm-fast[usb]' brings it, on Python 3.11 and 3.12"
+HOW = "install it with pip install 'ptgm-fast[usb]', on Python 3.11 or 3.12"
 
 
 def semilearn_or_skip() -> ModuleType:
-    """The package, or the test is skipped with the reason."""
-    # It imports transformers, which asks whether there is a package `kernels` and finds the checkout's folder of that name.
+    """Import the package, or skip the test with the reason."""
+    # It imports transformers, which looks for a package `kernels` and would find the checkout's folder of that name.
     kept = sys.path[:]
     sys.path[:] = [p for p in sys.path if Path(p or ".").resolve() != CHECKOUT]
     try:
@@ -50,7 +50,7 @@ def semilearn_or_skip() -> ModuleType:
 def unlabelled_loss(method: str, temperature: float, threshold: float) -> Any:
     """semilearn's loss on unlabelled data: (weak logits, strong logits) -> mean loss, by its hooks and `ConsistencyLoss`.
 
-    As its `train_step`s put it together, but that the hook that makes pseudo labels is given logits, for T to count.
+    Composed as in its `train_step`s, except that the hook that makes pseudo labels gets logits, so that T has an effect.
     """
     semilearn_or_skip()
     from semilearn.algorithms.hooks import FixedThresholdingHook, PseudoLabelingHook
@@ -70,9 +70,9 @@ def unlabelled_loss(method: str, temperature: float, threshold: float) -> Any:
 
 
 def adaptive(method: str, num_classes: int, *, decay: float, threshold: float) -> tuple[Any, Any]:
-    """semilearn's rule which samples count, (p, p of labelled) -> [N], and its alignment, (p, p of labelled) -> p, or None.
+    """semilearn's rule for which samples count, (p, p of labelled) -> [N], and its alignment, (p, p of labelled) -> p, or None.
 
-    FlexMatch's rule is given a set of as many images as a step has samples, each seen once a step; `shares` are its records.
+    FlexMatch's rule gets as many images as a step has samples, each seen once per step; `shares` is what it recorded.
     """
     semilearn_or_skip()
     from semilearn.algorithms.adamatch.utils import AdaMatchThresholdingHook
@@ -118,7 +118,7 @@ def adaptive(method: str, num_classes: int, *, decay: float, threshold: float) -
 
 
 def freematch_entropy_loss() -> Any:
-    """semilearn's loss of FreeMatch for equal shares: (mask, student logits, mean prediction, histogram) -> (loss, _)."""
+    """semilearn's fairness loss of FreeMatch: (mask, student logits, mean prediction, histogram) -> (loss, _)."""
     semilearn_or_skip()
     from semilearn.algorithms.freematch.freematch import entropy_loss
 
@@ -128,9 +128,9 @@ def freematch_entropy_loss() -> Any:
 def assert_same_loss(
     method: str, weak: Tensor, strong: Tensor, temperature: float, threshold: float
 ) -> None:
-    """The gradient of the mean loss is that of `kernels.consistency` to 1e-5; raises AssertionError.
+    """Assert that the gradient of the mean loss equals that of `kernels.consistency` to 1e-5.
 
-    The losses themselves are apart by the entropy of uda's targets: USB has the cross-entropy, we the divergence.
+    The losses themselves differ by the entropy of uda's targets: USB uses the cross-entropy, we use the divergence.
     """
     strong = strong.detach().requires_grad_()
     named: dict[str, Any] = {"temperature": temperature} if method == "uda" else {}
@@ -195,7 +195,7 @@ def algorithm(network: TargetNetwork, options: TargetOptions, pssl: PSSLOptions)
         return TwoOutputs(copy.deepcopy(network))
 
     with warnings.catch_warnings():
-        # Of torch.cuda.amp's old names.
+        # About torch.cuda.amp's old names.
         warnings.simplefilter("ignore")
         made = OnCPU(config, build)
     made.print_fn = lambda text: None
@@ -217,12 +217,12 @@ def train_on(
 ) -> Any:
     """`train` over batches with `views`, `labels`, `weak` and `strong`, made one at a time.
 
-    losses: gets those of its steps. then: called after each.
+    losses: the steps' losses are appended here. then: called after each step.
     """
     unlabelled: list[dict[str, Tensor]] = []
 
     def first_half() -> Iterator[dict[str, Tensor]]:
-        # USB takes a labelled batch and then an unlabelled one: both come of one batch of ours.
+        # USB takes a labelled and then an unlabelled batch: both come from one batch of ours.
         for batch in batches:
             unlabelled.append({"x_ulb_w": batch.weak, "x_ulb_s": batch.strong})
             yield {"x_lb": batch.views, "y_lb": batch.labels}

@@ -1,15 +1,15 @@
-"""Keep what the throughput suites measured, and write the tables and the plots from that file alone.
+"""Save the throughput suites' results in one file, and write the tables and plots from that file alone.
 
 pytest benchmarks --benchmark-enable --benchmark-only --rounds 5 --benchmark-json=raw.json
 python benchmarks/write_results.py raw.json        # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
 python benchmarks/write_results.py                 # tables and plots again, from the newest results
-python benchmarks/write_results.py --recipes raw.json  # whole trainings alone: a file of their own, in results/whole-trainings
+python benchmarks/write_results.py --recipes raw.json  # whole trainings only: a separate file, in results/whole-trainings
 
-The accuracy tables of README.md and docs/results.md come from docs/results/compare-letters-digits.json: copy there the compare.json
-of a new comparison.
+The accuracy tables of README.md and docs/results.md come from docs/results/compare-letters-digits.json: copy the compare.json
+of a new comparison there.
 
-Several raw files of one machine (`raw.json more.json`) become one file of results: suites, and the rounds of one (--round), may
-run in processes of their own.
+Several raw files from one machine (`raw.json more.json`) become one result file: suites, and the rounds of a suite (--round),
+may run in separate processes.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.records import read_json
 
 ROOT = Path(__file__).resolve().parent.parent
-# The folder of results of whole trainings that were measured alone.
+# The folder for results of whole trainings that were measured separately.
 WHOLE_TRAININGS = "whole-trainings"
-# What the results have a field of their own for.
+# Values that have their own field in the results.
 FIELDS = ("role", "threads", "isa", "images")
 
 
 def read_raw(path: Path) -> dict[str, Any]:
-    """What the suites wrote by --benchmark-json. Raises UserError for anything else."""
+    """Read what the suites wrote with --benchmark-json. Raises UserError for anything else."""
     raw = read_json(path, again="Run the suites again")
     if not isinstance(raw, dict) or "versions" not in raw.get("machine_info", {}):
         raise UserError(f"{str(path)!r} was not written by these suites: run them with --benchmark-json={path}")  # fmt: skip
@@ -46,9 +46,9 @@ def read_raw(path: Path) -> dict[str, Any]:
 
 
 def condensed(raws: Sequence[dict[str, Any]]) -> Benchmarks:
-    """What pytest-benchmark wrote, of one or several runs on one machine, as results; the machine without its name.
+    """Convert pytest-benchmark's output from one or several runs on one machine to results, without the host name.
 
-    Raises UserError when the runs are of several machines, or have no complete case.
+    Raises UserError when the runs are from several machines, or have no complete case.
     """
     about = [
         {
@@ -64,7 +64,7 @@ def condensed(raws: Sequence[dict[str, Any]]) -> Benchmarks:
     ]
     if any(other != about[0] for other in about):
         raise UserError(
-            "the runs are of several machines, devices or versions: make a file of each"
+            "the runs are from several machines, devices or versions: make a separate file for each"
         )
     cases: dict[str, list[dict[str, Any]]] = {}
     for raw in raws:
@@ -79,19 +79,19 @@ def condensed(raws: Sequence[dict[str, Any]]) -> Benchmarks:
 
 
 def in_order(case: dict[str, Any]) -> tuple[str, list[Any]]:
-    """By suite, then by name, numbers in it by their size: a batch of 8 comes before one of 32."""
+    """Sort key: suite, then name in natural order, so that a batch of 8 comes before one of 32."""
     parts = re.split(r"(\d+)", case["name"])
     return case["suite"], [int(part) if part.isdecimal() else part for part in parts]
 
 
 def case_name(entry: dict[str, Any]) -> str:
-    """The group of contenders; the test's parameters beside it where it has no contenders."""
+    """The name of the group of contenders; for a test without contenders, followed by its parameters."""
     others = [str(v) for k, v in entry["params"].items() if k != "round_number"]
     return entry["group"] if "contender" in entry["params"] else ", ".join([entry["group"], *others])  # fmt: skip
 
 
 def case_of(name: str, entries: Iterable[dict[str, Any]]) -> dict[str, Any] | None:
-    """One case; a contender that failed in a round is left out, and a case without one of ours, and that is said."""
+    """One case. A contender that failed in a round is left out, as is a case without one of ours; both print a message."""
     rounds: dict[str, dict[int, dict[str, Any]]] = {}
     for entry in entries:
         contender = entry["params"].get("contender", "ours")
@@ -116,7 +116,7 @@ def case_of(name: str, entries: Iterable[dict[str, Any]]) -> dict[str, Any] | No
 
 
 def contender_of(name: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of its rounds, in their order."""
+    """A contender's results, from its rounds in order."""
     times = [t for entry in entries for t in entry["stats"]["data"]]
     low, _, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3  # fmt: skip
     facts = {
@@ -136,14 +136,14 @@ def contender_of(name: str, entries: Sequence[dict[str, Any]]) -> dict[str, Any]
 
 
 def fact(values: Sequence[Any]) -> float | str | None:
-    """Of one note in all rounds: the median of numbers, the last of anything else."""
+    """One recorded value over all rounds: the median of numbers, the last of anything else."""
     if all(isinstance(value, int | float) for value in values):
         return rounded(statistics.median(values))
     return None if values[-1] is None else str(values[-1])
 
 
 def rounded(value: float) -> float:
-    """Five digits: more than any clock here has."""
+    """Rounded to five significant digits, more than any clock used here has."""
     return float(f"{value:.5g}")
 
 
@@ -153,7 +153,7 @@ def slug(machine: Machine) -> str:
 
 
 def keep(results: Benchmarks, folder: Path) -> Path:
-    """Write results as DATE-MACHINE.json. An earlier run of that day becomes DATE-MACHINE.before, which git ignores."""
+    """Write results as DATE-MACHINE.json. An earlier run of that day is renamed to DATE-MACHINE.before, which git ignores."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{results.date}-{slug(results.machine)}.json"
     if path.exists():
@@ -163,13 +163,13 @@ def keep(results: Benchmarks, folder: Path) -> Path:
 
 
 def newest(device: str, *folders: Path) -> Path | None:
-    """The results of the last date, with which their names begin; None without any of this device. Of one day the last folder's."""
+    """The latest results for a device by the date in the file name; on the same date the last folder's. None if there are none."""
     found = [(p.name[:10], i, p) for i, f in enumerate(folders) for p in f.glob("*.json")]
     return max((p for p in found if read_benchmarks(p[2]).device == device), default=(None,))[-1]
 
 
 def write_pages(root: Path = ROOT) -> None:
-    """The measured tables of the pages and the plots: speeds from the newest results of each device, accuracies from a comparison."""
+    """Write the measured tables and plots: speeds from the newest results of each device, accuracies from a comparison."""
     comparison = root / "docs" / "results" / "compare-letters-digits.json"
     if comparison.exists():
         compared = read_json(comparison, again="Run ptgm-fast compare --seeds 5 again")
@@ -188,8 +188,9 @@ def write_pages(root: Path = ROOT) -> None:
         result_plots.scaling(results, root / "docs" / "benchmark-scaling.png")
     if trained := newest("cpu", kept, kept / WHOLE_TRAININGS):
         source = trained.relative_to(root).as_posix()
-        text = result_tables.recipes(read_benchmarks(trained), source)
-        result_tables.replace(full, "recipes", text)
+        results = read_benchmarks(trained)
+        result_tables.replace(full, "recipes", result_tables.recipes(results, source))
+        result_plots.whole_trainings(results, root / "docs" / "whole-trainings.png")
     text = result_tables.NO_GPU
     if gpu:
         text = result_tables.full(read_benchmarks(gpu), gpu.relative_to(root).as_posix())
@@ -199,10 +200,13 @@ def write_pages(root: Path = ROOT) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "raw", nargs="*", type=Path, help="what pytest wrote by --benchmark-json; none: pages only"
+        "raw",
+        nargs="*",
+        type=Path,
+        help="files that pytest wrote with --benchmark-json; none: pages only",
     )
     parser.add_argument(
-        "--recipes", action="store_true", help="the runs are of whole trainings alone; prints their table"
+        "--recipes", action="store_true", help="the runs are whole trainings only; prints their table"
     )  # fmt: skip
     arguments = parser.parse_args()
     try:

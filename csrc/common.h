@@ -1,8 +1,8 @@
-// What every op's C++ shares: element types, instruction sets chosen at run time, threads, an exponential.
+// Shared by the C++ of all ops: element types, run-time choice of the instruction set, thread counts, an exponential.
 //
-// A kernel's body is a template marked INLINE; thin functions marked TARGET_AVX512, TARGET_AVX2 or nothing call it, so that
-// the compiler makes one copy for each instruction set, and `isa()` picks one at run time. An OpenMP region stands outside of
-// those functions: the compiler does not carry their target into the region's body.
+// A kernel's body is a template marked INLINE. Thin wrappers call it, marked TARGET_AVX512 or TARGET_AVX2 or unmarked, so
+// that the compiler emits one copy per instruction set, and `isa()` picks one at run time. OpenMP regions must stay outside
+// these wrappers: the compiler does not carry their target into the region's body.
 #pragma once
 
 #include <pybind11/pybind11.h>
@@ -29,7 +29,7 @@
 #define TARGET_AVX512
 #endif
 
-// At the end of an op's file: PTGM_BIND(module) { module.def("name", &function); }. No list of ops is kept anywhere.
+// Goes at the end of an op's file: PTGM_BIND(module) { module.def("name", &function); }. There is no central list of ops.
 #define PTGM_BIND(module)                                                          \
   static void bind(pybind11::module_& module);                                     \
   [[maybe_unused]] static const bool bound = (binders().push_back(&bind), true);   \
@@ -40,13 +40,13 @@ namespace ptgm {
 using Binder = void (*)(pybind11::module_&);
 std::vector<Binder>& binders();
 
-// Of rising width. `isa()` is the widest that this processor has, unless `use_isa` lowered it (the tests do).
+// In order of increasing width. `isa()` is the widest that this processor supports, unless `use_isa` lowered it (for tests).
 enum class Isa : int { kPortable, kAvx2, kAvx512 };
 Isa isa();
 inline bool has_avx2() { return isa() >= Isa::kAvx2; }
 inline bool has_avx512() { return isa() >= Isa::kAvx512; }
 
-// The bits of a bfloat16 or a float16. Conversions are branch-free integer arithmetic: loops over them vectorize.
+// The bits of a bfloat16 or a float16. Conversions are branch-free integer arithmetic, so that loops over them vectorize.
 struct bf16 {
   uint16_t bits;
 };
@@ -54,7 +54,7 @@ struct f16 {
   uint16_t bits;
 };
 
-// As kernels/dispatch.py numbers them in DTYPE_CODES.
+// Must match DTYPE_CODES in kernels/dispatch.py.
 enum DType : int { kFloat32, kBFloat16, kFloat16, kUInt8 };
 
 INLINE uint32_t bits_of(float value) {
@@ -74,7 +74,7 @@ INLINE float to_float(uint8_t value) { return static_cast<float>(value); }
 INLINE float to_float(bf16 value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
 
 INLINE float to_float(f16 value) {
-  // After Marat Dukhan's FP16: shift exponent and mantissa into place and scale; subnormals through a subtraction.
+  // After Marat Dukhan's FP16 library: shift exponent and mantissa into place and scale; subnormals take a subtraction.
   const uint32_t word = static_cast<uint32_t>(value.bits) << 16, sign = word & 0x80000000u, twice = word + word;
   const float normal = float_of((twice >> 4) + (0xE0u << 23)) * 0x1.0p-112f;
   const float subnormal = float_of((twice >> 17) | (126u << 23)) - 0.5f;
@@ -100,7 +100,7 @@ INLINE bf16 from_float<bf16>(float value) {
 
 template <>
 INLINE f16 from_float<f16>(float value) {
-  // The scaling overflows to infinity what float16 cannot hold; adding `bias` rounds to nearest even.
+  // The scaling makes values too large for float16 overflow to infinity; adding `bias` rounds to nearest even.
   const uint32_t bits = bits_of(value), sign = bits & 0x80000000u, twice = bits + bits;
   const float scaled = (float_of(bits & 0x7FFFFFFFu) * 0x1.0p+112f) * 0x1.0p-110f;
   const uint32_t exponent = twice & 0xFF000000u, bias = exponent < 0x71000000u ? 0x71000000u : exponent;
@@ -115,13 +115,13 @@ INLINE void convert_row(T* __restrict out, const float* __restrict in, int64_t n
   for (int64_t k = 0; k < num; ++k) out[k] = from_float<T>(in[k]);
 }
 
-// e^x to 1.2 ulp (the polynomial of Cephes' expf); 0 below -87.33, where float32's smallest normal number ends;
-// infinity above 88.72; NaN stays NaN. Without a branch, so that a loop vectorizes.
+// e^x to 1.2 ulp (the polynomial of Cephes' expf); 0 below -87.33, where e^x leaves float32's normal range; infinity above
+// 88.72; NaN stays NaN. Branch-free, so that loops vectorize.
 INLINE float fast_exp(float x) {
   constexpr float kLowest = -87.33654f, kHighest = 88.72283f;
   float t = x < kLowest ? kLowest : x;
   t = t > kHighest ? kHighest : t;
-  // Adding 1.5 * 2^23 rounds to an integer whose bits are the sum's low ones.
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the sum's low bits.
   const float shifted = t * 1.44269504088896341f + 12582912.0f;
   const float n = shifted - 12582912.0f;
   const float r = (t - n * 0.693359375f) + n * 2.12194440e-4f;
@@ -138,7 +138,7 @@ INLINE float fast_exp(float x) {
   return x < kLowest ? 0.0f : (x > kHighest ? float_of(0x7F800000u) : y);
 }
 
-// Threads worth starting for `items` of about `cost` nanoseconds each: at most `threads`, one if the work is small.
+// The number of threads worth using for `items` of about `cost` nanoseconds each: at most `threads`, 1 if there is little work.
 inline int threads_for(int threads, int64_t items, int64_t cost) {
   constexpr int64_t kWorthOne = 20000;
   const int64_t useful = std::min(items, items * cost / kWorthOne);
@@ -150,7 +150,7 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-// Calls f(T{}) with the floating type of that code.
+// Calls f(T{}) with the floating-point type of that code.
 template <class F>
 void with_float_type(int dtype, F&& f) {
   switch (static_cast<DType>(dtype)) {

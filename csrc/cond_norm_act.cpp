@@ -1,5 +1,5 @@
 // act(x * scale + shift + residual) on channels-last images: each value is read once and written once, or four times when
-// a pixel becomes a 2x2 block. Rows go through a block in the first-level cache, so that every loop is a plain one.
+// a pixel becomes a 2x2 block. Rows go through a block in the L1 cache, which keeps every loop simple.
 #include <pybind11/stl.h>
 
 #include <type_traits>
@@ -14,11 +14,11 @@ namespace {
 enum class Activation : int { kNone, kRelu, kLeakyRelu, kSilu, kTanh };
 enum class Mode : int { kPlain, kUpsample, kPhases };
 
-// Values of a block of pixels: small enough for the first-level cache, large enough that loops run long.
+// Values per block of pixels: small enough for the L1 cache, large enough for long loops.
 constexpr int64_t kBlock = 2048;
-// An output of this size would push out of the last-level cache what the next op reads, and not stay in it itself.
+// An output of this size would evict from the last-level cache what the next op reads, without staying there itself.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
-// Below this waking the other threads costs more than they save.
+// Below this size, waking the other threads costs more than they save.
 constexpr int64_t kThreadBytes = int64_t{64} << 10;
 
 // A channels-last tensor whose channels are adjacent; strides in elements.
@@ -39,13 +39,13 @@ struct Problem {
   int64_t num, channels, height, width;
   Mode mode;
   int residual_shift;
-  // How to store an output too large for the caches; null for one that is not.
+  // How to store an output that is too large for the caches; null if it is not.
   Copy stream;
 
   // Upsampling computes a pixel once and writes it four times, unless a full-size residual makes the four differ.
   bool repeats() const { return mode == Mode::kUpsample && !(residual.data && residual_shift == 0); }
 
-  // Rows of work of a sample: of the input where a row feeds two rows of the output, else of the output.
+  // Rows of work per sample: rows of the input where each feeds two rows of the output, else rows of the output.
   int64_t units() const {
     if (mode == Mode::kPhases) return height / 2 + 1;
     return repeats() ? height / 2 : height;
@@ -58,7 +58,7 @@ struct Buffers {
   alignas(64) T packed[kBlock];
 };
 
-// The comparisons keep NaN, as PyTorch's activations do.
+// The comparisons propagate NaN, as PyTorch's activations do.
 template <Activation A>
 INLINE float activate(float v) {
   if (A == Activation::kRelu) return 0.0f > v ? 0.0f : v;
@@ -78,7 +78,7 @@ INLINE float activate(float v) {
   return v;
 }
 
-// Exponentials run over a whole block instead of a pixel's channels: with few channels a loop over them is too short.
+// Exponentials run over a whole block, not over a pixel's channels: with few channels such a loop is too short.
 constexpr bool is_late(Activation a) { return a == Activation::kSilu || a == Activation::kTanh; }
 
 template <Activation A, class T>
@@ -93,7 +93,7 @@ INLINE void compute(const T* __restrict x, const float* __restrict scale, const 
   }
 }
 
-// The block in the output's type.
+// Returns the block in the output's type.
 template <Activation A, class T>
 INLINE const T* pack(Buffers<T>& b, int64_t num) {
   if (is_late(A))
@@ -113,7 +113,7 @@ INLINE void put(T* to, const T* from, int64_t num, Copy stream) {
   std::memcpy(to, from, bytes);
 }
 
-// Channels c0 .. c0 + cn - 1 of one sample: all of them, or a part where a pixel is larger than a block.
+// Channels c0 .. c0 + cn - 1 of one sample: all of them, or a part if a pixel is larger than a block.
 template <Activation A, class T>
 struct Rows {
   const Problem<T>& p;
@@ -138,7 +138,7 @@ struct Rows {
     flush(i, first, last - first);
   }
 
-  // Pixels of row i of the input, each to its 2x2 block.
+  // Pixels of row i of the input, each written to its 2x2 block.
   INLINE void repeat(int64_t i, int64_t first, int64_t last) {
     for (int64_t j = first; j < last; ++j) pixel(p.x.at(n, i, j), residual_at(i, j), j - first);
     const T* packed = pack<A>(buffers, (last - first) * cn);
@@ -152,7 +152,7 @@ struct Rows {
   }
 
   // Pixels of row i of a phase convolution's output: x[i, j] holds y[2i - a, 2j - b] in group 2a + b. It is read strictly
-  // in order, which the processor's prefetching needs. The block holds what goes to row 2i, then to row 2i - 1.
+  // in order, as the hardware prefetcher needs. The block holds what goes to row 2i, then what goes to row 2i - 1.
   INLINE void interleave(int64_t i, int64_t first, int64_t last) {
     const int half = p.residual_shift;
     const int64_t begin = std::max<int64_t>(0, 2 * first - 1), num = std::min(p.width, 2 * last - 1) - begin;
@@ -185,7 +185,7 @@ INLINE void row(const Problem<T>& p, int64_t unit, Buffers<T>& buffers) {
   for (int64_t c0 = 0; c0 < p.channels; c0 += kBlock / 4) {
     const int64_t cn = std::min(p.channels - c0, kBlock / 4), affine = n * p.affine_stride + c0;
     Rows<A, T> rows{p, buffers, p.scale + affine, p.shift + affine, n, c0, cn};
-    // An input pixel of phases makes four.
+    // With phases, an input pixel yields four output pixels.
     const int64_t step = kBlock / cn / (phases ? 4 : 1);
     for (int64_t first = 0; first < width; first += step) {
       const int64_t last = std::min(width, first + step);
@@ -249,7 +249,7 @@ Pixels<const T> pixels(uintptr_t address, const Sizes& strides) {
   return {pointer<const T>(address), strides[0], strides[2], strides[3]};
 }
 
-// Strides of [N, C, H, W] in elements, the channels' 1; `shape` is the output's, which is dense and channels-last.
+// Strides of [N, C, H, W] are in elements, with 1 for the channels; `shape` is the output's, which is dense and channels-last.
 void cond_norm_act(int dtype, uintptr_t x, const Sizes& x_strides, uintptr_t residual, const Sizes& residual_strides,
                    bool residual_half, uintptr_t scale, uintptr_t shift, bool per_sample, uintptr_t out,
                    const Sizes& shape, int mode, int activation, int threads) {

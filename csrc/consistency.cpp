@@ -1,11 +1,11 @@
-// The consistency losses and their gradient in one pass over weak and strong logits. Whether a row counts is decided from
-// its weak logits; the strong logits of the others are not read.
+// The consistency losses and their gradient in one pass over weak and strong logits. The weak logits decide whether a row
+// counts; strong logits are read only for blocks of rows in which some row counts.
 #include "lanes.h"
 
 namespace ptgm::consistency {
 namespace {
 
-// As kernels/consistency/cpu_impl.py numbers them; `kSoft` is `uda` too.
+// Must match METHOD_CODES in kernels/consistency/cpu_impl.py; `kSoft` covers `uda` too.
 enum class Method : int { kSoft, kFixmatch, kSquared };
 
 struct Problem {
@@ -13,10 +13,10 @@ struct Problem {
   int64_t weak_stride, strong_stride, num, classes;
   Method method;
   float inverse_temperature, threshold;
-  // Of the classes, or null; of the samples, or null for 1.
+  // One threshold per class, or null; one weight per sample, or null for 1.
   const float *class_thresholds, *sample_weight;
   float* loss;
-  // [num, classes], or null where no gradient is asked for. Rows that do not count are set to 0 if `fill`.
+  // [num, classes], or null if no gradient is requested. Rows that do not count are set to 0 if `fill`.
   float* gradient;
   bool* counts;
   bool fill;
@@ -25,7 +25,7 @@ struct Problem {
 template <int W>
 struct Row {
   Floats<W> loss;
-  // The gradient is strong * by_strong - weak * by_weak over the tiles, less by_strong at the label for fixmatch.
+  // The gradient is strong * by_strong - weak * by_weak over the tiles, minus the sample's weight at the label for fixmatch.
   Floats<W> by_strong, by_weak;
 };
 
@@ -41,7 +41,7 @@ INLINE Row<W> soft(float* weak, float* strong, int64_t steps, Floats<W> weak_max
       const Floats<W> a = (load<W>(weak + k * W) - weak_max) * inverse_temperature;
       const Floats<W> b = load<W>(strong + k * W) - strong_max;
       const Floats<W> q = exp_nonpositive<W>(a), p = exp_nonpositive<W>(b), term = q * (a - b);
-      // 0 log 0 = 0, also where the strong view rules the class out.
+      // 0 log 0 = 0, also where the strong view excludes the class.
       partial_dot += q > 0.0f ? term : Floats<W>{};
       partial_weak += q;
       partial_strong += p;
@@ -56,7 +56,7 @@ INLINE Row<W> soft(float* weak, float* strong, int64_t steps, Floats<W> weak_max
   weak_sum = reduced<L, Reduce::kSum, W>(weak_sum);
   strong_sum = reduced<L, Reduce::kSum, W>(strong_sum);
   Floats<W> loss = dot / weak_sum;
-  // One logarithm of the quotient: where q is near p it is near 0, and so is its error.
+  // A single logarithm of the quotient: where q is close to p it is close to 0, and so is its error.
   const Floats<W> quotient = strong_sum / weak_sum;
   for (int lane = 0; lane < (L == Layout::kRowPerLane ? W : 1); ++lane) loss[lane] += std::log(quotient[lane]);
   return {loss, 1.0f / strong_sum, 1.0f / weak_sum};
@@ -102,7 +102,7 @@ INLINE Row<W> squared(float* weak, float* strong, int64_t steps, int64_t classes
   for (int64_t k = 0; k < steps;) {
     Floats<W> partial_squares{}, partial_mean{};
     for (const int64_t end = std::min(steps, k + partial_steps); k < end; ++k) {
-      // Divided, not multiplied by 1 / sum: what is left of a difference of near values is their rounding.
+      // Divide, do not multiply by 1 / sum: the difference of close values leaves little more than their rounding errors.
       const Floats<W> p = load<W>(strong + k * W) / strong_sum, difference = p - load<W>(weak + k * W) / weak_sum;
       partial_squares += difference * difference;
       partial_mean += p * difference;
@@ -119,7 +119,7 @@ INLINE Row<W> squared(float* weak, float* strong, int64_t steps, int64_t classes
   return {reduced<L, Reduce::kSum, W>(squares) / count, broadcast<W>(2.0f / count), Floats<W>{}};
 }
 
-// Of the step k of a tile: what the lanes hold of the gradient.
+// The lanes' part of the gradient at step k of a tile.
 template <int W>
 INLINE Floats<W> gradient_at(int64_t k, const Row<W>& row, bool two_terms, const float* weak, const float* strong) {
   const Floats<W> g = load<W>(strong + k * W) * row.by_strong;
@@ -279,7 +279,7 @@ void scale(const float* gradient, const bool* counts, const float* grad, int64_t
 namespace ptgm {
 
 PTGM_BIND(module) {
-  // Addresses come from kernels/consistency/cpu_impl.py, which has checked what they belong to.
+  // Addresses come from kernels/consistency/cpu_impl.py; their tensors have been checked there.
   module.def("consistency", [](uintptr_t weak, int64_t weak_stride, uintptr_t strong, int64_t strong_stride, int64_t num,
                                int64_t classes, int dtype, int method, float temperature, float threshold,
                                uintptr_t class_thresholds, uintptr_t sample_weight, uintptr_t loss, uintptr_t gradient,

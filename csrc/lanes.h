@@ -1,8 +1,8 @@
-// Vectors of W floats in the compiler's own notation, and tiles of logits made of them.
+// Vectors of W floats, by the compiler's vector extensions, and tiles of logits built from them.
 //
-// A tile holds logits as `steps` vectors. Row across lanes: one row, W classes a vector, padded with -inf; its statistics
-// are reduced over the lanes and then the same in all of them. Row per lane: W rows, one class a vector, as a small head
-// needs it; every lane has its own statistics and nothing is reduced. One kernel serves both.
+// A tile holds logits as `steps` vectors, in one of two layouts. Row across lanes: one row, W classes per vector, padded
+// with -inf; its statistics are reduced over the lanes and then equal in all of them. Row per lane: W rows, one class per
+// vector, for small heads; every lane has its own statistics and nothing is reduced. The same kernel serves both.
 #pragma once
 
 #include <cmath>
@@ -11,7 +11,7 @@
 
 #include "common.h"
 
-// Wide vectors pass between functions that are always inlined: no call has their ABI.
+// Wide vectors pass only between functions that are always inlined, so their ABI does not matter.
 #pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace ptgm {
@@ -28,9 +28,9 @@ using Ints = typename Lanes<W>::I;
 
 enum class Layout { kRowAcrossLanes, kRowPerLane };
 
-// Up to this many classes a tile holds a row per lane.
+// Up to this many classes, a tile holds one row per lane.
 constexpr int64_t kFewClasses = 48;
-// Sums over many steps are made of partial sums, about as long as there are many of them: so their rounding stays small.
+// Sums over many steps are split into partial sums of about sqrt(steps) terms each, to keep rounding errors small.
 inline int64_t partial_of(int64_t steps) {
   return std::max<int64_t>(8, static_cast<int64_t>(std::sqrt(static_cast<double>(steps))));
 }
@@ -107,7 +107,7 @@ INLINE Ints<W> reduced(Ints<W> v) {
 template <int W>
 INLINE Floats<W> exp_nonpositive(Floats<W> x) {
   constexpr float kLog2E = 1.44269504088896341f, kLowest = -87.33654f;
-  // Adding 1.5 * 2^23 rounds to an integer, which the sum's low bits hold.
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the sum's low bits.
   const Floats<W> shifted = x * kLog2E + 12582912.0f;
   const Floats<W> n = shifted - 12582912.0f;
   // x - n ln 2, in two parts: the first product is exact.
@@ -123,7 +123,7 @@ INLINE Floats<W> exp_nonpositive(Floats<W> x) {
   return x < kLowest ? Floats<W>{} : y;
 }
 
-// Between e^x and 1.0615 e^x for x <= 0, in four operations: a line between the powers of 2.
+// Between e^x and 1.0615 e^x for x <= 0, in four operations: linear between the powers of 2.
 template <int W>
 INLINE Floats<W> exp_from_above(Floats<W> x) {
   const Floats<W> bits = x * (1.44269504088896341f * 8388608.0f) + 127.0f * 8388608.0f;
@@ -197,7 +197,7 @@ INLINE Peak<W> load_tile(const T* in, int64_t stride, int64_t rows, int64_t clas
     broken |= x != x;
   }
   max = reduced<L, Reduce::kMax, W>(max);
-  // True is -1, the smallest.
+  // True is -1, the smaller value.
   broken = reduced<L, Reduce::kMin, W>(broken);
   return {max, broken | (max == kInfinity) | (max == -kInfinity)};
 }
@@ -209,7 +209,7 @@ INLINE Ints<W> first_index_of(const float* tile, int64_t steps, int64_t classes,
   const int32_t none = static_cast<int32_t>(classes) - 1;
   Ints<W> best = broadcast<W>(none), index = across ? lane_numbers<W>() : Ints<W>{};
   for (int64_t k = 0; k < steps; ++k) {
-    // In integer operations alone: GCC takes a choice by two comparisons apart into lanes.
+    // Integer operations only: GCC splits a selection by two comparisons into scalar lanes.
     const Ints<W> hit = load<W>(tile + k * W) == max, candidate = (index & hit) | (~hit & none);
     best = candidate < best ? candidate : best;
     index += across ? W : 1;
@@ -231,8 +231,8 @@ INLINE Floats<W> exp_sum(const float* tile, int64_t steps, Floats<W> max, float 
   return reduced<L, Reduce::kSum, W>(sum);
 }
 
-// Whether max softmax(x) >= least, for a row across lanes. A cheap sum from above decides most rows, and those far from
-// confident before their end. `kMargin` covers its rounding.
+// Whether max softmax(x) >= least, for a row across lanes. A cheap upper bound of the sum decides most rows; rows that are
+// far from confident are decided before their end. `kMargin` covers the bound's rounding.
 template <int W>
 INLINE bool is_confident(const float* tile, int64_t steps, Floats<W> max, float least) {
   constexpr int64_t kStride = 8;
@@ -249,14 +249,14 @@ INLINE bool is_confident(const float* tile, int64_t steps, Floats<W> max, float 
   return 1.0f / exp_sum<W, Layout::kRowAcrossLanes>(tile, steps, max, 1.0f)[0] >= least;
 }
 
-// The floats of one tile, whatever W.
+// The number of floats in one tile, for any W.
 inline int64_t tile_floats(int64_t classes) {
   constexpr int64_t kWidest = 16;
   return classes <= kFewClasses ? kWidest * classes : (classes + kWidest - 1) / kWidest * kWidest;
 }
 
-// Calls rows(first, last, scratch) until `num` rows are done. Rows cost differently (those that do not count next to
-// nothing), so that threads take them in small shares.
+// Calls rows(first, last, scratch) until `num` rows are done. Rows differ in cost (those that do not count cost next to
+// nothing), so threads take them in small shares.
 template <class F>
 void for_rows(int64_t num, int64_t scratch_floats, int64_t row_nanoseconds, int threads, F&& rows) {
   constexpr int64_t kShare = 16;

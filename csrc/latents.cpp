@@ -1,5 +1,5 @@
-// Random numbers addressed by (seed, row, element): uniform, (truncated) normal, class labels. Definition, constants and
-// the order of every operation: kernels/latents/reference.py, whose bits these are.
+// Counter-based random numbers, addressed by (seed, row, element): uniform, (truncated) normal, class labels. Definition,
+// constants and the order of operations are those of kernels/latents/reference.py, which the results match bit for bit.
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
@@ -7,7 +7,7 @@
 #include "common.h"
 #include "philox.h"
 
-// Each operation is rounded on its own, as in the reference: no fused multiply-adds in this file.
+// Each operation is rounded separately, as in the reference: no fused multiply-adds in this file.
 #if defined(__clang__)
 #pragma clang fp contract(off)
 #elif defined(__GNUC__)
@@ -17,7 +17,7 @@
 namespace ptgm::latents {
 namespace {
 
-// As kernels/latents/cpu_impl.py numbers them.
+// Must match the constants in kernels/latents/cpu_impl.py.
 enum class Kind : int { kUniform, kNormal, kTruncated };
 
 constexpr float kCentreP[] = {2.1322834f, 30.930613f, 112.216805f, 94.98511f, 8.783196f};
@@ -98,7 +98,7 @@ INLINE philox::Batch batch_of(const Address& address) {
 
 constexpr int kWords = 4 * philox::kCounters;
 
-// Blocks first .. last - 1 of the output's num * blocks_per_row blocks of four elements, the last of a row maybe cut.
+// Blocks first .. last - 1 of the output's num * blocks_per_row blocks of four elements; a row's last block may be partial.
 template <Kind K, philox::Function kPhilox, class T>
 INLINE void values(const Address& address, int64_t dim, int64_t first, int64_t last, float truncation, T* out) {
   const int64_t blocks_per_row = (dim + 3) / 4;
@@ -110,7 +110,7 @@ INLINE void values(const Address& address, int64_t dim, int64_t first, int64_t l
   for (int64_t begin = first; begin < last; begin += philox::kCounters) {
     cursor.fill(batch);
     kPhilox(batch, words);
-    // Always a whole batch, so that the loop has no rest; what lies beyond `last` is not copied.
+    // Always a whole batch, so that the loop has no remainder; what lies beyond `last` is not copied.
     const int64_t blocks = std::min<int64_t>(philox::kCounters, last - begin);
     for (int i = 0; i < kWords; ++i) line[i] = value_of<K>(words[i], truncation);
     if (dim % 4 == 0) {
@@ -164,7 +164,7 @@ auto choose_values() {
   return values_portable<K, T>;
 }
 
-// f(first, last) on parts of whole batches, side by side.
+// Runs f(first, last) in parallel on parts that consist of whole batches.
 template <class F>
 void in_parts(int64_t blocks, int threads, const F& f) {
   const int64_t batches = (blocks + philox::kCounters - 1) / philox::kCounters;

@@ -1,5 +1,6 @@
-// The Python module ptgm_fast._C: every op's file binds its functions to it (PTGM_BIND). Tensors come as addresses, sizes and type codes;
-// the Python side (kernels/<op>/cpu_impl.py) checks them, allocates the outputs and keeps the tensors alive.
+// The Python module ptgm_fast._C: every op's file binds its functions to it (PTGM_BIND). Tensors are passed as addresses,
+// sizes and dtype codes; the Python side (kernels/<op>/cpu_impl.py) checks them, allocates the outputs and keeps the
+// tensors alive.
 #include <string>
 
 #include "common.h"

@@ -1,5 +1,5 @@
-// Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011) on many counters at once. Words are those of
-// kernels/latents/reference.py, bit for bit, on every instruction set.
+// Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011) on many counters at once. The words match
+// kernels/latents/reference.py bit for bit on every instruction set.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 #include "common.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-// GCC 12 takes its own header's undefined vectors for uninitialised ones.
+// GCC 12 mistakes the undefined vectors in its own header for uninitialised ones.
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wuninitialized"
 #if !defined(__clang__)
@@ -23,16 +23,16 @@ constexpr int kRounds = 10;
 constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kKeyStep0 = 0x9E3779B9u, kKeyStep1 = 0xBB67AE85u;
 
-// Counters of one call; enough independent chains to hide the multiplications' latency.
+// Counters per call: enough independent chains to hide the multiplications' latency.
 constexpr int kCounters = 32;
 
-// The counters (c0[i], c1[i], c2[i], c3), one key.
+// The counters (c0[i], c1[i], c2[i], c3), all with one key.
 struct Batch {
   alignas(64) uint32_t c0[kCounters], c1[kCounters], c2[kCounters];
   uint32_t c3, key0, key1;
 };
 
-// words[4 i .. 4 i + 3] are those of counter i.
+// words[4 i .. 4 i + 3] belong to counter i.
 using Function = void (*)(const Batch& in, uint32_t* words);
 
 inline void words_portable(const Batch& in, uint32_t* words) {
@@ -77,7 +77,7 @@ TARGET_AVX512 inline void words_avx512(const Batch& in, uint32_t* words) {
     const __m512i k0 = _mm512_set1_epi64(key0), k1 = _mm512_set1_epi64(key1);
     for (int v = 0; v < kVectors; ++v) {
       const __m512i p0 = _mm512_mul_epu32(c0[v], m0), p1 = _mm512_mul_epu32(c2[v], m1);
-      // 0x96 is the exclusive or of three.
+      // 0x96 is a three-way XOR.
       c0[v] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), c1[v], k0, 0x96);
       c2[v] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3[v], k1, 0x96);
       c1[v] = p1;

@@ -1,4 +1,4 @@
-// Label, confidence and mask of each row of logits in one read.
+// Label, confidence and mask of each row of logits, in a single pass.
 #include "lanes.h"
 
 namespace ptgm::pseudo_label {
@@ -66,7 +66,7 @@ void run(const Problem& p, int threads) {
 namespace ptgm {
 
 PTGM_BIND(module) {
-  // Addresses come from kernels/pseudo_label/cpu_impl.py, which has checked what they belong to.
+  // Addresses come from kernels/pseudo_label/cpu_impl.py; their tensors have been checked there.
   module.def("pseudo_label", [](uintptr_t logits, int64_t stride, int64_t num, int64_t classes, int dtype, float temperature,
                                 float threshold, uintptr_t labels, uintptr_t confidence, uintptr_t mask, int threads) {
       const pybind11::gil_scoped_release release;

@@ -1,5 +1,5 @@
-// Copies that go past the caches: they leave in the caches what is there, and do not read lines that are overwritten
-// whole. A piece whose address or length is no multiple of the store's width is copied in the ordinary way.
+// Non-temporal copies: they bypass the caches, leave their contents in place, and do not read cache lines that they
+// overwrite completely. A piece whose address or length is not a multiple of the store width is copied normally.
 #pragma once
 
 #include "common.h"
@@ -10,7 +10,7 @@
 
 namespace ptgm {
 
-// Copies bytes; null stands for an ordinary copy.
+// Copies bytes; null means a normal copy.
 using Copy = void (*)(char* to, const char* from, int64_t bytes);
 
 INLINE bool fits(const char* to, int64_t bytes, int64_t width) {
@@ -45,7 +45,7 @@ inline Copy streaming_copy() {
   return has_avx512() ? stream_avx512 : has_avx2() ? stream_avx2 : stream_portable;
 }
 
-// Before another thread reads what this one streamed.
+// Call before another thread reads what this one streamed.
 inline void end_stream() { _mm_sfence(); }
 
 #else

@@ -1,5 +1,5 @@
-// One packed parameter row per sample from its uniform numbers: the layout and the meaning of the ranges are those of
-// kernels/views/parameters. What decides is computed in float, the rest in double and rounded once, as there.
+// One packed parameter row per sample, from its uniform numbers. The layout and the meaning of the ranges are those of
+// kernels/views/parameters. As there, discrete decisions are computed in float, the rest in double and rounded once.
 #include <pybind11/stl.h>
 
 #include <cmath>
@@ -20,7 +20,7 @@ struct Ranges {
       cutout, fill, num_ops, candidate[kOperations];
 };
 
-// The num_ops candidates with the largest keys; of equal keys the first.
+// Chooses the num_ops candidates with the largest keys, the first on ties.
 void choose(const float* u, const Ranges& r, bool* chosen) {
   std::fill_n(chosen, kOperations, true);
   if (r.num_ops == 0.0) return;

@@ -1,4 +1,4 @@
-// An image as the float tile that views sample: padded, on [0, 1], in cache; shrunk on the way where it has to be.
+// Unpacks an image into the float tile that views sample: padded, in [0, 1], held in cache, and shrunk on the way if needed.
 #pragma once
 
 #include <algorithm>
@@ -20,15 +20,15 @@ struct Image {
   int64_t stride_c, stride_h, stride_w;
 };
 
-// F.interpolate's antialiased bilinear weights along an axis: output i is the weighted sum of `num` inputs from
-// `first[i]` on, the same number for all, so that the loops over them are predicted.
+// F.interpolate's antialiased bilinear weights along an axis: output i is the weighted sum of the `num` inputs that start
+// at `first[i]`. `num` is the same for all outputs, so that the branches of loops over them are predicted.
 struct Taps {
   int num = 1;
   std::vector<int> first;
   std::vector<float> weights;
 
   Taps(int in, int out) : first(out) {
-    // A triangle of a step to each side; without shrinking it meets no neighbor.
+    // A triangle filter that extends one step to each side; without shrinking it reaches no neighbor.
     const double step = static_cast<double>(in) / out;
     std::vector<int> end(out);
     for (int i = 0; i < out; ++i) {
@@ -121,13 +121,13 @@ INLINE void unpack(const Image& image, Size size, Scratch& s) {
   }
 }
 
-// sums[k] of `values` columns `step` elements apart, over rows `stride` elements apart.
+// Weighted sums over `count` rows, `stride` elements apart, of `values` columns, `step` elements apart.
 template <class T>
 INLINE void sum_rows(const T* rows, int64_t stride, int64_t step, const float* weights, int count, int values,
                      float* __restrict sums) {
   std::fill_n(sums, values, 0.0f);
   int tap = 0;
-  // Four rows at a time: the sums themselves come from memory and go there again.
+  // Four rows at a time, since every pass loads and stores the sums.
   for (; step == 1 && tap + 3 < count; tap += 4, rows += 4 * stride) {
     const T *a = rows, *b = a + stride, *c = b + stride, *d = c + stride;
     const float* w = weights + tap;
@@ -145,7 +145,7 @@ INLINE void sum_rows(const T* rows, int64_t stride, int64_t step, const float* w
   }
 }
 
-// Weights sum to 1: values come to [0, 1] after they are summed.
+// The weights sum to 1, so values can be mapped to [0, 1] after they are summed.
 template <class T, class V>
 INLINE V unit_of_sum(const V& sum) {
   if constexpr (std::is_same_v<T, uint8_t>)
@@ -154,7 +154,7 @@ INLINE V unit_of_sum(const V& sum) {
     return (sum + 1.0f) * 0.5f;
 }
 
-// As `unpack`, of an image larger than the tile: first the sums of rows, which vectorize in any layout, then of columns.
+// Like `unpack`, for an image larger than the tile: sums rows first, which vectorizes in any layout, then columns.
 template <class T>
 INLINE void shrink_into_tile(const Image& image, const Sizes& sizes, const Shrink& shrink, Scratch& s) {
   const T* data = static_cast<const T*>(image.data);

@@ -77,12 +77,12 @@ INLINE void colour_row(const float* m, int width, const Scratch& s, float* out) 
     const f4 right = __builtin_shufflevector(pair, pair, 4, 5, 6, 7);
     f4 u = lerp(left, right, s.weight_x[j]);
     if (kMatrix) u = from_r * u[0] + (from_g * u[1] + (from_b * u[2] + lift));
-    // The fourth lane is overwritten by the next pixel; `out` has room for it after the last.
+    // The fourth lane is overwritten by the next pixel; `out` has room for it after the last pixel.
     store(out + 3 * j, u);
   }
 }
 
-// Clip, posterize, solarize and normalize a row of values; `factor` and `offset` repeat the channels' along the row.
+// Clip, posterize, solarize and normalize a row of values; `factor` and `offset` repeat the per-channel values along it.
 template <bool kSteps>
 INLINE void finish_row(const Pointwise& p, const float* factor, const float* offset, int values, float* row) {
   const Pointwise steps = p;
@@ -177,7 +177,7 @@ void run(const Batch<T, O>& b, const float* mean, const float* std_, int threads
   const Normalize norm(b.sizes.out, mean, std_);
   std::optional<Shrink> shrink;
   if (b.sizes.shrinks()) shrink.emplace(b.sizes);
-  // Two to four nanoseconds a pixel of a view, one a pixel of the image.
+  // Two to four nanoseconds per pixel of a view, one per pixel of the image.
   const int64_t cost = int64_t{3} * b.sizes.out.height * b.sizes.out.width * (b.strong ? 2 : 1) +
                        int64_t{b.sizes.image.height} * b.sizes.image.width;
   const int parts = threads_for(threads, b.num, cost);

@@ -1,4 +1,4 @@
-// One pixel of a view, on values in [0, 1]: what views.cpp runs for every pixel of every instruction set.
+// The per-pixel operations of a view, on values in [0, 1]; views.cpp uses them on every instruction set.
 #pragma once
 
 #include <math.h>
@@ -17,8 +17,8 @@ struct Size {
   int channels, height, width;
 };
 
-// An image, views of another size, and between them `in`, the image with its longer sides shortened to the views': what
-// the map samples. scale: pixels of `in` per pixel of a view, exactly 1 where equal.
+// The sizes of an image, of its views (`out`), and of what the map samples (`in`): the image with any side longer than the
+// views' shortened to theirs. scale: pixels of `in` per pixel of a view, exactly 1 where the sides are equal.
 struct Sizes {
   Size image, in, out;
   float scale_y, scale_x;
@@ -55,7 +55,7 @@ INLINE Pointwise pointwise(const float* row) {
   return {row[18], row[19], (row[23] + 1.0f) * 0.5f, row[20], row[21], row[22]};
 }
 
-// Bytes and generator outputs in [-1, 1] to [0, 1].
+// Map bytes, and generator outputs in [-1, 1], to [0, 1].
 INLINE float unit(uint8_t value) { return static_cast<float>(value) / 255.0f; }
 INLINE float unit(float value) { return (value + 1.0f) * 0.5f; }
 INLINE float unit(bf16 value) { return unit(to_float(value)); }
@@ -64,8 +64,8 @@ INLINE float unit(f16 value) { return unit(to_float(value)); }
 // The offset of pixel i of `size` from the centre.
 INLINE float from_centre(int i, int size) { return static_cast<float>(i) - 0.5f * static_cast<float>(size - 1); }
 
-// From an offset in pixels of the enlarged image to one in pixels of the image. The last half pixel of the image repeats
-// its border; beyond it the fill is reached within one pixel of the enlarged image, as without scaling.
+// Converts an offset in pixels of the enlarged image to one in pixels of the image. The last half pixel of the image
+// repeats its border; beyond it, the fill is reached within one pixel of the enlarged image, as without scaling.
 INLINE float scaled(float offset, float scale, int in, int out) {
   const float edge = 0.5f * static_cast<float>(in - 1), far = 0.5f * static_cast<float>(out - 1);
   float within = offset > -far ? offset : -far;
@@ -76,8 +76,8 @@ INLINE float scaled(float offset, float scale, int in, int out) {
   return inside + (offset - within);
 }
 
-// Everything outside the image reads fill, so a position may be moved to the border's far side: [-1, size].
-// The comparisons send NaN to the border too, which keeps every access inside the padded image.
+// Everything outside the image is fill, so positions are clamped to the padding just outside it: [-1, size].
+// The comparisons send NaN there too, which keeps every access inside the padded image.
 INLINE Tap tap(float offset, int size) {
   float padded = offset + 0.5f * static_cast<float>(size - 1) + 1.0f;
   const float last = static_cast<float>(size + 1);
@@ -98,7 +98,7 @@ INLINE float clip(float u) {
   return 1.0f < u ? 1.0f : u;
 }
 
-// `levels` is 2^bits, or 0 for off. Without a branch, so that a loop over pixels vectorizes; NaN passes through.
+// `levels` is 2^bits, or 0 for off. Branch-free, so that a loop over pixels vectorizes; NaN passes through.
 INLINE float posterize(float u, float levels) {
   const float lowered = floorf(u * levels), highest = levels - 1.0f;
   const float kept = (highest < lowered ? highest : lowered) * (1.0f / levels);
@@ -107,7 +107,7 @@ INLINE float posterize(float u, float levels) {
 
 INLINE float solarize(float u, float threshold) { return u >= threshold ? 1.0f - u : u; }
 
-// After the colour matrix.
+// The steps that follow the colour matrix.
 INLINE float finish(float u, const Pointwise& p) { return solarize(posterize(clip(u), p.levels), p.threshold); }
 
 }  // namespace ptgm::views

@@ -22,7 +22,7 @@ def main(num_batches: int = 100) -> list[float]:
         network, torch.optim.Adam(network.parameters(), lr=3e-3)
     )
     losses = []
-    # Each process makes its own samples: the same seed, another start.
+    # Each process makes its own samples: same seed, different start.
     start = accelerator.process_index * num_batches * 64
     with FastSampler(generator, batch_size=64, views="weak", device=accelerator.device) as sampler:
         for batch in sampler.uniform(num_batches, start=start):

@@ -32,7 +32,7 @@ def main(num_batches: int = 200) -> list[float]:
     network = small_network(generator.card.num_classes)
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     losses = []
-    # Leaving the block ends the sampler's thread, also after an exception.
+    # Leaving the block stops the sampler's thread, even after an exception.
     with FastSampler(generator, batch_size=64, views="weak") as sampler:
         for batch in sampler.uniform(num_batches):
             loss = F.cross_entropy(network(batch.images), batch.labels)

@@ -1,7 +1,7 @@
-"""The fused operations of the hot path, one folder each, and `class_mix` (installed as ``ptgm_fast.kernels``)."""
+"""The fused ops of the hot path, one folder each, and `class_mix` (installed as ``ptgm_fast.kernels``)."""
 
 if __name__ == "kernels":
-    # The repository root is on sys.path and shadows Hugging Face's package of that name.
+    # With the repository root on sys.path, this folder shadows Hugging Face's package `kernels`.
     raise ImportError("this folder is installed as ptgm_fast.kernels; import it by that name")
 
 from .class_mix import class_mix

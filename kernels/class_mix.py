@@ -1,4 +1,4 @@
-"""Soft labels mixed in the generator's class-embedding space: `class_mix`. A run calls it once, so it is plain PyTorch."""
+"""Soft labels mixed in the generator's class-embedding space: `class_mix`. Called once per run, so it is plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor
 def class_mix(
     logits: Tensor, embedding: Tensor, *, temperature: float = 1.0, top_k: int | None = None
 ) -> Tensor:
-    """softmax(logits / temperature) @ embedding: the mean class embedding under each row's soft label.
+    """Return softmax(logits / temperature) @ embedding: the mean class embedding under each row's soft label.
 
     This is how pseudo conditional sampling (Yamaguchi et al. 2022, arXiv:2204.12833) conditions a generator on a
-    target image: logits are the source classifier's, embedding the generator's class table.
+    target image: logits are the source classifier's, embedding is the generator's class table.
 
-    logits [N, C], embedding [C, D], C >= 1, each of a floating dtype; returns [N, D] of the embedding's dtype, computed in
-    float32, or in float64 where either has it. temperature > 0: below 1 sharpens, above 1 flattens.
-    top_k: only the classes whose logit is at least the k-th largest of the row take part, ties included, and the
-    softmax runs over them. A row with a NaN or with nothing but -inf gives NaN, as softmax does.
+    logits [N, C] and embedding [C, D], C >= 1, of any floating dtype; returns [N, D] in the embedding's dtype. Computes in
+    float32, or in float64 if either input is float64. temperature > 0: below 1 sharpens, above 1 flattens.
+    top_k: the softmax runs only over the classes whose logit is at least the k-th largest of the row, ties included.
+    A row with a NaN, or with only -inf, gives NaN, as softmax does.
     Gradients flow to logits and embedding.
-    Raises ValueError for shapes, dtypes or devices that do not fit, temperature <= 0 or not finite, or top_k < 1.
+    Raises ValueError for mismatched shapes, dtypes or devices, temperature <= 0 or not finite, or top_k < 1.
     """
     for name, tensor in (("logits", logits), ("embedding", embedding)):
         if tensor.ndim != 2 or not tensor.is_floating_point():
@@ -28,12 +28,12 @@ def class_mix(
             )
     if logits.shape[1] != embedding.shape[0] or logits.shape[1] < 1:
         raise ValueError(
-            "logits [N, C] and embedding [C, D] must have one C >= 1, "
+            "logits [N, C] and embedding [C, D] must have the same C >= 1, "
             f"got {list(logits.shape)} and {list(embedding.shape)}"
         )
     if logits.device != embedding.device:
         raise ValueError(
-            f"logits and embedding must be on one device, got {logits.device} and {embedding.device}"
+            f"logits and embedding must be on the same device, got {logits.device} and {embedding.device}"
         )
     if not 0 < temperature < float("inf"):
         raise ValueError(f"temperature must be a positive number, got {temperature}")

@@ -1,7 +1,7 @@
-"""Which implementation of an op runs: chosen here and nowhere else.
+"""Dispatch: the only place that chooses which implementation of an op runs.
 
-An op is a folder; its implementations are the modules in it: ``reference`` (always), ``cpu_impl`` (C++, CPU
-tensors), ``triton_impl`` (CUDA and ROCm tensors). Nothing is imported before it is asked for.
+An op is a folder whose modules are its implementations: ``reference`` (always present), ``cpu_impl`` (C++, CPU
+tensors) and ``triton_impl`` (CUDA and ROCm tensors). Implementations are imported on first use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 IMPLEMENTATIONS = ("reference", "cpu", "triton")
 # An op is a folder beside this file.
 OPS = tuple(sorted(p.parent.name for p in Path(__file__).parent.glob("*/reference.py")))
-# As csrc/common.h numbers the element types.
+# Must match DType in csrc/common.h.
 DTYPE_CODES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2, torch.uint8: 3}
 _MODULES = {"reference": "reference", "cpu": "cpu_impl", "triton": "triton_impl"}
 _FASTEST = {"cpu": "cpu", "cuda": "triton"}
@@ -30,7 +30,7 @@ _in_forked_process = False
 
 
 class ImplementationError(RuntimeError):
-    """A named implementation cannot run here; the message says why and what to do."""
+    """The requested implementation cannot run here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Status:
 
 
 def select(op: str, device: torch.device, impl: str | None = None, *, unfit: str = "") -> str:
-    """The implementation that runs `op` on `device`: the named one, or the fastest that is available.
+    """Return the name of the implementation that runs `op` on `device`: `impl` if given, else the fastest available.
 
-    unfit: why the fused implementations cannot take these arguments (float64 logits, say); empty if they can.
-    Raises ValueError for an unknown name and ImplementationError when a named one cannot run: it never falls
-    back. An automatic choice that is not the fastest is said once in the log.
+    unfit: why the fused implementations cannot take these arguments (e.g. float64 logits); empty if they can.
+    Raises ValueError for an unknown name and ImplementationError if the requested implementation cannot run: an
+    explicit request never falls back. An automatic choice that is not the fastest is logged once.
     """
     if impl is None:
         return _automatic(op, device.type) if not unfit else _fall_back(op, device.type, unfit)
@@ -64,13 +64,13 @@ def select(op: str, device: torch.device, impl: str | None = None, *, unfit: str
 
 @functools.cache
 def module_for(op: str, device_type: str, impl: str | None, unfit: str = "") -> ModuleType:
-    """The module that `select` chooses; remembered, since it is asked at every call."""
+    """Return the module that `select` chooses; cached, since every call needs it."""
     return implementation(op, select(op, torch.device(device_type), impl, unfit=unfit))
 
 
 @functools.cache
 def implementation(op: str, impl: str) -> ModuleType:
-    """The module that implements `op`; imported at its first use."""
+    """Return the module that implements `op`, imported on first use."""
     return importlib.import_module(f".{op}.{_MODULES[impl]}", __package__)
 
 
@@ -78,7 +78,7 @@ def implementation(op: str, impl: str) -> ModuleType:
 def _automatic(op: str, device_type: str) -> str:
     fastest = _FASTEST.get(device_type)
     if fastest is None:
-        return _fall_back(op, device_type, f"no implementation is written for {device_type}")
+        return _fall_back(op, device_type, f"there is no implementation for {device_type}")
     reason = why_not(op, fastest, device_type)
     return fastest if not reason else _fall_back(op, device_type, reason)
 
@@ -86,26 +86,26 @@ def _automatic(op: str, device_type: str) -> str:
 def _fall_back(op: str, device_type: str, reason: str) -> str:
     if (op, device_type, reason) not in _said:
         _said.add((op, device_type, reason))
-        _log.warning("%s runs its plain PyTorch reference on %s: %s", op, device_type, reason)
+        _log.warning("%s falls back to the PyTorch reference on %s: %s", op, device_type, reason)
     return "reference"
 
 
 @functools.cache
 def has(op: str, impl: str) -> bool:
-    """Whether this version of the package has that implementation at all."""
+    """Whether this version of the package includes this implementation of `op`."""
     return importlib.util.find_spec(f".{op}.{_MODULES[impl]}", __package__) is not None
 
 
 @functools.cache
 def why_not(op: str, impl: str, device_type: str) -> str:
-    """Why an implementation cannot run on a kind of device; empty if it can."""
+    """Return why an implementation cannot run on a device type; empty if it can."""
     if not has(op, impl):
-        return "this version has no such implementation of it"
+        return "this version has no such implementation"
     if impl == "cpu":
         return _extension_lacks(op) if device_type == "cpu" else _takes("CPU", device_type)
     if impl == "triton":
         if importlib.util.find_spec("triton") is None:
-            return "the package triton is not installed; it exists for Linux: pip install triton"
+            return "the package triton is not installed (Linux only): pip install triton"
         return "" if device_type == "cuda" or _interpreting() else _takes("CUDA", device_type)
     return ""
 
@@ -118,13 +118,13 @@ def _takes(kind: str, device_type: str) -> str:
 
 
 def _interpreting() -> bool:
-    # As Triton reads it: its interpreter runs the kernels on CPU tensors, for tests.
+    # Parsed as Triton does. Its interpreter runs the kernels on CPU tensors, for tests.
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "yes", "on", "y")
 
 
 @functools.cache
 def extension_missing() -> str:
-    """Why the C++ extension cannot be loaded; empty if it can."""
+    """Return why the C++ extension cannot be loaded; empty if it can."""
     try:
         importlib.import_module("ptgm_fast._C")
     except ImportError as error:
@@ -134,10 +134,10 @@ def extension_missing() -> str:
             for p in Path(f).glob("_C*.so")
         ]
         if files:
-            return f"the C++ extension {files[0]} cannot be loaded ({error}); build it again: pip install -e ."
+            return f"the C++ extension {files[0]} cannot be loaded ({error}); rebuild it: pip install -e ."
         return (
-            "the C++ extension was not built; install again where a C++17 compiler is present "
-            "(pip install -v -e . shows what the compiler says)"
+            "the C++ extension was not built; reinstall with a C++17 compiler available "
+            "(pip install -v -e . shows the compiler's output)"
         )
     return ""
 
@@ -146,11 +146,11 @@ def _extension_lacks(op: str) -> str:
     reason = extension_missing()
     if reason or hasattr(importlib.import_module("ptgm_fast._C"), op):
         return reason
-    return "the C++ extension was built before the op was written; build it again: pip install -e ."
+    return "the C++ extension is out of date and lacks this op; rebuild it: pip install -e ."
 
 
 def status() -> list[Status]:
-    """Every implementation of every op, for the device that is present; asks, never runs."""
+    """Return the status of every implementation of every op on this machine, without running any."""
     found = []
     for op in OPS:
         for impl in IMPLEMENTATIONS:
@@ -164,9 +164,9 @@ def status() -> list[Status]:
 
 
 def is_tracing() -> bool:
-    """Whether somebody watches the operators that run: a compiler, a dispatch mode, a functorch transform.
+    """Whether a compiler, a dispatch mode or a functorch transform observes the operators that run.
 
-    Where nobody does, an op skips torch's dispatcher: some 20 us forward and 40 us backward a call.
+    If not, an op bypasses torch's dispatcher, which saves about 20 us forward and 40 us backward per call.
     """
     return (
         torch.compiler.is_compiling()
@@ -176,9 +176,9 @@ def is_tracing() -> bool:
 
 
 def num_threads() -> int:
-    """The threads a C++ implementation may use: torch's number, but one in a forked process.
+    """Return how many threads a C++ implementation may use: torch's setting, or 1 in a forked process.
 
-    The OpenMP pool does not survive a fork: a parallel region would wait for threads that are not there.
+    The OpenMP pool does not survive a fork: a parallel region would wait for threads that no longer exist.
     """
     return 1 if _in_forked_process else torch.get_num_threads()
 

@@ -12,7 +12,7 @@ __all__ = ["FastSampler", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    # Importing the package stays cold: torch comes with the first thing that needs it.
+    # Keep the import cheap: torch is loaded on first use.
     if name == "FastSampler":
         from ptgm_fast.engine import FastSampler
 

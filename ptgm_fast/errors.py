@@ -1,4 +1,4 @@
-"""The errors a user can cause: each names what was given, what is accepted and the fix."""
+"""Errors that a user can cause. Each message says what was given, what is accepted and how to fix it."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ if TYPE_CHECKING:
 
 
 class UserError(ValueError):
-    """A mistake in what the user gave; the command line prints it without a traceback and exits with 2."""
+    """Invalid user input; the command line prints the message without a traceback and exits with code 2."""
 
 
 def first_problem(error: ValidationError, whole: str) -> str:
-    """The first field that a model refused, and why; `whole` stands for the place where it is no field's fault."""
+    """The first field that failed validation, and why; `whole` replaces the field in errors about the whole model."""
     first = error.errors()[0]
     return f"{'.'.join(map(str, first['loc'])) or whole}: {first['msg']}"
 
 
 class MissingExtraError(UserError):
-    """An optional package is needed: names the package and the extra that brings it."""
+    """An optional package is missing; the message names the package and the extra that installs it."""
 
     def __init__(self, what: str, package: str, extra: str) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""The options of a URI, `name=value&name=value`: values are literal, so that any path can be written as it is."""
+"""URI options, `name=value&name=value`. Values are taken literally, so any path can be written as it is."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ _BETWEEN = re.compile(r"&(?=[A-Za-z_]\w*=)")
 
 
 def split_query(text: str) -> list[tuple[str, str]]:
-    """Names and values in their order; nothing is decoded: `+`, `%`, `=`, `?` and an `&` before no NAME= are of the value.
+    """Split options into (name, value) pairs, in order.
 
+    Nothing is decoded: `+`, `%`, `=`, `?`, and any `&` not followed by NAME=, are part of the value.
     Raises ValueError for a part that is not name=value.
     """
     pairs = [part.partition("=") for part in _BETWEEN.split(text)] if text else []

@@ -1,4 +1,4 @@
-"""Records: JSON with a schema, read back or refused with what to do."""
+"""JSON records with a schema: read and validated, with errors that say how to get a valid one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ptgm_fast.errors import UserError, first_problem
 
 
 class Part(BaseModel):
-    """Frozen; an unknown key is an error: it would be a figure that nobody shows."""
+    """A frozen model. An unknown key is an error: it would be a figure that is never shown."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -21,22 +21,22 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_json(path: Path, *, again: str) -> Any:
-    """A file's JSON. again: how to get a good one. Raises UserError when it is missing or damaged."""
+    """Read a JSON file. again: how to get a valid one, for messages. Raises UserError if it is missing or damaged."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(
-            f"{str(path)!r} is not whole JSON ({error}): it was cut off or edited. {again}"
+            f"{str(path)!r} is not valid JSON ({error}): it was truncated or edited. {again}"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{str(path)!r} cannot be read ({error}). {again}") from None
 
 
 def read_record(path: Path, kind: type[Model], *, again: str, what: str = "record") -> Model:
-    """The file as a `kind`; a field `format` or `version` of it has its only value as default.
+    """Read a file as a `kind`. The default of its field `format` or `version`, if any, is the only accepted value.
 
-    what: its name in a message ("profile"). again: how to get a good one. Raises UserError when the file is missing,
-    damaged, of another format or version, or against the schema.
+    what: its name in messages ("profile"). again: how to get a valid one, for messages. Raises UserError if the file is
+    missing or damaged, has another format or version, or does not match the schema.
     """
     values = read_json(path, again=again)
     given = values if isinstance(values, dict) else {}
@@ -47,11 +47,11 @@ def read_record(path: Path, kind: type[Model], *, again: str, what: str = "recor
     }
     if "format" in only and given.get("format") != only["format"]:
         raise UserError(
-            f"{str(path)!r} is no {what} of ptgm-fast (no format {only['format']!r}). {again}"
+            f"{str(path)!r} is not a ptgm-fast {what} (its format is not {only['format']!r}). {again}"
         )
     if "version" in only and given.get("version") != only["version"]:
         raise UserError(
-            f"{str(path)!r} is of version {given.get('version')!r}; this ptgm-fast reads version {only['version']}. "
+            f"{str(path)!r} has version {given.get('version')!r}; this ptgm-fast reads version {only['version']}. "
             f"Read it with the ptgm-fast that wrote it, or: {again}"
         )
     try:

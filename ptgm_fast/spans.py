@@ -1,4 +1,4 @@
-"""How the work is watched by whoever looks at it: named, nested phases and quantities, told from above."""
+"""Instrumentation hooks: named, nested phases (spans) and named quantities (counters), passed in by the caller."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Spans(Protocol):
-    """Times named, nested phases; `profiling` implements it, the floors below only call it."""
+    """Times named, nested phases. `profiling` implements it; the layers below only call it."""
 
     def __call__(self, name: str) -> AbstractContextManager[None]: ...
 

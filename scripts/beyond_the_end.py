@@ -1,4 +1,4 @@
-"""Ask the C++ extension for one row more than a tensor has: under the address sanitizer this must end the process."""
+"""Make the C++ extension read one row past the end of a tensor: the address sanitizer must abort the process."""
 
 import torch
 

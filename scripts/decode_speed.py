@@ -1,10 +1,10 @@
-"""How fast a folder of photographs is decoded, by one worker and by several: images/s, in one run.
+"""Measure how fast a folder of photographs is decoded, with one worker and with several, in images/s.
 
 python scripts/decode_speed.py [--count 10000] [--side 224] [--workers 1,2] [--rounds 1]
 
-Makes that many JPEGs of 500x375 (quality 90) in a temporary folder, about 65 kB each, and decodes them to --side pixels as `data.load`
-does. The workers take turns, a round each, and the images of all must be the same bytes. Set OMP_NUM_THREADS=1 to hold torch's resize in the
-caller's thread to one core as well.
+Writes --count JPEGs of 500x375 (quality 90, about 65 kB each) to a temporary folder, and decodes them to --side pixels with
+`data.load`. The numbers of workers take turns, one round each, and must all give the same bytes. Set OMP_NUM_THREADS=1 to limit
+torch's resize in the caller's thread to one core, too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ WIDTH, HEIGHT, CLASSES, DIFFERENT = 500, 375, 10, 200
 
 
 def write_photographs(root: Path, count: int) -> None:
-    """Smooth colours with noise on them, of about the size that a camera's photographs have; some pictures come again."""
+    """Write smooth colours with noise, as JPEGs of about the size of small photographs; pictures repeat after `DIFFERENT`."""
     rng = np.random.default_rng(0)
     files: list[bytes] = []
     for i in range(count):

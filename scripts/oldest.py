@@ -1,4 +1,4 @@
-"""The oldest versions that pyproject.toml claims, as pip's constraints: `make oldest` installs and tests them.
+"""Print the oldest versions that pyproject.toml claims, as pip constraints: `make oldest` installs and tests them.
 
 python scripts/oldest.py > constraints.txt
 """
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def oldest(text: str) -> list[str]:
-    """NAME==VERSION of every requirement of a pyproject.toml that claims `NAME>=VERSION`, each once."""
+    """NAME==VERSION for every requirement `NAME>=VERSION` in a pyproject.toml, each once."""
     project = tomllib.loads(text)["project"]
     extras = project["optional-dependencies"].values()
     claimed = [

@@ -1,10 +1,10 @@
-"""What a pool costs: writing it beside making it, opening a million images, reading them in flat memory.
+"""Measure what a pool costs: writing it (on top of making it), opening a million images, reading them in constant memory.
 
 python scripts/pool_speed.py [--images 1000000] [--made 20480] [--rounds 5]
 
-Writing: the bundled generator's images into memory and into a folder, in turns, each with a new pool. Opening: a pool of colour
-images of 32x32, random bytes, about 3 GB for a million, in a temporary folder. Reading: random batches of 128, and the memory
-of the process that no file backs (RssAnon), before and after.
+Writing: the bundled generator's images go into memory and into a folder, in turn, each time into a new pool. Opening: a pool of
+32x32 colour images of random bytes, about 3 GB for a million, in a temporary folder. Reading: random batches of 128, and the
+process's memory that is not backed by a file (RssAnon), before and after.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ptgm_fast.sampling.stores import file_names, npy_bytes
 
 
 def writing(made: int, rounds: int, folder: Path) -> None:
-    """Seconds of `made` images in memory and on disk, each round with both."""
+    """Print the seconds for making `made` images in memory and on disk; each round does both."""
     recipe = Recipe(build_source(load_config(None)), seed=0)
     ratios = []
     for number in range(-1, rounds):
@@ -47,7 +47,7 @@ def writing(made: int, rounds: int, folder: Path) -> None:
 
 
 def big_pool(images: int, folder: Path) -> None:
-    """A pool of random colour images of 32x32, as `synthesize` would have left it."""
+    """Write a pool of random 32x32 colour images, in the form that `synthesize` writes."""
     law = dict(Recipe(build_source(load_config(None)), seed=0).law, channels=3, image_size=32)
     parts = parts_of(law, images, folder)
     parts.begin()

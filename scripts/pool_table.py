@@ -1,10 +1,10 @@
-"""How small a pool loses nothing: validation accuracy and seconds of fresh images and of pools, over seeds.
+"""Find how small a pool may be without loss: validation accuracy and seconds with fresh images and with pools, over seeds.
 
 python scripts/pool_table.py [CONFIG.toml] [--seeds 0,1,2,3,4] [--method pp+soft-target] [--parts 4,8,16,32] [--set KEY=VALUE ...]
 
-A part of 8 is a pool of an eighth as many images as the stage serves: PP's, and P-SSL's where the method has it. Only validation
-images are looked at: the choice of a default must not see the test images. Ask for many: --set data.validation_per_class=400.
-Seconds are those of the stages, with the making of pools; sizes take turns within a seed.
+A part of 8 is a pool with an eighth of the images that the stage serves: for PP, and for P-SSL if the method has it. Only validation
+images are used: the choice of a default must not see the test images. Use many: --set data.validation_per_class=400.
+Seconds are those of the stages, including making the pools; sizes take turns within a seed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FRESH = 1
 
 
 def with_pool(config: RunConfig, part: int, num_targets: int) -> RunConfig:
-    """The config with pools of 1/part of the images that its stages serve; FRESH leaves it as it is, all fresh."""
+    """The config with pools of 1/part of the images that its stages serve; with FRESH, without pools."""
     if part == FRESH:
         sizes: dict[str, int | str] = {"images": "fresh", "images_per_target": "fresh"}
     else:

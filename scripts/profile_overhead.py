@@ -1,10 +1,10 @@
-"""What --profile costs: the default task with and without it, in turns, in one process.
+"""Measure what --profile costs: the default task with and without it, in turn, in one process.
 
 python scripts/profile_overhead.py [--rounds 5] [--steps 60]
 
-Each round trains both, first one then the other, the order swapped from round to round, with `steps` steps a stage. The
-figure is the median over rounds of the ratio of processor seconds (all threads, so the sampler's too), which other work on the
-machine disturbs less than the clock; the ratio by the clock is beside it.
+Each round trains once with and once without it, `steps` steps per stage, in an order that alternates between rounds. The result
+is the median over rounds of the ratio of CPU seconds (of all threads, including the sampler's), which other work on the
+machine disturbs less than wall time; the ratio of wall times is also printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main() -> None:
     config = load_config(None, [f"pp.steps={steps}", f"training.steps={steps}"])
     ratios: dict[str, list[float]] = {"processor": [], "clock": []}
     with tempfile.TemporaryDirectory() as folder:
-        # The first run pays for what is loaded lazily; it counts for neither.
+        # The first run pays for lazy loading and is not counted.
         train(config, Path(folder) / "first", profile=True)
         for number in range(arguments.rounds):
             spent: dict[bool, tuple[float, float]] = {}

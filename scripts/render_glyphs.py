@@ -5,18 +5,18 @@
     python scripts/render_glyphs.py digits greek cyrillic kana --packages scripts/panel_fonts.txt --out FOLDER
 
 Writes, for each set of characters, an .npz (x uint8 [N, 28, 28], white on black; y int64 [N]; class_names, the
-characters), and fonts.csv with one line a font file: file, package, package version, licence, sha256, and for each set
-whether it was used or why it was dropped. The packages are listed, with their licences, in `letter_fonts.txt` and `panel_fonts.txt` beside this script; a package
-that is not installed is named and left out. Needs Pillow and NumPy, and a Debian system (dpkg).
+characters), and fonts.csv with one line per font file: file, package, package version, licence, sha256, and for each set
+whether it was used or why it was dropped. The packages are listed, with their licences, in `letter_fonts.txt` and `panel_fonts.txt`
+beside this script; packages that are not installed are reported and left out. Needs Pillow and NumPy, and a Debian system (dpkg).
 
-The same fonts and the same Pillow and FreeType give the same bytes: nothing is drawn at random, and files are
-taken in sorted order. Each character is cropped to its ink, scaled to a box of 20x20 pixels (its longer side) and
-centred, as MNIST's digits are.
+The same fonts with the same Pillow and FreeType give the same bytes: nothing is random, and files are
+processed in sorted order. Each character is cropped to its ink, scaled to a box of 20x20 pixels (its longer side) and
+centred, like MNIST's digits.
 
 A font is dropped when it
-  - cannot be opened, lacks a character, or draws many alike (a placeholder box, a dingbat);
+  - cannot be opened, lacks a character, or draws many characters alike (a placeholder box, a dingbat);
   - is so pale or so full of ink that a character's form is lost at this size;
-  - repeats a font that was already taken (the same pixels, nearly);
+  - repeats a font that was already taken (almost the same pixels);
   - is illegible: fewer than `--legible` of its characters look most like the same character, upper or lower case,
     of *other* families (nearest neighbors in blurred pixels). Symbol, maze and many effect fonts go here.
 """
@@ -60,12 +60,12 @@ class Font:
 
     @property
     def family(self) -> str:
-        """Weights and cuts of a family share their file name's beginning: enough to keep them from vouching for each other."""
+        """Weights and styles of a family share a file name prefix; a family is not used to judge its own legibility."""
         return f"{self.package}/{self.path.stem[:4].lower()}"
 
 
 def read_packages(listing: Path) -> dict[str, str]:
-    """Package names and licences of a listing: one "package<TAB>licence" a line, # starts a comment."""
+    """Package names and licences of a listing: one "package<TAB>licence" per line, # starts a comment."""
     packages = {}
     for line in listing.read_text(encoding="utf-8").splitlines():
         name, _, licence = line.partition("#")[0].partition("\t")
@@ -122,7 +122,7 @@ def centre(ink: Image.Image, size: int, box: int) -> np.ndarray:
 
 
 def render(font: Font, characters: str, size: int, box: int) -> None:
-    """Fill `font.images` uint8 [characters, size, size], or set the reason why it cannot be used."""
+    """Fill `font.images`, uint8 [characters, size, size], or set `font.verdict` to the reason why it cannot be used."""
     try:
         face = ImageFont.truetype(font.path, FONT_PIXELS, layout_engine=ImageFont.Layout.BASIC)
         placeholder = draw(face, "\uffff")
@@ -139,10 +139,10 @@ def render(font: Font, characters: str, size: int, box: int) -> None:
         return
     font.images = np.stack([centre(ink, size, box) for ink in drawn])
     flat = font.images.reshape(len(characters), -1)
-    # A caseless font has 26 letters, and a few of them coincide after scaling; fewer than 24 is no alphabet.
+    # A caseless font has 26 letters, a few of which coincide after scaling; with fewer than 24 it is not an alphabet.
     if len(np.unique(flat, axis=0)) < min(24, len(characters)):
         font.verdict = "draws characters alike"
-    # Median over characters of the brightest pixels, and of the share of the character's own box that is inked.
+    # Medians over characters: of the mean of the 20 brightest pixels, and of the inked share of the character's own box.
     elif np.median(np.sort(flat, axis=1)[:, -20:].mean(1)) < 110:
         font.verdict = "too pale"
     elif np.median([np.asarray(ink).mean() / 255 for ink in drawn]) > 0.6:
@@ -165,11 +165,11 @@ def drop_duplicates(fonts: list[Font], distance: float) -> None:
 
 
 def drop_illegible(fonts: list[Font], characters: str, share: float) -> None:
-    """Drop a font when less than `share` of its characters are recognized from other families', ignoring case."""
+    """Drop a font if less than `share` of its characters are recognized by those of other families, ignoring case."""
     usable = [f for f in fonts if f.verdict == "used"]
     stack = np.stack([f.images for f in usable]).astype(np.float32) / 255
     count, number, size, _ = stack.shape
-    # Halving the resolution forgives a pixel of displacement.
+    # Half the resolution tolerates a displacement of one pixel.
     halved = (
         stack.reshape(count * number, size // 2, 2, size // 2, 2)
         .mean((2, 4))

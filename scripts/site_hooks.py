@@ -1,6 +1,6 @@
-"""What mkdocs does beside mkdocs.yml: pages from outside docs/, their links, and the package's layout for the API pages.
+"""mkdocs hooks: pages from outside docs/, their links, and the package's layout for the API pages.
 
-README.md is the site's first page, CHANGELOG.md, CONTRIBUTING.md and benchmarks/README.md are pages too; none is copied by hand.
+README.md is the site's first page; CHANGELOG.md, CONTRIBUTING.md and benchmarks/README.md are pages, too. None is copied by hand.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
-# Where a file of the repository stands on the site; what is in docs/ keeps its place there.
+# The place of the repository's files on the site; files in docs/ keep their paths.
 PLACES = {
     "README.md": "index.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
     "benchmarks/README.md": "benchmarks/README.md",
 }
-# Of Markdown, and the README's picture with a width.
+# Links in Markdown, and the README's picture, which has a width.
 LINK = re.compile(r"(?:(?<=\]\()|(?<=<img src=\"))(?!\w+:|#)([^)#\s\"]+)(#[^)\s]*)?(?=[)\"])")
 OUTSIDE = re.compile(r"<(?:script|img|iframe)[^>]+src=\"https?:|<link[^>]+(?:stylesheet|preload|preconnect)[^>]+https?:")  # fmt: skip
 
 
 def on_startup(**_: Any) -> None:
-    """The layout of the installed package, which static analysis cannot derive: kernels/ is ptgm_fast.kernels."""
+    """Copy the package in its installed layout, which static analysis cannot derive: kernels/ is ptgm_fast.kernels."""
     package = ROOT / "build" / "site-sources" / "ptgm_fast"
     shutil.rmtree(package, ignore_errors=True)
     ignore = shutil.ignore_patterns("kernels", "*.so", "__pycache__", "assets")
@@ -37,7 +37,7 @@ def on_startup(**_: Any) -> None:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """The pages from outside docs/, and every other file of the repository that a page links to."""
+    """Add the pages from outside docs/, and every other file of the repository that a page links to."""
     for source, place in PLACES.items():
         files.append(File.generated(config, place, abs_src_path=str(ROOT / source)))
     for file in list(files.documentation_pages()):
@@ -50,7 +50,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Links as they stand on the site; mkdocs then says which lead nowhere."""
+    """Rewrite links for the site; mkdocs then reports the broken ones."""
     here = page.file.src_uri
 
     def moved(link: re.Match[str]) -> str:
@@ -67,7 +67,7 @@ def on_post_page(output: str, page: Any, **_: Any) -> str:
 
 
 def repository_path(place: str) -> str:
-    """The file of the repository that stands at a place of the site."""
+    """The repository's file at a place on the site."""
     for source, taken in PLACES.items():
         if taken == place:
             return source
@@ -75,6 +75,6 @@ def repository_path(place: str) -> str:
 
 
 def site_path(source: str, link: str) -> str:
-    """The place of what a file of the repository links to."""
+    """The place on the site of what a file of the repository links to."""
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link))
     return PLACES.get(target, target.removeprefix("docs/"))

@@ -1,6 +1,6 @@
-"""Is the installed package whole? Its extension loads, and an op gives what its plain reference gives.
+"""Check that the installed package is complete: its extension loads, and an op matches its plain reference.
 
-cibuildwheel runs it on every wheel, away from the checkout: python scripts/try_wheel.py
+cibuildwheel runs this on every wheel, outside the checkout: python scripts/try_wheel.py
 """
 
 import torch
@@ -19,7 +19,7 @@ def main() -> None:
     latents = kernels.latents(4, letters.card.latent_dim, seed=0, start=0)
     images = letters.generate(latents, torch.arange(4))
     assert images.shape == (4, 1, 28, 28)
-    print("the wheel is whole")
+    print("the wheel is complete")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Write the table of GPU kernels in benchmarks/README.md: bytes, registers, and the time that the bytes take at least.
+"""Write the table of GPU kernels in benchmarks/README.md: bytes, registers, and the minimum time to move the bytes.
 
-Needs no GPU: the real call sites are compiled ahead of time and the machine code is read.
+Needs no GPU: the real call sites are compiled ahead of time, and the machine code is inspected.
 
     python scripts/write_gpu_model.py
 """
@@ -30,13 +30,13 @@ from ptgm_fast.kernels.views import view_parameters, view_preset  # noqa: E402
 
 PAGE = ROOT / "benchmarks" / "README.md"
 BEGIN, END = "<!-- gpu model: begin -->\n", "<!-- gpu model: end -->\n"
-# GPU memory bandwidth in GB/s, from the makers' data sheets (A100 80 GB SXM, H100 SXM, B200), and what to compile for.
+# GPU memory bandwidth in GB/s, from the vendor's data sheets (A100 80 GB SXM, H100 SXM, B200), and the target to compile for.
 DEVICES = {"A100": (2039, "sm_80"), "H100": (3350, "sm_90"), "B200": (8000, "sm_100")}
 
 
 @dataclass(frozen=True)
 class Case:
-    """One launch at a size; `elements` of the kind that bytes are counted for."""
+    """One launch at a size. Bytes are reported per `unit`, of which there are `elements`."""
 
     name: str
     unit: str
@@ -49,7 +49,7 @@ def image(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def cases() -> Iterator[Case]:
-    """The sizes of the CPU benchmarks, in float32, and the image ops in bfloat16 too; on torch's default device."""
+    """The sizes of the CPU benchmarks in float32, and the image ops also in bfloat16, on torch's default device."""
     yield Case(
         "latents 256x128, truncated",
         "number",
@@ -87,7 +87,7 @@ def norm_case(name: str, dtype: torch.dtype, *, phases: bool) -> Case:
 
 
 def view_case(name: str, num: int, side: int, dtype: torch.dtype, made: int | None = None) -> Case:
-    """made: the side of the views, if it is another than the images'."""
+    """made: the side of the views, if it differs from the images'."""
     made = made or side
     images, half = image(num, 3, side, side), [0.5] * 3
     size = {"channels": 3, "height": made, "width": made}
@@ -113,7 +113,7 @@ def consistency_case(name: str, num: int, classes: int) -> Case:
 
 
 def bytes_of(launch: Launch) -> int:
-    """Every tensor of a launch once: what memory must deliver and take, whatever caches serve twice."""
+    """The bytes of every tensor of a launch, counted once: the minimum memory traffic, with perfect caches."""
     tensors = {v.data_ptr(): v for v in launch.arguments.values() if isinstance(v, Tensor)}
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
 

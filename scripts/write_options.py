@@ -1,4 +1,4 @@
-"""Write docs/options.md from the typed config: every setting, its range, its default, what it does.
+"""Write docs/options.md from the typed config: every setting with its range, default and description.
 
 Run it after changing an option: python scripts/write_options.py. A test checks that the page is up to date.
 """
@@ -27,7 +27,7 @@ Views (`views`, `weak_views`, `strong_views`) take a preset's name or a table of
 
 
 def rows(model: type[BaseModel], prefix: str = "", defaults: BaseModel | None = None) -> list[str]:
-    """A table row for each setting, tables within tables after the plain ones; defaults: of the field that holds it."""
+    """One table row per setting, nested tables after the plain settings; defaults: the default of the field that holds `model`."""
     plain, nested = [], []
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):

@@ -1,9 +1,9 @@
-"""Keep a measured panel: its record for `ptgm-fast check`, its picture and table for docs/panel.md.
+"""Publish a measured panel: its record for `ptgm-fast check`, its picture and table for docs/panel.md.
 
     ptgm-fast compare --panel --seeds 5 --out runs/panel
     python scripts/write_panel.py runs/panel
 
-Stopped, `ptgm-fast compare --resume --out runs/panel` goes on. A test checks that the page is that of the record.
+`ptgm-fast compare --resume --out runs/panel` continues a stopped run. A test checks that the page matches the record.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BEGIN, END = "<!-- panel: begin -->\n", "<!-- panel: end -->\n"
 
 
 def block(record: PanelRecord) -> str:
-    """What the page says of a record: the picture, the accuracies, the gains, a verdict a target."""
+    """The page's block for a record: the picture, the accuracies, the gains, a verdict per target."""
     targets = list(record.targets.values())
     accuracies = [
         [f"{100 * row.mean:.1f} ± {100 * row.std:.1f}" for row in target.methods.values()]
@@ -62,7 +62,7 @@ def _table(names: list[str], head: Iterable[list[str]], rows: Iterable[list[str]
 
 
 def page(text: str, record: PanelRecord) -> str:
-    """The page's text with the record's block in its place."""
+    """The page's text with the block replaced by the record's."""
     before, rest = text.split(BEGIN)
     return before + BEGIN + block(record) + END + rest.split(END)[1]
 

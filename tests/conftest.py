@@ -33,13 +33,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    # Small tensors: more threads only wait for each other, the more so beside other work.
+    # With small tensors more threads only wait for each other, especially when other work runs at the same time.
     torch.set_num_threads(1)
 
 
 @pytest.fixture
 def set_threads() -> Iterator[Callable[[int], None]]:
-    """torch's number of threads, until the test ends."""
+    """Set torch's number of threads until the test ends."""
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
@@ -80,7 +80,7 @@ def write_pair(folder: Path, *, channels: int = 1, seed: int = 0) -> Path:
 
 
 def write_blobs(path: Path, *, num_per_class: int = 30, num_classes: int = 3) -> Path:
-    """Images [N, 8, 8] with a bright blob whose place is the class."""
+    """Write images [N, 8, 8] with a bright blob whose position is the class."""
     rng = np.random.default_rng(0)
     y = np.repeat(np.arange(num_classes), num_per_class)
     x = rng.integers(0, 60, (len(y), 8, 8))
@@ -117,6 +117,7 @@ generator = "{pair}"
 optimize = false  # tracing takes longer than the whole run; tests that mean it ask for it
 [synthesis]
 images = "fresh"
+images_per_target = "fresh"
 [pp]
 steps = 12
 batch_size = 16

@@ -1,4 +1,4 @@
-"""The house's floors: imports only go down."""
+"""The layers of the package: imports only go down."""
 
 import ast
 import graphlib
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-# Top floor first; what shares a floor does not import each other.
+# Top floor first; packages on the same floor do not import each other.
 FLOORS = [
     {"cli"},
     {"runs"},
@@ -94,7 +94,7 @@ def test_the_rule_catches_an_upward_import() -> None:
 
 
 def imports_of(file: Path, modules: set[str]) -> set[str]:
-    """The modules of ours that a file imports, anywhere in it but for typing alone."""
+    """Our modules that a file imports anywhere, except for typing only."""
     is_package, module = file.name == "__init__.py", module_name(file)
     found: set[str] = set()
     waiting: list[ast.AST] = [ast.parse(file.read_text())]
@@ -131,7 +131,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 def test_importing_is_cold() -> None:
-    """`ptgm_fast` and its command line import no torch, no Triton, no compiled extension."""
+    """Importing `ptgm_fast` and its command line loads no torch, no Triton and no compiled extension."""
     code = (
         "import sys, ptgm_fast, ptgm_fast.cli.app; "
         "print([m for m in ('torch', 'triton', 'numpy', 'pydantic', 'rich', 'ptgm_fast._C') if m in sys.modules])"

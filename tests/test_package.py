@@ -1,4 +1,4 @@
-"""What is packaged is tested: the wheel, away from the checkout."""
+"""The packaged wheel works outside the checkout."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def test_the_wheel_is_complete_and_runs_away_from_the_checkout(
     tmp_path: Path, tiny_toml: Path
 ) -> None:
-    # A copy: building in the checkout would leave build/ and egg-info behind, and packages found there.
+    # Build a copy: in the checkout, build/ and egg-info would be left behind, and existing ones would be packaged.
     subprocess.run(
         ["git", "clone", "--quiet", "--no-hardlinks", ROOT, tmp_path / "src"], check=True
     )
@@ -29,7 +29,7 @@ def test_the_wheel_is_complete_and_runs_away_from_the_checkout(
         tmp_path / "dist",
         tmp_path / "src",
     ]
-    # Not optimized: what is packed is looked at, and nothing is timed.
+    # Without compiler optimization: only the contents matter here, not speed.
     compiler = tmp_path / "compiler"
     compiler.write_text('#!/bin/sh\nexec "${REAL_CXX:-c++}" "$@" -O0\n')
     compiler.chmod(0o755)
@@ -69,7 +69,7 @@ def test_the_wheel_is_complete_and_runs_away_from_the_checkout(
     run = [tmp_path / "venv" / "bin" / "ptgm-fast", "train", tiny_toml, "--out", tmp_path / "run"]
     subprocess.run(run, cwd=tmp_path, check=True, capture_output=True)
     assert (tmp_path / "run" / "summary.json").is_file()
-    # The extension is there, and an op gives what its reference gives; as where wheels are released.
+    # The extension is there, and an op matches its reference; the same check runs where wheels are released.
     subprocess.run([python, ROOT / "scripts" / "try_wheel.py"], cwd=tmp_path, check=True)
 
 

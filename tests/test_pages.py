@@ -1,4 +1,4 @@
-"""What the pages show is there: links and anchors, settings, code, commands, the site's pages, the workflows' steps."""
+"""What the pages mention exists: links and anchors, settings, code, commands, the site's pages, the workflows' steps."""
 
 import ast
 import re
@@ -34,7 +34,7 @@ def blocks(page: Path, *languages: str) -> Iterator[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """As GitHub and mkdocs make them of headings."""
+    """The anchors that GitHub and mkdocs make from headings."""
     headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", page.read_text()), flags=re.MULTILINE)
     plain = (re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings)
     return {re.sub(r"\s+", "-", heading) for heading in plain}
@@ -74,7 +74,7 @@ def test_python_parses_and_its_imports_exist(page: Path) -> None:
                         import_module(f"{node.module}.{alias.name}")
 
 
-# The changelog also names what is gone.
+# The changelog also names what was removed.
 @pytest.mark.parametrize("page", [p for p in PAGES if p.stem != "CHANGELOG"], ids=lambda p: p.stem)
 def test_commands_and_their_options_exist(page: Path) -> None:
     for block in blocks(page, "console", "", "bash"):

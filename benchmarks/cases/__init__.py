@@ -1,1 +1,1 @@
-"""The cases, one module an op, and the generators; `registry.all_cases` collects them."""
+"""The cases: one module per op, and the generators. `registry.all_cases` collects them."""

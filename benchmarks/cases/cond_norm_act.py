@@ -1,4 +1,4 @@
-"""`cond_norm_act` against eager PyTorch, torch.compile and the time of moving its bytes. float32."""
+"""`cond_norm_act` against eager PyTorch, torch.compile and the time it takes to move its bytes. float32."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def channels_last(*shape: int) -> Tensor:
 
 
 def norm_act_upsample(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """As a generator's block writes it."""
+    """The operation as written in a generator's block."""
     values = F.relu(x * scale[:, :, None, None] + shift[:, :, None, None])
     return F.interpolate(values, scale_factor=2)
 
 
 def mover(x: Tensor, written: int) -> Callable[[], Any]:
-    """Read x and write so many bytes: torch's copy, into memory that is there already."""
+    """Read x and write `written` bytes with torch's copy, into memory that is already allocated."""
     out = torch.empty(written // x.element_size(), dtype=x.dtype, device=x.device)
     flat = x.permute(0, 2, 3, 1).reshape(-1)
     if out.numel() < flat.numel():

@@ -1,4 +1,4 @@
-"""`consistency` with its gradient against eager PyTorch and torch.compile. Loss a sample, float32."""
+"""`consistency` with its gradient against eager PyTorch and torch.compile. One loss per sample, float32."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def uda(weak: Tensor, strong: Tensor) -> Tensor:
-    """As one writes it in PyTorch."""
+    """Plain PyTorch."""
     with torch.no_grad():
         mask = weak.softmax(1).amax(1) >= THRESHOLD
         target = (weak / TEMPERATURE).softmax(1)
@@ -29,7 +29,7 @@ def uda(weak: Tensor, strong: Tensor) -> Tensor:
 
 
 def fixmatch(weak: Tensor, strong: Tensor) -> Tensor:
-    """As one writes it in PyTorch."""
+    """Plain PyTorch."""
     with torch.no_grad():
         confidence, label = weak.softmax(1).max(1)
     return F.cross_entropy(strong, label, reduction="none") * (confidence >= THRESHOLD)
@@ -38,7 +38,7 @@ def fixmatch(weak: Tensor, strong: Tensor) -> Tensor:
 def inputs(
     num: int, classes: int, share: float, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits of both views, `share` of the weak rows confident, and the gradient that a mean sends back."""
+    """Logits of both views, with a fraction `share` of the weak rows confident, and the gradient that a mean propagates."""
     torch.manual_seed(0)
     weak, strong = torch.randn(2, num, classes).to(device)
     weak[: round(num * share), 0] += 30
@@ -46,10 +46,10 @@ def inputs(
 
 
 def work(plain: Loss, size: tuple[int, int, float], device: torch.device) -> Work:
-    """The gradient of the logits.
+    """The gradient with respect to the logits.
 
-    "no autograd": the two calls into C++ without torch's engine. "sum alone": strong.sum(1) and its gradient, the least
-    that anything costs which goes through the engine.
+    "no autograd": the two calls into C++ without torch's engine. "sum alone": strong.sum(1) and its gradient, the minimum
+    cost of anything that goes through the engine.
     """
     method = plain.__name__
     weak, strong, grad = inputs(*size, device)

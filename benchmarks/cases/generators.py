@@ -1,4 +1,4 @@
-"""Frozen generators as they come, compiled, and rewritten by `optimize`: one batch of images, float32."""
+"""Frozen generators in their original form, compiled, and rewritten by `optimize`: one batch of images, float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ptgm_fast import generators
 
 CONTENDERS = ("optimized", "eager", "eager channels-last", "compile")
-# The batches of each; BigGAN's of 128 would take half a minute a call.
+# The batch sizes of each; 128 would take half a minute per call with BigGAN.
 BATCHES = {"letters": (8, 32, 128), "biggan-deep 128": (8, 32), "dcgan 64": (8, 32, 128)}
 BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "letters": lambda: generators.load("letters"),
@@ -45,7 +45,7 @@ def rewritten(name: str, device: torch.device) -> nn.Module:
 
 
 def work(name: str, num: int, device: torch.device) -> Work:
-    """What large tensors cost a user is part of the time: the process has its own allocator, as it comes."""
+    """The time includes what large tensors cost a user: the process runs with its default allocator."""
     torch.manual_seed(1)
     given = inputs(name, num, device)
     eager = original(name, device)
@@ -86,11 +86,11 @@ CASES = [
         "generators",
         CONTENDERS,
         partial(work, name, num),
-        # Three where one takes seconds.
+        # Three calls where one takes seconds.
         calls=3 if name == "biggan-deep 128" else 30 if num < 128 else 15,
         warmup=0 if name == "biggan-deep 128" else 1,
         on_gpu=CONTENDERS,
-        # BigGAN on one: minutes a batch.
+        # On one thread BigGAN takes minutes per batch.
         threads=(2,) if name == "biggan-deep 128" else (1, 2),
         images=num,
         slow=name == "biggan-deep 128",

@@ -1,7 +1,7 @@
 """`latents` truncated at 2 against scipy, eager PyTorch and torch.compile; `class_labels`. float32, int64.
 
-The contenders without "addressed" draw from a generator's state: less than the op gives, but what one would write. The compiled
-reference is no contender: inductor's C++ for its ten rounds was still compiling after nine minutes.
+The contenders without "addressed" draw from a stateful generator: this is less than the op provides, but the usual way to write
+it. The compiled reference is not a contender: inductor's C++ for its ten rounds was still compiling after nine minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def truncated(device: torch.device) -> Work:
     torch.manual_seed(0)
 
     def by_inverse() -> Tensor:
-        """PyTorch's own way to the same law: a stateful uniform draw through erfinv."""
+        """The same distribution in PyTorch: a stateful uniform draw through erfinv."""
         u = torch.rand(NUM, DIM, device=device) * (2 * MASS) - MASS
         return (torch.erfinv(u) * math.sqrt(2)).clamp(-2, 2) * TRUNCATION
 

@@ -15,7 +15,7 @@ THRESHOLD = 0.8
 
 
 def plain(logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As one writes it in PyTorch."""
+    """Plain PyTorch."""
     confidence, labels = logits.softmax(1).max(1)
     return labels, confidence, confidence >= THRESHOLD
 

@@ -16,7 +16,7 @@ from ptgm_fast.kernels.views import ViewSpec, apply_views, reference, view_param
 Shape = tuple[int, int, int, int]
 SIZES: list[Shape] = [(128, 1, 28, 28), (128, 3, 32, 32), (64, 3, 128, 128)]
 WEAK = ViewSpec(flip=0.5, translate=0.125)
-# Images of a generator, and the side of a target network's.
+# The shape of a generator's images, and the side of the target network's.
 RESIZED: list[tuple[Shape, int]] = [
     ((128, 1, 28, 28), 32),
     ((128, 3, 32, 32), 64),
@@ -75,7 +75,7 @@ def given_parameters(shape: Shape, device: torch.device) -> Work:
 
 
 def given_parameters_at_another_size(shape: Shape, side: int, device: torch.device) -> Work:
-    """Two views of another size than their images, the resize inside or before the op."""
+    """Two views of a different size than their images, with the resize inside or before the op."""
     images = batch(shape, device)
     num, channels = shape[:2]
     size: dict[str, Any] = {"channels": channels, "height": side, "width": side, "seed": 0}
@@ -102,7 +102,7 @@ def given_parameters_at_another_size(shape: Shape, side: int, device: torch.devi
         twice = contender == "interpolate, fused" and not shrinks
         for ours, theirs in zip(found, eager(), strict=True):
             if twice:
-                # Two bilinear samples, one after the other, of noise: smoother than one.
+                # Sampling noise bilinearly twice in a row gives smoother images than once.
                 assert (ours - theirs).abs().mean() < 0.15
             else:
                 torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=0)
@@ -117,7 +117,7 @@ def given_parameters_at_another_size(shape: Shape, side: int, device: torch.devi
 
 
 def drawn_parameters(shape: Shape, device: torch.device) -> Work:
-    """Two views with their random numbers, as a training step asks for them."""
+    """Two views including their random parameters, as a training step computes them."""
     images = batch(shape, device)
     kornia, torchvision = kornia_views(shape[1], device), torchvision_views(shape[1])
 

@@ -1,12 +1,14 @@
-"""What must hold before a time of the eager loop counts: on the same batch its step is the stage's step.
+"""The condition for timing the eager loop: on the same batch, its step equals the stage's step.
 
-Ours and the eager loop are compared in the layout that ours computes in, channels-last. There torch's own batch norm adds
-up in float32, and 1e-5 of error in its statistics moves single gradients by a percent, whoever computes them. So a loop
-in the default layout, or compiled, is compared with itself in float64, with twice the error that the same code has channels-last
-and uncompiled, and by its loss with ours. (On some processors the default layout's gradients move as much.)
+Ours and the eager loop are compared in the layout that ours uses, channels-last. In that layout torch's batch norm sums
+in float32, and an error of 1e-5 in its statistics changes single gradients by a percent, in any implementation. So a loop
+in the default layout, or compiled, is compared with itself in float64, allowing twice the error of the same code in
+channels-last and uncompiled, and its loss with ours. (On some processors the default layout's gradients change as much.)
 """
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from eager_loop import LOOPS, PseudoSemiSupervisedLoop, SourcePair
@@ -27,8 +29,10 @@ State = dict[str, Tensor]
 def assert_same_step(task: Task, stage: str, pair: SourcePair) -> float:
     """The largest difference of loss, gradients and statistics after one step from the same network.
 
-    Raises AssertionError above `TOLERANCE`, or of another layout or a compiled pair above its rounding.
+    In float32, whatever the task trains in: bfloat16 would hide a difference of a hundredth. Raises AssertionError above
+    `TOLERANCE`; for the default layout or a compiled pair, above its rounding error.
     """
+    task = replace(task, config=task.config.model_copy(update={"precision": "float32"}))
     ours, batch = our_step(task, stage)
     laid_out = eager_step(task, stage, SourcePair(task, channels_last=True), batch)
     worst = at_most(TOLERANCE, differences(laid_out, ours), stage)
@@ -42,7 +46,7 @@ def assert_same_step(task: Task, stage: str, pair: SourcePair) -> float:
 
 
 def our_step(task: Task, stage: str) -> tuple[State, Batch]:
-    """The stage's first step, and the batch that it was computed on."""
+    """The stage's first step, and the batch it was computed on."""
     network = start(task)
     made = make_stage(stage, task, network)
     made.prepare()
@@ -53,7 +57,7 @@ def our_step(task: Task, stage: str) -> tuple[State, Batch]:
             "the loss on pseudo samples would be compared in part only"
         )
     terms["loss"].backward()
-    # What the eager loop's loss takes: it asks the source classifier itself.
+    # The arguments of the eager loop's loss, which calls the source classifier itself.
     given = {
         "pp": lambda: (batch.inputs, batch.labels),
         "supervised": lambda: (batch.views, batch.labels),
@@ -63,7 +67,7 @@ def our_step(task: Task, stage: str) -> tuple[State, Batch]:
 
 
 def start(task: Task) -> TargetNetwork:
-    """The task's fresh network, with a target head sure enough of itself for some pseudo samples to count, not all."""
+    """The task's fresh network, with a target head confident enough that some, but not all, pseudo samples count."""
     network = task.new_network().train()
     with torch.no_grad():
         network.heads["target"].weight *= 120
@@ -82,7 +86,7 @@ def eager_step(
 
 
 def as_drawn(part: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    """As the eager loop draws its images: in torch's default layout, which a channel of one hides from `contiguous`."""
+    """In torch's default layout, as the eager loop draws its images; with one channel, `contiguous` would not convert it."""
     if part is None or not part.is_floating_point():
         return part
     return part.to(dtype).clone(memory_format=torch.contiguous_format)
@@ -98,7 +102,7 @@ def state(network: nn.Module, loss: Tensor) -> State:
 
 
 def differences(found: State, expected: State) -> dict[str, float]:
-    """By name, the largest difference of a tensor relative to its largest entry."""
+    """By name, the largest difference in a tensor relative to its largest entry."""
     assert found.keys() == expected.keys(), found.keys() ^ expected.keys()
     return {
         name: ((found[name] - value).abs().max() / value.abs().max().clamp_min(1e-6)).item()
@@ -113,9 +117,10 @@ def at_most(tolerance: float, found: dict[str, float], what: str) -> float:
 
 
 def assert_same_images(task: Task, pair: SourcePair, num: int = 32) -> float:
-    """The largest difference of images in [-1, 1], of labels and of target images; AssertionError above `TOLERANCE`.
+    """The largest difference of generated images in [-1, 1], for labels and for target images.
 
-    Ours: the rewritten generator and the table of conditions; theirs: both networks as they are loaded.
+    Ours: the rewritten generator and the table of conditions; theirs: both networks as loaded. Raises AssertionError above
+    `TOLERANCE`.
     """
     source, data = task.source, task.data.train
     latents = source.latents(num, seed=task.config.seed, start=0)

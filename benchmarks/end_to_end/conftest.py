@@ -1,4 +1,4 @@
-"""The modules of this folder can be imported by name."""
+"""Makes the modules of this folder importable by name."""
 
 import sys
 from pathlib import Path

@@ -1,12 +1,13 @@
-"""The method as one writes it in PyTorch after reading the paper: the baseline of the end-to-end figures.
+"""A plain PyTorch implementation of the method, written from the paper: the baseline of the end-to-end figures.
 
-Nothing here is ours but the data, the two frozen networks as they come from their files and the target network's
-architecture. The generator is called in the loop, the source classifier in every step for the soft label of the step's
-target images; views by kornia; losses, and in `eager_training` optimizer, one-cycle schedule and weight average, by
-torch's own classes; torch's own random numbers. Budget, batch sizes and hyper-parameters are the run config's. As a
-competent user would: frozen networks without autograd, no synchronization in a step, data in memory, kornia's transforms
-on whole batches (torchvision draws one value for all images of a batch, and image by image it takes ten times as long).
-The recipe is the config's too: pools of images where it has them, made by the generator as it is, and PP's progressive resolution.
+From this project it uses only the data, the two frozen networks as their files give them, and the target network's
+architecture. The generator is called in the loop, and the source classifier in every step for the soft label of the step's
+target images. Views are kornia's. Losses, and in `eager_training` the optimizer, one-cycle schedule and weight average, are
+torch's own, as are the random numbers. Budget, batch sizes and hyper-parameters are those of the run config. It is written
+as a competent user would write it: frozen networks without autograd, no synchronization within a step, data in memory,
+kornia's transforms on whole batches (torchvision draws one value for all images of a batch, and takes ten times as long image
+by image). The recipe is also the config's: image pools if configured, made by the original generator, PP's progressive
+resolution, and the precision of the training forward, by torch.autocast.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ from torch import Tensor, nn
 from ptgm_fast import generators
 from ptgm_fast.kernels.views import ViewSpec
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.runs.pools import pool_size
+from ptgm_fast.models.precision import for_training
+from ptgm_fast.runs.pools import images_per_target, pool_size
 from ptgm_fast.runs.task import Task
 from ptgm_fast.training.options import HALF_SIDE_FIRST
 
-# What of the P-SSL menu is written out below, each with one-cycle SGD.
+# The P-SSL methods implemented below, each with one-cycle SGD.
 METHODS = ("source-head", "uda", "fixmatch")
 
-# Every step alike: its images made for it, at their whole size.
+# All steps alike: fresh images, at full size, in float32.
 PLAIN = (
+    "precision=float32",
     "synthesis.images=fresh",
     "synthesis.images_per_target=fresh",
     "pp.resolution=[[1.0, 1.0]]",
@@ -39,15 +42,15 @@ PLAIN = (
 
 
 def kornia_view(spec: ViewSpec, mean: tuple[float, ...], std: tuple[float, ...]) -> nn.Module:
-    """Random views of float images in [0, 1], normalized: the ranges of `spec`, in kornia's terms.
+    """Random views of float images in [0, 1], normalized, with the ranges of `spec` in kornia's terms.
 
-    Of brightness and contrast kornia's definitions are used: it adds to the first and turns the second about 0. Raises
-    ValueError for ranges that the default task has no use for and that are not written out here.
+    Brightness and contrast follow kornia's definitions: brightness is additive, contrast scales about 0. Raises
+    ValueError for operations that the default task does not use and that are not implemented here.
     """
     plain = ViewSpec()
     left = ("flip", "saturation", "hue", "posterize", "solarize", "num_ops", "magnitude", "fill")
     if any(getattr(spec, name) != getattr(plain, name) for name in left):
-        raise ValueError(f"the eager loop's views take none of: {', '.join(left)}")
+        raise ValueError(f"the eager loop's views do not support: {', '.join(left)}")
     import kornia.augmentation as augmentation
 
     shift = (spec.translate, spec.translate)
@@ -68,12 +71,14 @@ def kornia_view(spec: ViewSpec, mean: tuple[float, ...], std: tuple[float, ...])
 
 
 class SourcePair:
-    """The frozen generator and classifier as they are loaded: in torch's default layout or channels-last, compiled or not."""
+    """The frozen generator and classifier as loaded: in torch's default layout or channels-last, compiled or not."""
 
     def __init__(self, task: Task, *, channels_last: bool = False, compiled: bool = False) -> None:
         config = task.config
         if config.source.classifier.network or set(config.data.mean) != {0.5}:
-            raise ValueError("the eager loop knows a generator's own classifier, normalized alike")
+            raise ValueError(
+                "the eager loop supports only a generator's own classifier, with the same normalization"
+            )
         self.generator = generators.load(config.source.generator)
         self.classifier = generators.load_classifier(config.source.generator)
         for module in (self.generator, self.classifier):
@@ -85,7 +90,7 @@ class SourcePair:
         self.channels_last, self.compiled = channels_last, compiled
 
     def prepare(self, network: TargetNetwork) -> TargetNetwork:
-        """The target network in the same layout, compiled likewise."""
+        """The target network in the same layout, also compiled if the pair is."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         network = network.to(memory_format=layout)
         if self.compiled:
@@ -93,8 +98,23 @@ class SourcePair:
         return network
 
 
+class Forward:
+    """The float32 features of a network's training forward, with autocast if the config trains in bfloat16."""
+
+    def __init__(self, task: Task, network: TargetNetwork) -> None:
+        self.network = network
+        self.rounded = for_training(task.config.precision, torch.device("cpu")) == "bfloat16"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        if not self.rounded:
+            return self.network.features(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = self.network.features(images)
+        return found.float()
+
+
 class PseudoPreTrainingLoop:
-    """CE(f(x), y) on the source head, y uniform, x a view of G_s(z, y), made for the step or one of a pool."""
+    """CE(f(x), y) on the source head, y uniform, x a view of G_s(z, y), generated for the step or taken from a pool."""
 
     name = "pp"
 
@@ -102,6 +122,7 @@ class PseudoPreTrainingLoop:
         self.options = task.config.pp
         self.pair = pair
         self.network = pair.prepare(network)
+        self.features = Forward(task, self.network)
         self.view = kornia_view(self.options.views, task.data.mean, task.data.std)
         self.images_per_step = self.options.batch_size
         self._pool_size = pool_size(task.config.synthesis.images, self.options)
@@ -119,7 +140,7 @@ class PseudoPreTrainingLoop:
             return self.view(images), labels
 
     def side(self) -> int:
-        """Of this step's views."""
+        """The side of this step's views, in pixels."""
         phases: Any = self.options.resolution
         steps = self.options.steps
         if phases == "auto":
@@ -128,7 +149,7 @@ class PseudoPreTrainingLoop:
         return max(1, round(part * self._side))
 
     def served(self) -> tuple[Tensor, Tensor]:
-        """Images in [0, 1] and labels of a step."""
+        """A step's images in [0, 1] and labels."""
         if self._pool_size == "fresh":
             return self.made(self.options.batch_size)
         images, labels, order = self.pool
@@ -151,7 +172,7 @@ class PseudoPreTrainingLoop:
         return images, labels, shuffled(self._pool_size, batch)
 
     def loss(self, views: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.network.heads["source"](self.network.features(views)), labels)
+        return F.cross_entropy(self.network.heads["source"](self.features(views)), labels)
 
 
 class SupervisedLoop:
@@ -165,7 +186,8 @@ class SupervisedLoop:
         self.method = config.supervised.distillation
         self.pair = pair
         self.network = pair.prepare(network)
-        # Float images in [0, 1], once: a hundred of them.
+        self.features = Forward(task, self.network)
+        # Converted to float in [0, 1] once: there are only a hundred.
         self.images, self.labels = data.train.images.float() / 255, data.train.labels
         self.view = kornia_view(self.options.views, data.mean, data.std)
         self.mean, self.std = (torch.tensor(s).view(1, -1, 1, 1) for s in (data.mean, data.std))
@@ -179,7 +201,7 @@ class SupervisedLoop:
             return self.view(self.images[index]), self.labels[index]
 
     def loss(self, views: Tensor, labels: Tensor) -> Tensor:
-        return self.labelled_loss(self.network.features(views), views, labels)
+        return self.labelled_loss(self.features(views), views, labels)
 
     def labelled_loss(self, features: Tensor, views: Tensor, labels: Tensor) -> Tensor:
         heads, options = self.network.heads, self.distillation
@@ -201,7 +223,7 @@ class SupervisedLoop:
 
 
 class PseudoBatch(NamedTuple):
-    """Of a P-SSL step: labelled views and labels, weak and (for methods of two views) strong views of pseudo samples."""
+    """A P-SSL step's labelled views and labels, and the weak and (for two-view methods) strong views of pseudo samples."""
 
     views: Tensor
     labels: Tensor
@@ -212,7 +234,7 @@ class PseudoBatch(NamedTuple):
 class PseudoSemiSupervisedLoop(SupervisedLoop):
     """CE(f(x_t), y_t) + distillation + lambda L_u(x'), x' = G_s(z, softmax(C_s(x_t) / tau)), for `METHODS`.
 
-    Raises ValueError for settings that are not written out here.
+    Raises ValueError for settings that are not implemented here.
     """
 
     name = "p-ssl"
@@ -233,16 +255,14 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
             and not config.source.truncation
         )
         if not written:
-            raise ValueError(
-                f"the eager loop is written out for {METHODS} with the default's settings"
-            )
+            raise ValueError(f"the eager loop implements {METHODS} with the default settings only")
         super().__init__(task, pair, network)
         self.method = pssl.distillation
         self.weak = kornia_view(pssl.weak_views, data.mean, data.std)
         self.strong = kornia_view(pssl.strong_views, data.mean, data.std)
         self.two_views = pssl.method != "source-head"
         self.images_per_step = self.options.batch_size + pssl.batch_size
-        self._per_target = config.synthesis.images_per_target
+        self._per_target = images_per_target(config, data)
         self._pseudo_order = shuffled(len(self.labels), pssl.batch_size)
 
     def batch(self) -> PseudoBatch:
@@ -256,7 +276,7 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
             return PseudoBatch(views, labels, weak, strong)
 
     def served(self) -> Tensor:
-        """Pseudo images in [0, 1] of a step."""
+        """A step's pseudo images in [0, 1]."""
         if self._per_target == "fresh":
             return self.made(self.images[next(self._pseudo_order)])
         images, order = self.pool
@@ -268,7 +288,7 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
 
     @cached_property
     def pool(self) -> tuple[Tensor, Iterator[Tensor]]:
-        """So many images for each target image, made before the first step, and the order in which steps take them."""
+        """`images_per_target` images for each target image, made before the first step, and the order in which steps take them."""
         targets = self.images.repeat(int(self._per_target), 1, 1, 1)
         images = torch.cat([self.made(part) for part in targets.split(128)])
         return images, shuffled(len(images), self.pssl.batch_size)
@@ -288,7 +308,8 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
         weak_logits = None
         if strong is not None:
             with torch.no_grad():
-                weak_logits = network.eval()(weak)
+                network.eval()
+                weak_logits = network.heads["target"](self.features(weak))
             network.train()
         features, pseudo = self.both_features(views, weak if strong is None else strong)
         loss = self.labelled_loss(features, views, labels)
@@ -312,11 +333,11 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
 
     def both_features(self, labelled: Tensor, pseudo: Tensor) -> tuple[Tensor, Tensor]:
         if self.pssl.batch_norm == "concat":
-            both = self.network.features(torch.cat([labelled, pseudo]))
+            both = self.features(torch.cat([labelled, pseudo]))
             return both[: len(labelled)], both[len(labelled) :]
-        features = self.network.features(labelled)
+        features = self.features(labelled)
         with no_running_update(self.network):
-            return features, self.network.features(pseudo)
+            return features, self.features(pseudo)
 
 
 Loop = PseudoPreTrainingLoop | SupervisedLoop
@@ -326,7 +347,7 @@ LOOPS: dict[str, type[Loop]] = {
 
 
 def shuffled(num: int, batch: int) -> Iterator[Tensor]:
-    """Index batches from one shuffled pass over the data after another."""
+    """Batches of indices from consecutive shuffled passes over the data."""
     left = torch.empty(0, dtype=torch.int64)
     while True:
         while len(left) < batch:
@@ -337,7 +358,7 @@ def shuffled(num: int, batch: int) -> Iterator[Tensor]:
 
 @contextmanager
 def no_running_update(network: nn.Module) -> Iterator[None]:
-    """Within the block batch norm's running statistics stay as they are; each batch is normalized by its own."""
+    """Within the block, batch norm's running statistics do not change; each batch is normalized by its own."""
     layers = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     before = [layer.momentum for layer in layers]
     for layer in layers:

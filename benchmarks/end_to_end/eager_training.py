@@ -1,4 +1,4 @@
-"""How the eager loop trains: torch's own SGD, one-cycle schedule and average of the weights, with the config's settings."""
+"""The eager loop's training: torch's own SGD, one-cycle schedule and weight average, with the config's settings."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from ptgm_fast.training.options import StageOptions
 
 
 def warmed_up(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
-    """The stages' average for torch's AveragedModel: d = min(decay, (1 + t) / (10 + t)).
+    """The stages' weight average, for torch's AveragedModel: d = min(decay, (1 + t) / (10 + t)).
 
-    With torch's own constant decay the average would lag a hundred steps behind, and reach an accuracy that much later.
+    With torch's constant decay the average would lag a hundred steps behind, and reach an accuracy that much later.
     """
 
     @torch.no_grad()
@@ -47,7 +47,7 @@ class Training:
     def __post_init__(self) -> None:
         options: StageOptions = self.loop.options
         if options.optimizer != "sgd" or options.schedule != "one-cycle" or options.gradient_clip:
-            raise ValueError("the eager loop is written out for one-cycle SGD without clipping")
+            raise ValueError("the eager loop implements one-cycle SGD without clipping only")
         network = self.loop.network.train()
         weights = [p for p in network.parameters() if p.ndim > 1]
         others = [p for p in network.parameters() if p.ndim <= 1]
@@ -76,7 +76,7 @@ class Training:
 
     @property
     def evaluated(self) -> TargetNetwork:
-        """The network that is evaluated: the average where there is one."""
+        """The network that is evaluated: the weight average if there is one."""
         averaged: Any = self.average.module if self.average else self.loop.network
         return averaged
 
@@ -91,7 +91,7 @@ class Training:
         self.losses.append(loss.detach())
 
     def run(self, steps: int, *, every: int = 0, then: Callable[[], None] = lambda: None) -> None:
-        """`steps` steps; after each `every` of them `then`, whose time does not count."""
+        """Take `steps` steps; call `then` after every `every` of them. Its time does not count."""
         for done in range(1, steps + 1):
             started = time.perf_counter()
             self.step()

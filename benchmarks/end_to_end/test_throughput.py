@@ -1,17 +1,18 @@
-"""Steps of both stages on the default task against the straightforward eager loop and USB's train step.
+"""Training steps of both stages on the default task, against the plain eager loop and USB's train step.
 
 pytest benchmarks/end_to_end/test_throughput.py --benchmark-enable --benchmark-only
 
-A round is the start and the first steps of a stage as a run does them: optimizer, schedule, average, logging, and for ours
-the table of conditions and the start of whatever works ahead. Nobody validates or writes checkpoints. Each contender's
+A round is the start and the first steps of a stage as in a run: optimizer, schedule, average, logging, and for ours the table
+of conditions and the start of prefetching. No contender validates or writes checkpoints. Each contender's
 step is compared with ours before it is timed (`agreement`), and its losses must be finite and go down.
 
-Images are fresh at every step (`PLAIN`): what a pool gains is not counted.
+Images are fresh at every step (`PLAIN`): the gain of a pool is not counted.
 
-Contenders: "ours" as configured by default; "ours, always ahead" with engine.overlap = "always"; "eager": `eager_loop`; "eager channels-last": the same by someone who knows that
-layout; "compile": that one with generator, classifier and network through torch.compile, whose compiling is not timed. "P-SSL uda"
-is the stage with UDA's loss, as `compare --methods uda` has it: "semilearn" is USB's UDA (`usb`), fed by the eager loop's generator
-and views. Its step does less: the weak view shares the student's forward (ours predicts it in eval mode, one forward more).
+Contenders: "ours": the default settings; "ours, always ahead": engine.overlap = "always"; "eager": `eager_loop`; "eager
+channels-last": the same in that layout; "compile": that one with generator, classifier and network through torch.compile,
+where compiling is not timed. "P-SSL uda" is the stage with UDA's loss, as in `compare --methods uda`: "semilearn" is USB's UDA
+(`usb`), fed by the eager loop's generator and views. Its step does less: the weak view shares the student's forward (ours
+predicts it in eval mode, with one more forward).
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ pytest.importorskip("kornia")
 
 # Steps of a round, and rounds.
 STEPS, ROUNDS = 20, 3
-# By contender, what it sets: the engine decides for itself, and is told to work ahead.
+# By contender, its settings: the engine decides by itself, or always prefetches.
 OURS = {"ours": [], "ours, always ahead": ["engine.overlap=always"]}
 LAYOUTS = {
     "eager": {},
@@ -75,7 +76,7 @@ def task_of(contender: str, method: str | None) -> Task:
 
 
 def ours(task: Task, stage: str) -> Callable[[], list[float]]:
-    """A run of the stage from the task's fresh network; gives the losses that it logged."""
+    """A run of the stage from the task's fresh network; it returns the logged losses."""
 
     def run() -> list[float]:
         logged: list[float] = []
@@ -96,7 +97,7 @@ def eager(task: Task, stage: str, pair: SourcePair) -> Callable[[], list[float]]
 
 
 def semilearn(task: Task, stage: str, pair: SourcePair) -> Callable[[], list[float]]:
-    """USB's loop over batches that the eager loop makes as they are asked for."""
+    """USB's loop over batches that the eager loop makes on demand."""
 
     def run() -> list[float]:
         loop = LOOPS[stage](task, pair, task.new_network())
@@ -110,8 +111,8 @@ def semilearn(task: Task, stage: str, pair: SourcePair) -> Callable[[], list[flo
 
 def check(task: Task, stage: str, contender: str, pair: SourcePair) -> None:
     if contender == "semilearn":
-        # Of the step its loss can be compared, on given logits (and the whole, with a stand-in for the network, in
-        # tests/benchmarks/test_usb.py); its T has no effect in a step.
+        # Here only the step's loss can be compared, on given logits; tests/benchmarks/test_usb.py compares the whole step,
+        # with a stand-in for the network. Its T has no effect in a step.
         weak, strong = 3 * torch.randn(2, task.config.p_ssl.batch_size, task.num_classes)
         usb.assert_same_loss("uda", weak, strong, 1.0, task.config.p_ssl.threshold)
         return
@@ -128,9 +129,9 @@ def goes_down(losses: Sequence[float]) -> bool:
 def ready(
     stage: str, method: str | None, contender: str, threads: int
 ) -> tuple[Task, Callable[[], list[float]], list[float]]:
-    """The contender's run, checked and warm, for all of its rounds: the task, the run, and the losses of one.
+    """The contender's run, checked and warmed up, for all of its rounds: the task, the run, and the losses of one run.
 
-    threads: what torch is set to; compiled code is made for it.
+    threads: torch's number of threads; code is compiled for it.
     """
     torch.manual_seed(0)
     task = task_of(contender, method)
@@ -138,7 +139,7 @@ def ready(
     check(task, stage, contender, pair)
     makers: dict[str, Callable[..., Any]] = {"semilearn": semilearn} | dict.fromkeys(LAYOUTS, eager)
     run = ours(task, stage) if contender in OURS else makers[contender](task, stage, pair)
-    # It warms up, compiles, and shows that the steps learn.
+    # Warms up, compiles, and shows that the steps learn.
     losses = run()
     assert torch.tensor(losses).isfinite().all()
     assert goes_down(losses), losses
@@ -151,7 +152,7 @@ def ready(
 def test_steps(
     benchmark: Any, threads: int, stage: str, method: str | None, contender: str
 ) -> None:
-    """A number of training steps, float32; steps/s and images/s (through the target network) beside the time."""
+    """Time a number of float32 training steps; also records steps/s and images/s (through the target network)."""
     if threads == 1 and (contender in ("compile", "ours, always ahead") or method):
         pytest.skip("two threads only")
     name = {"pp": "PP", "p-ssl": "P-SSL"}[stage] + (f" {method}" if method else "")

@@ -1,17 +1,17 @@
-"""UDA for stage 2: seconds of training until the validation accuracy of the default task first reaches a target.
+"""UDA as stage 2: seconds of training until the validation accuracy on the default task first reaches a target.
 
 pytest benchmarks/end_to_end/test_time_to_accuracy.py --benchmark-enable --benchmark-only
 
-One run of the default's whole stage 2, on two threads, from the same pre-trained network (ours, its time not counted): ours, and USB's trainer on the
-same labelled images and batch sizes (`usb`: its own loop, loss, optimizer, cosine schedule and weight average without warm-up), with pseudo samples of
-the eager loop as its unlabelled data; every image fresh (`PLAIN`). The clock runs from the images in memory: it counts loading the frozen networks,
-rewriting the generator (ours), and every step. Every tenth step keeps a copy of the averaged weights, inside the clock and for both; they are
-evaluated when the run is over, so that evaluation costs nobody time and nobody works ahead during it. The time of a target is that of the first copy whose accuracy on the
-500 validation images is at least the target: to ten steps. "test" is the accuracy of the last copy.
+One run of the default's whole stage 2 on two threads, from the same network pre-trained by us (its time is not counted): ours, and USB's trainer
+on the same labelled images and batch sizes (`usb`: its own loop, loss, optimizer, cosine schedule and weight average without warm-up), with pseudo
+samples of the eager loop as its unlabelled data; every image is fresh (`PLAIN`). The clock starts with the images in memory: it includes loading the
+frozen networks, rewriting the generator (ours), and every step. Every tenth step keeps a copy of the averaged weights, which is timed, for both; the
+copies are evaluated after the run, so that evaluation is not timed and nothing is prefetched during it. The time of a target is that of the first
+copy whose accuracy on the 500 validation images is at least the target, so its resolution is ten steps. "test" is the accuracy of the last copy.
 
 Read it with care: UDA is not stable on this task. Its student may follow its own mistakes, and then the last accuracy falls by ten
-points and more; other random numbers, or other rounding, decide whether it does, for every contender. Of one seed it says what
-the trainers can do, not which of them learns better; that their steps cost what they cost is `test_throughput`'s to say.
+points and more; random numbers or rounding decide whether that happens, for every contender. With one seed it shows what the
+trainers can do, not which of them learns better; `test_throughput` compares the cost of their steps.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ EVERY = 10
 
 @dataclass
 class Trace:
-    """When which weights were there."""
+    """Copies of the weights, with the time at which each was taken."""
 
     started: float = field(default_factory=time.perf_counter)
     points: list[tuple[float, nn.Module]] = field(default_factory=list)
@@ -63,13 +63,13 @@ class Trace:
 
 @cache
 def uda_task() -> Task:
-    # Nobody validates within the clock.
+    # No validation inside the timed part.
     config = load_config(None, [*PLAIN, "training.validate_every=0"], SEED)
     return build_task(with_method(config, "pp+uda"))
 
 
 def ours(task: Task, stage: str, network: TargetNetwork, trace: Trace | None) -> None:
-    """One stage; the copies are of the average, as the stage evaluates it."""
+    """Train one stage; the copies are of the weight average, which the stage evaluates."""
 
     made = make_stage(stage, task, network)
     honest, evaluated = made.losses, network

@@ -1,15 +1,15 @@
-"""Whole trainings of the default task: what the recipe gains, and what the engine gains beside it.
+"""Whole trainings of the default task: the gain of the recipe, and the gain of the engine on top of it.
 
-pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only     (make recipes: and the table)
+pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only     (make recipes: also prints the table)
 
 A plain loop (`eager_loop`, in torch's default layout and channels-last) with the recipe of version 0.1.0 (`OLD`), the same loop with the
-default's recipe, and ours with the default's. The plain loop follows the config: pools, progressive resolution, stages, losses. Plain against plain
-is the gain of the recipe, ours against plain with the same recipe that of the engine.
+default recipe, and ours with the default recipe. The plain loop follows the config: pools, progressive resolution, precision, stages, losses.
+Plain against plain is the gain of the recipe; ours against plain with the same recipe is the gain of the engine.
 
-A run is a seed's whole budget in float32 on two threads, timed from the images in memory: loading the frozen networks, rewriting the generator
-(ours), making pools, every step. Nobody validates within the clock but ours, once, at the end; the last weights are tested. Before a plain loop is timed, each
-stage's step is compared with ours (`agreement`). A contender whose mean test accuracy over `SEEDS` is more than `MARGIN` below that of the
-old recipe in the plain loop (channels-last) is not timed: it fails, and no time of it is kept.
+A run is a seed's whole budget on two threads, timed from the images in memory: loading the frozen networks, rewriting the generator
+(ours), making pools, every step. Validation is not timed, except one of ours at the end; the last weights are tested. Before a plain loop is timed,
+each stage's step is compared with ours (`agreement`). A contender whose mean test accuracy over `SEEDS` is more than `MARGIN` below that of the
+old recipe in the plain loop (channels-last) fails, and none of its times is kept.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ pytest.importorskip("kornia")
 
 GROUP = "a whole training, 2 threads"
 SEEDS = (0, 1, 2)
-# What 0.1.0's defaults were, where a default may have changed since.
+# The defaults of 0.1.0, for settings whose default may have changed since.
 OLD = (
     'stages=["pp", "p-ssl"]',
     "synthesis.images=fresh",
@@ -65,8 +65,9 @@ OLD = (
     "p_ssl.source_temperature=1",
     "p_ssl.batch_norm=split",
     "p_ssl.distillation=soft-target",
+    "precision=float32",
 )
-# By contender, its recipe and the plain loop's layout; ours has none. The first is what the others must reach.
+# By contender, its recipe and whether the plain loop is channels-last (None: ours). The first one is what the others must reach.
 CONTENDERS: dict[str, tuple[tuple[str, ...], bool | None]] = {
     "eager channels-last, old recipe": (OLD, True),
     "eager, old recipe": (OLD, False),
@@ -74,7 +75,7 @@ CONTENDERS: dict[str, tuple[tuple[str, ...], bool | None]] = {
     "eager": ((), False),
     "ours": ((), None),
 }
-# Of the mean over three seeds: their standard deviation is 0.3 to 0.5 points.
+# Allowed loss of the mean over three seeds, whose standard deviation is 0.3 to 0.5 points.
 MARGIN = 0.005
 # By contender, the test accuracy of each seed so far.
 REACHED: dict[str, list[float]] = {}
@@ -105,7 +106,7 @@ def plain(task: Task, channels_last: bool) -> TargetNetwork:
 
 @cache
 def check(recipe: tuple[str, ...], channels_last: bool) -> None:
-    """A plain loop's step is ours, on the same batch."""
+    """Check that a plain loop's step equals ours on the same batch."""
     task = task_of(recipe, SEEDS[0])
     pair = SourcePair(task, channels_last=channels_last)
     assert_same_images(task, pair)
@@ -114,7 +115,7 @@ def check(recipe: tuple[str, ...], channels_last: bool) -> None:
 
 
 def assert_reached(contender: str) -> None:
-    """Once all seeds have run: they reach what the first contender reached, if that ran."""
+    """Once all seeds have run, check that they reach the first contender's accuracy, if that one ran."""
     first = next(iter(CONTENDERS))
     wanted, found = REACHED.get(first, []), REACHED[contender]
     if len(wanted) == len(found) == len(SEEDS):
@@ -151,6 +152,6 @@ def test_whole_training(benchmark: Any, contender: str) -> None:
     try:
         assert_reached(contender)
     except AssertionError:
-        # So that pytest-benchmark keeps no time of it.
+        # pytest-benchmark then keeps no time of it.
         benchmark.has_error = True
         raise

@@ -1,4 +1,4 @@
-"""The ring against what it cannot beat: producer and consumer of known durations, and its own cost a batch.
+"""The ring against its lower bound, with a producer and a consumer of known durations; and its own cost per batch.
 
 pytest benchmarks/engine --benchmark-enable --benchmark-only
 """
@@ -17,7 +17,7 @@ LONGER = 0.02
 
 
 def run(produce: float, consume: float) -> float:
-    """Seconds for NUM batches; both sides sleep, so that they need no core."""
+    """Seconds for NUM batches; both sides sleep, so they use no core."""
     order = []
     started = time.perf_counter()
     with Ring(
@@ -33,11 +33,11 @@ def run(produce: float, consume: float) -> float:
 
 @pytest.mark.parametrize("ratio", [0.2, 0.5, 0.8, 1.0, 1.25, 2.0, 5.0])
 def test_bound(benchmark: Any, ratio: float) -> None:
-    """n batches of a producer of s and a consumer of t seconds: at most 1.02 (n max(s, t) + min(s, t))."""
+    """n batches with s seconds per batch in the producer and t in the consumer take at most 1.02 (n max(s, t) + min(s, t))."""
     produce, consume = (LONGER, LONGER / ratio) if ratio >= 1 else (LONGER * ratio, LONGER)
     benchmark.group = "ring, producer / consumer"
     seconds = benchmark.pedantic(run, args=(produce, consume), rounds=3)
-    # Sleeping takes longer than was asked for: by how much is measured beside it.
+    # Sleeping takes longer than requested, so its real duration is measured, too.
     bound = NUM * slept(max(produce, consume)) + slept(min(produce, consume))
     benchmark.extra_info["of the bound"] = round(seconds / bound, 4)
     assert seconds <= 1.02 * bound
@@ -52,7 +52,7 @@ def slept(seconds: float, num: int = 50) -> float:
 
 @pytest.mark.parametrize("contender", ["thread", "inline"])
 def test_overhead(benchmark: Any, contender: str) -> None:
-    """A batch of nothing."""
+    """The cost of an empty batch."""
     num = 2000
     benchmark.group = f"ring, {num} empty batches"
 

@@ -1,4 +1,4 @@
-"""What a rewrite saves that needs no clock: multiply-adds, and the memory of one batch.
+"""Savings of a rewrite other than time: multiply-adds, and the peak memory of one batch.
 
 pytest benchmarks/generators/test_costs.py -s
 """
@@ -15,7 +15,7 @@ import torch
 
 from ptgm_fast import generators
 
-# One batch of 32 in a process of its own: its highest resident memory above that before the batch.
+# One batch of 32 in a separate process: its peak resident memory, minus that before the batch.
 PEAK = """
 import gc, resource, sys, torch
 from networks import biggan_deep

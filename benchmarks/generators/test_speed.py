@@ -1,6 +1,6 @@
-"""Frozen generators as they come, compiled, and rewritten by `optimize` (`benchmarks/cases/generators.py`).
+"""Frozen generators in their original form, compiled, and rewritten by `optimize` (`benchmarks/cases/generators.py`).
 
-In a process with its own allocator: what large tensors cost a user is part of the time.
+They run with the default allocator: the time includes what large tensors cost a user.
 
 pytest benchmarks/generators --benchmark-enable --benchmark-only
 """

@@ -1,4 +1,4 @@
-"""`consistency` with its gradient against the losses of USB's package: what a user of that would gain.
+"""`consistency` with its gradient against the losses of USB's package.
 
 pytest benchmarks/kernels/test_semilearn.py --benchmark-enable --benchmark-only
 """
@@ -29,7 +29,7 @@ def test_mean_loss(
 ) -> None:
     """From logits of both views to the gradient of the mean loss, float32: mask, pseudo label, loss, backward.
 
-    semilearn: `FixedThresholdingHook`, `PseudoLabelingHook` and `ConsistencyLoss`, as its train steps call them.
+    semilearn: `FixedThresholdingHook`, `PseudoLabelingHook` and `ConsistencyLoss`, called as in its train steps.
     """
     num, classes, share = size
     benchmark.group = f"{method} mean {num}x{classes}, {share:.0%} count, {threads} threads"

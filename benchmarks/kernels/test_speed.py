@@ -1,4 +1,4 @@
-"""The ops against their peers, case by case (`benchmarks/cases`), each contender checked first.
+"""The ops against their peers, case by case (`benchmarks/cases`). Each contender is checked first.
 
 pytest benchmarks/kernels --benchmark-enable --benchmark-only -k views
 """

@@ -1,4 +1,4 @@
-"""Conditional normalization folded to scale and shift, activation, upsampling, phases and residual in one pass."""
+"""Conditional normalization folded into scale and shift, activation, upsampling, phases and residual in one pass."""
 
 from __future__ import annotations
 
@@ -44,19 +44,19 @@ def cond_norm_act(
     residual: Tensor | None = None,
     impl: str | None = None,
 ) -> Tensor:
-    """y = act(U(x * scale + shift) + residual), channels-last, of x's dtype.
+    """Return y = act(U(x * scale + shift) + residual), channels-last, in x's dtype.
 
-    x [N, C, H, W], channels-last for speed; scale and shift [N, C], or [C] for all samples. A normalization with
+    x [N, C, H, W], fastest if channels-last; scale and shift [N, C], or [C] shared by all samples. A normalization with
     known statistics is such a scale and shift: gain / sqrt(var + eps) and bias - mean * gain / sqrt(var + eps).
 
     activation: one of ``none``, ``relu``, ``leaky_relu`` (slope 0.2), ``silu``, ``tanh``.
     upsample: U repeats each pixel to 2x2 (nearest); y is [N, C, 2H, 2W].
     phases: x is the [N, 4C, H+1, W+1] output of a phase convolution (`phase_weight`); U is the interleave
     ``y[2i+a, 2j+b] = x[group 2a+b][i+a, j+b]``, so y is [N, C, 2H, 2W] for scale and shift of C channels.
-    residual: added before the activation, in y's size, or in half of y's size and then repeated to 2x2.
+    residual: added before the activation. It has y's height and width, or half of both; then each pixel is repeated to 2x2.
 
-    float32, bfloat16, float16 (float64 in the reference only); computes in float32. Gradients flow to x, scale, shift
-    and residual; the backward pass is the reference's. Raises ValueError on sizes or names that do not fit.
+    dtypes: float32, bfloat16 and float16, computed in float32; float64 in the reference only. Gradients flow to x, scale,
+    shift and residual; the backward pass is the reference's. Raises ValueError for mismatched sizes or unknown names.
     """
     _check(x, scale, shift, activation, upsample, phases, residual)
     return _cond_norm_act(x, scale, shift, residual, activation, upsample, phases, impl=impl)
@@ -81,7 +81,7 @@ def _check(
         raise ValueError("phases already doubles the size of the image: leave upsample off")
     if phases and (x.shape[1] % 4 or 0 in x.shape[2:]):
         raise ValueError(
-            f"with phases x must be [N, 4C, H+1, W+1], the output of a phase convolution; got {tuple(x.shape)}"
+            f"with phases, x must be [N, 4C, H+1, W+1], the output of a phase convolution; got {tuple(x.shape)}"
         )
     num, channels, height, width = output_shape(x, upsample, phases)
     for name, value in (("scale", scale), ("shift", shift)):
@@ -94,5 +94,5 @@ def _check(
         fits_half = height % 2 == 0 and width % 2 == 0 and tuple(residual.shape) == half
         if tuple(residual.shape) != full and not fits_half:
             raise ValueError(
-                f"residual must be of y's shape {full} or of half of it {half}, got {tuple(residual.shape)}"
+                f"residual must have y's shape {full} or half its size {half}, got {tuple(residual.shape)}"
             )

@@ -54,7 +54,7 @@ def cond_norm_act(
 
 
 def _adjacent_channels(x: Tensor) -> Tensor:
-    # A slice of the channels of a channels-last tensor is read in place.
+    # A channel slice of a channels-last tensor is read in place, without a copy.
     return (
         x
         if x.stride(1) == 1 or x.shape[1] == 1

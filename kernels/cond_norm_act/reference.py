@@ -1,4 +1,4 @@
-"""The definition of cond_norm_act in plain PyTorch, and the weight of a phase convolution."""
+"""The reference definition of cond_norm_act in plain PyTorch, and the weight of a phase convolution."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cond_norm_act(
     upsample: bool,
     phases: bool,
 ) -> Tensor:
-    """act(x * scale + shift + residual), channels-last, of x's dtype; computes in float32 or float64."""
+    """Return act(U(x * scale + shift) + residual), channels-last, in x's dtype; computes in float32 or float64."""
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     values = interleave_phases(x) if phases else x
     scale, shift = (s.to(compute).view(-1, s.shape[-1], 1, 1) for s in (scale, shift))
@@ -33,7 +33,7 @@ def cond_norm_act(
 
 
 def output_shape(x: Tensor, upsample: bool, phases: bool) -> tuple[int, int, int, int]:
-    """[N, C, H, W] of y."""
+    """Return the shape [N, C, H, W] of y."""
     num, channels, height, width = x.shape
     if phases:
         return num, channels // 4, 2 * height - 2, 2 * width - 2
@@ -70,14 +70,15 @@ def interleave_phases(o: Tensor) -> Tensor:
 
 
 def phase_weight(weight: Tensor) -> Tensor:
-    """The 2x2 weight of a phase convolution: [O, I, 3, 3] -> [4O, I, 2, 2].
+    """Return the 2x2 weight of a phase convolution: [O, I, 3, 3] -> [4O, I, 2, 2].
 
-    Nearest 2x upsampling followed by a 3x3 convolution (padding 1) reads, for an output of row parity a and column
-    parity b, only a 2x2 block of the small image. So it equals one 2x2 convolution (padding 1) of the small image with
-    this weight, whose channel group 2a + b holds the outputs of parity (a, b), shifted by (a, b):
+    For an output pixel of row parity a and column parity b, nearest 2x upsampling followed by a 3x3 convolution (padding 1)
+    reads only a 2x2 block of the small image. It therefore equals a single 2x2 convolution (padding 1) of the small image
+    with this weight. Channel group 2a + b of its output o holds the outputs of parity (a, b), shifted by (a, b):
     ``y[2i+a, 2j+b] = o[group 2a+b][i+a, j+b]`` (`cond_norm_act` with ``phases=True`` puts them in place). Parity 0 sums the
-    rows {0} and {1, 2} of the weight, parity 1 the rows {0, 1} and {2}; columns alike. A bias is that of the 3x3
-    convolution, repeated four times or put into the shift. Differentiable. Raises ValueError unless 3x3.
+    weight's rows {0} and {1, 2}, parity 1 its rows {0, 1} and {2}; columns likewise. A bias is that of the 3x3
+    convolution, repeated four times or folded into the shift. Differentiable. Raises ValueError unless weight is
+    [O, I, 3, 3].
     """
     if weight.ndim != 4 or tuple(weight.shape[2:]) != (3, 3):
         raise ValueError(f"weight must be [O, I, 3, 3], got {tuple(weight.shape)}")

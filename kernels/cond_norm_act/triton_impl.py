@@ -1,4 +1,4 @@
-"""cond_norm_act on a GPU: a program takes a tile of pixels x channels of one sample, reads it once and writes it once."""
+"""cond_norm_act on a GPU: a program reads a tile of pixels x channels of one sample once and writes it once."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .reference import LEAKY_SLOPE
 
 PLAIN, UPSAMPLE, PHASES = 0, 1, 2
 RESIDUAL_NONE, RESIDUAL_FULL, RESIDUAL_HALF = 0, 1, 2
-# Values a program: with four warps eight a thread, one 128-bit access of bfloat16 and two of float32.
+# Values per program: with four warps, eight per thread, i.e. one 128-bit access in bfloat16 and two in float32.
 VALUES = 1024
 
 
 @triton.jit
 def _activate(v, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
-    # The comparisons keep NaN, as PyTorch's activations do.
+    # The comparisons propagate NaN, as PyTorch's activations do.
     if ACTIVATION == "relu":
         v = tl.where(v < 0.0, 0.0, v)
     elif ACTIVATION == "leaky_relu":
@@ -26,7 +26,7 @@ def _activate(v, ACTIVATION: tl.constexpr, SLOPE: tl.constexpr):
     elif ACTIVATION == "silu":
         v = v * tl.sigmoid(v)
     elif ACTIVATION == "tanh":
-        # Below 0.625 the series of Cephes' tanhf: 2 sigmoid(2v) - 1 cancels there.
+        # Below 0.625, the series of Cephes' tanhf: 2 sigmoid(2v) - 1 suffers from cancellation there.
         z = v * v
         s = -5.70498872745e-3
         s = s * z + 2.06390887954e-2
@@ -61,9 +61,10 @@ def cond_norm_act_kernel(
     BLOCK_PIXELS: tl.constexpr,
     BLOCK_CHANNELS: tl.constexpr,
 ):
-    """Grid (samples x pixel blocks, channel blocks): only the first axis holds more than 65,535 programs. `height`, `width` are x's, except for phases: the output's.
+    """Grid (samples x pixel blocks, channel blocks): only the first axis can exceed 65,535 programs.
 
-    MODE 0 plain, 1 nearest 2x upsampling, 2 phases; RESIDUAL 0 none, 1 of the output's size, 2 of half of it.
+    `height` and `width` are x's, or the output's in phases mode.
+    MODE: 0 plain, 1 nearest 2x upsampling, 2 phases. RESIDUAL: 0 none, 1 the output's size, 2 half of it.
     """
     blocks = tl.cdiv(height * width, BLOCK_PIXELS)
     sample = (tl.program_id(0) // blocks).to(tl.int64)
@@ -184,7 +185,7 @@ def cond_norm_act(
 
 
 def _adjacent_channels(x: Tensor) -> Tensor:
-    # A slice of the channels of a channels-last tensor is read in place.
+    # A channel slice of a channels-last tensor is read in place, without a copy.
     return (
         x
         if x.stride(1) == 1 or x.shape[1] == 1

@@ -1,4 +1,4 @@
-"""The consistency losses between a weak and a strong view."""
+"""Consistency losses between a weak and a strong view."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from . import reference
 __all__ = ["METHODS", "consistency"]
 
 METHODS = ("uda", "fixmatch", "soft-pseudo-label", "mse")
-# What is used where the caller says nothing; 0 counts every sample.
+# Defaults of the methods that have a threshold; the others count every sample.
 _THRESHOLDS = {"uda": 0.8, "fixmatch": 0.95}
 
 
@@ -30,25 +30,25 @@ def consistency(
     sample_weight: Tensor | None = None,
     impl: str | None = None,
 ) -> Tensor:
-    """The consistency loss of each sample, float32 [N], for w the weak and s the strong logits.
+    """Return the consistency loss of each sample, float32 [N], between weak logits w and strong logits s.
 
-    With p_w = softmax(w), p_s = softmax(s), m = [max p_w >= threshold] and v the sample's weight (1 without):
+    With p_w = softmax(w), p_s = softmax(s), m = [max p_w >= threshold] and v the sample's weight (1 by default):
 
     ``uda``: v m KL(softmax(w / T) || p_s) (Xie et al. 2020, arXiv:1904.12848, section 3.3);
     ``fixmatch``: v m CE(p_s, argmax p_w) (Sohn et al. 2020, arXiv:2001.07685, eq. 4);
     ``soft-pseudo-label``: v KL(p_w || p_s);
     ``mse``: v mean over classes of (p_w - p_s)^2 (Laine and Aila 2017, arXiv:1610.02242).
 
-    weak_logits, strong_logits [N, C], floats, of one shape; -inf rules a class out.
-    temperature: T of ``uda``, and of no other method. threshold in [0, 1]: of ``uda`` (0.8 if None) and ``fixmatch``
-    (0.95 if None); the other two count every sample. class_thresholds [C]: the threshold of the class argmax p_w, in
-    place of `threshold` and with any method (FlexMatch, FreeMatch). sample_weight [N]: v (SoftMatch).
+    weak_logits, strong_logits [N, C]: floating-point, of the same shape; -inf excludes a class.
+    temperature: T of ``uda``; the other methods ignore it. threshold in [0, 1]: used by ``uda`` (0.8 if None) and
+    ``fixmatch`` (0.95 if None); the other two count every sample. class_thresholds [C]: one threshold per class, looked up
+    at argmax p_w; replaces `threshold` and works with any method (FlexMatch, FreeMatch). sample_weight [N]: v (SoftMatch).
 
-    The gradient flows to the strong logits only; it is made in the forward pass, and a second derivative needs
-    impl="reference". The strong logits of a sample that does not count are not read. Where the weak logits have a NaN or
-    no finite maximum, the loss is NaN and the gradient 0. Computes in float32 (float64 logits: in float64, by the
-    reference). Raises ValueError for an unknown method, temperature <= 0, a threshold outside [0, 1], or shapes that
-    do not fit.
+    The gradient flows to the strong logits only. It is computed in the forward pass, so a second derivative needs
+    impl="reference". The strong logits of a sample that does not count (m = 0) are not used. If the weak logits have a
+    NaN or no finite maximum, the loss is NaN and the gradient 0. Computes in float32; float64 logits are computed in
+    float64, by the reference. Raises ValueError for an unknown method, temperature <= 0, a threshold outside [0, 1],
+    logits that are not floating-point, or mismatched shapes.
     """
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; accepted: {', '.join(METHODS)}")
@@ -96,7 +96,7 @@ def _fake(
 
 
 class _Consistency(Op[Tensor]):
-    """The gradient to the strong logits is made with the loss; the backward pass scales its rows."""
+    """Compute the gradient of the strong logits together with the loss; the backward pass only scales its rows."""
 
     def __call__(self, *args: Any, impl: str | None = None) -> Tensor:
         weak, strong, *options = args

@@ -9,7 +9,7 @@ from ptgm_fast import _C
 
 from .. import dispatch
 
-# As csrc/consistency.cpp numbers them: the soft targets differ by temperature and threshold only.
+# Must match Method in csrc/consistency.cpp. The soft-target methods differ only in temperature and threshold.
 METHOD_CODES = {"uda": 0, "soft-pseudo-label": 0, "fixmatch": 1, "mse": 2}
 
 
@@ -24,9 +24,9 @@ def consistency(
     gradient: bool,
     fill: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss float32 [N], its gradient float32 [N, C] (or empty), and which samples count, bool [N].
+    """Return the loss float32 [N], its gradient float32 [N, C] (or empty), and which samples count, bool [N].
 
-    fill: write zeros into the gradient's rows of samples that do not count; else they are left as they are in memory.
+    fill: write zeros to the gradient rows of samples that do not count; otherwise they stay uninitialized.
     """
     if weak_logits.dtype != strong_logits.dtype:
         weak_logits, strong_logits = weak_logits.float(), strong_logits.float()
@@ -63,7 +63,7 @@ def consistency(
 
 
 def scale(gradient: Tensor, counts: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """gradient[i, :] * grad[i] as `dtype`, 0 where sample i does not count."""
+    """Return gradient[i, :] * grad[i] as `dtype`, 0 where sample i does not count."""
     num, classes = gradient.shape
     out = torch.empty(num, classes, dtype=dtype)
     _C.consistency_scale(

@@ -1,4 +1,4 @@
-"""The definition in plain PyTorch, and the gradient in closed form."""
+"""The reference definition of consistency in plain PyTorch, and its gradient in closed form."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def consistency(
     temperature: float,
     threshold: float,
 ) -> Tensor:
-    """The loss of each sample [N]; gradients to the strong logits by autograd."""
+    """Return the loss of each sample [N]; autograd gives the gradient of the strong logits."""
     weak, strong = _compute(weak_logits.detach()), _compute(strong_logits)
     counts, nothing = _counts(weak, threshold, class_thresholds)
-    # What does not count is not looked at: not even a NaN there reaches loss or gradient.
+    # Samples that do not count are masked first, so that not even a NaN there reaches the loss or the gradient.
     strong = strong.where(counts[:, None], 0.0)
     if method == "fixmatch":
         loss = F.cross_entropy(strong, weak.argmax(1), reduction="none")
@@ -28,7 +28,7 @@ def consistency(
     else:
         log_q, log_p = (weak / temperature).log_softmax(1), strong.log_softmax(1)
         q = log_q.exp()
-        # 0 log 0 = 0: a class that the target rules out adds nothing, even if the strong view rules it out too.
+        # 0 log 0 = 0: a class that the target excludes adds nothing, even if the strong view excludes it too.
         loss = (q * (log_q - log_p)).where(q > 0, 0.0).sum(1)
     loss = loss.where(counts, nothing)
     return loss if sample_weight is None else loss * _compute(sample_weight.detach())
@@ -43,7 +43,7 @@ def consistency_gradient(
     temperature: float,
     threshold: float,
 ) -> Tensor:
-    """d loss[i] / d strong_logits[i, :], float32 or float64 [N, C]."""
+    """Return d loss[i] / d strong_logits[i, :], float32 or float64 [N, C]."""
     weak, strong = _compute(weak_logits.detach()), _compute(strong_logits.detach())
     p = strong.softmax(1)
     if method == "fixmatch":
@@ -67,7 +67,7 @@ def _compute(values: Tensor) -> Tensor:
 def _counts(
     weak: Tensor, threshold: float, class_thresholds: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """m = [max p_w >= threshold], and the loss of a row that does not count: 0, or NaN if the weak logits are."""
+    """Return m = [max p_w >= threshold], and the loss of a row that does not count: 0, or NaN if max p_w is NaN."""
     confidence = weak.softmax(1).amax(1)
     least: Tensor | float = threshold
     if class_thresholds is not None:

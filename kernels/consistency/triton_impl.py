@@ -1,7 +1,8 @@
-"""The consistency losses on a GPU: loss and gradient in one kernel.
+"""Consistency losses on a GPU: loss and gradient in one kernel.
 
-Up to `MAX_TILE` classes a program holds its rows in registers: each logit is read once, and the strong logits of rows
-that do not count not at all. Beyond, a program walks a row in blocks, twice (thrice for ``consistency``).
+With up to `MAX_TILE` classes, a program holds its rows in registers: each logit is read once, and the strong logits of
+rows that do not count are not read. With more, a program walks a row in blocks, twice (three times for the gradient of
+``mse``).
 """
 
 from __future__ import annotations
@@ -13,28 +14,28 @@ from torch import Tensor
 
 from ..launch import on_device, unit_of
 
-# Logits of one program's step, the most classes in registers, and the block beyond that.
+# Logits per program, the most classes held in registers, and the block size beyond that.
 TILE, MAX_TILE, BLOCK = 1024, 8192, 4096
-# The soft targets differ by temperature and threshold only.
+# The soft-target methods differ only in temperature and threshold.
 METHOD_CODES = {"uda": 0, "soft-pseudo-label": 0, "fixmatch": 1, "mse": 2}
 SOFT, HARD = tl.constexpr(0), tl.constexpr(1)
 
 
 @triton.jit
 def _base(peak):
-    # What is subtracted before the exponential: of a row of nothing but -inf (so far) nothing, which leaves no NaN.
+    # The value subtracted before the exponential: 0 for a row of only -inf (so far), which avoids NaN.
     return tl.where(peak == float("-inf"), 0.0, peak)
 
 
 @triton.jit
 def _argmax(x, AXIS: tl.constexpr):
-    # Without the NaNs, an index behind the row is never the first of the largest.
+    # With NaN replaced by -inf, an index past the end of the row is never the first maximum.
     return tl.argmax(tl.where(x == x, x, float("-inf")), AXIS)
 
 
 @triton.jit
 def _counts(peak, total, label, class_thresholds, threshold):
-    """Whether a row counts, and its loss if not: 0, or NaN where the weak logits have a NaN or no finite maximum."""
+    """Whether a row counts, and its loss if not: 0, or NaN if the weak logits have a NaN or no finite maximum."""
     least = threshold
     if class_thresholds is not None:
         least = tl.load(class_thresholds + label).to(tl.float32)
@@ -63,7 +64,7 @@ def tile_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Grid (row blocks,). Rows have units * UNIT <= COLUMNS classes, a pitch of weak_units or strong_units * UNIT."""
+    """Grid (row blocks,). Rows have units * UNIT <= COLUMNS classes and a stride of weak_units or strong_units times UNIT."""
     classes = units * UNIT
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     column = tl.arange(0, COLUMNS)[None, :]
@@ -88,7 +89,7 @@ def tile_kernel(
         q = tl.exp(a)
         weak_total = tl.sum(q, 1)
         q = q / weak_total[:, None]
-        # 0 log 0 = 0, also where the strong view rules the class out.
+        # 0 log 0 = 0, also where the strong view excludes the class.
         row_loss = tl.sum(tl.where(q > 0.0, q * (a - s), 0.0), 1) + tl.log(
             strong_total / weak_total
         )
@@ -137,7 +138,7 @@ def loop_kernel(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ):
-    """Grid (rows,): a row in blocks of COLUMNS classes; otherwise as `tile_kernel`. ROWS is 1."""
+    """Grid (rows,). Walks a row in blocks of COLUMNS classes; otherwise like `tile_kernel`. ROWS is 1."""
     classes = units * UNIT
     row = tl.program_id(0).to(tl.int64)
     weak += row * (tl.cast(weak_units, tl.int64) * UNIT)
@@ -261,7 +262,7 @@ def consistency(
     gradient: bool,
     fill: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """As `cpu_impl.consistency`."""
+    """Same as `cpu_impl.consistency`."""
     if weak_logits.stride(1) != 1:
         weak_logits = weak_logits.contiguous()
     if strong_logits.stride(1) != 1:
@@ -305,7 +306,7 @@ def consistency(
 
 
 def scale(gradient: Tensor, counts: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """gradient[i, :] * grad[i] as `dtype`, 0 where sample i does not count."""
+    """Return gradient[i, :] * grad[i] as `dtype`, 0 where sample i does not count."""
     num, classes = gradient.shape
     out = torch.empty_like(gradient, dtype=dtype)
     if num == 0:

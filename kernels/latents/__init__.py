@@ -1,8 +1,8 @@
-"""Random numbers addressed by (seed, row, element): `latents`, `class_labels` and `uniforms`.
+"""Counter-based random numbers, addressed by (seed, row, element): `latents`, `class_labels` and `uniforms`.
 
 Word j of row i is word j % 4 of Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011) with the 64-bit key `seed` and
-the counter (i, j // 4, stream); the three functions have streams of their own. A row depends on nothing else: neither
-on the rows made with it, nor on device, implementation or number of threads.
+the counter (i, j // 4, stream); each of the three functions has its own stream. A row depends on nothing else: not on
+the other rows of the call, the device, the implementation or the number of threads.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def uniforms(
     device: torch.device | str = "cpu",
     impl: str | None = None,
 ) -> Tensor:
-    """Uniform numbers in [0, 1), float32 [num, dim]: (word >> 8) / 2^24, the same bits everywhere.
+    """Return uniform random numbers in [0, 1), float32 [num, dim]: (word >> 8) / 2^24, bit-identical everywhere.
 
-    seed, start, device, impl and errors as in `latents`. No gradient flows.
+    seed, start, device, impl and errors are as in `latents`. No gradient flows.
     """
     where = torch.device(device)
     return _uniforms(num, dim, *_check(num, dim, seed, start, where), where, impl=impl)
@@ -57,19 +57,20 @@ def latents(
     dtype: torch.dtype = torch.float32,
     impl: str | None = None,
 ) -> Tensor:
-    """Standard normal numbers [num, dim], or truncated ones; row i depends only on (seed, start + i).
+    """Return standard normal numbers [num, dim], optionally truncated; row i depends only on (seed, start + i).
 
-    With u uniform, multiples of 2^-32 in (0, 1), Phi the normal distribution function:
-    z = Phi^-1(u), |z| <= 6.34; with truncation t > 0, z = t Phi^-1(Phi(-2) + u (Phi(2) - Phi(-2))), |z| <= 2t: the
-    "truncation trick" (Brock, Donahue, Simonyan 2019, arXiv:1809.11096, section 3.1), z being redrawn beyond 2 there.
-    Phi^-1 is a rational approximation, relative error 6e-7, of float32 operations that round alike everywhere: all
-    implementations agree bit for bit.
+    With u uniform over multiples of 2^-32 in (0, 1), and Phi the standard normal CDF:
+    z = Phi^-1(u), |z| <= 6.34; with truncation t > 0, z = t Phi^-1(Phi(-2) + u (Phi(2) - Phi(-2))), |z| <= 2t. This is
+    the "truncation trick" (Brock, Donahue, Simonyan 2019, arXiv:1809.11096, section 3.1, which redraws |z| > 2 instead).
+    Phi^-1 is a rational approximation with relative error 6e-7. It uses only float32 operations that round the same way
+    everywhere, so all implementations agree bit for bit.
 
-    seed: 0 <= seed < 2^64. start: a row number, start + num <= 2^63, or a tensor of one int64 on `device`, which is
-    read when the kernel runs (a captured CUDA graph then makes other rows at each replay) and is not checked.
+    seed: 0 <= seed < 2^64. start: the number of the first row, with start + num <= 2^63, or a tensor that holds it as one
+    int64 on `device`. The tensor is read when the kernel runs, so each replay of a captured CUDA graph can make other
+    rows; its value is not checked.
     dtype: float32, bfloat16 or float16, rounded from float32. No gradient flows. impl: one of
     `dispatch.IMPLEMENTATIONS`, or None for the fastest.
-    Raises ValueError for values out of these ranges.
+    Raises ValueError for values outside these ranges.
     """
     if truncation is not None and not 0 < truncation < float("inf"):
         raise ValueError(
@@ -91,10 +92,10 @@ def class_labels(
     device: torch.device | str = "cpu",
     impl: str | None = None,
 ) -> Tensor:
-    """Uniform class labels, int64 [num] in [0, num_classes); row i depends only on (seed, start + i).
+    """Return uniform class labels, int64 [num] in [0, num_classes); row i depends only on (seed, start + i).
 
-    label = floor(num_classes * w / 2^64) for a 64-bit word w: each class's probability is 1 / num_classes to within
-    2^-64. 1 <= num_classes < 2**31; seed, start, device, impl and errors as in `latents`. No gradient flows.
+    label = floor(num_classes * w / 2^64) for a 64-bit word w, so each class has probability 1 / num_classes to within
+    2^-64. 1 <= num_classes < 2**31; seed, start, device, impl and errors are as in `latents`. No gradient flows.
     """
     if not 1 <= num_classes < 2**31:
         raise ValueError(f"num_classes must lie in [1, 2**31), got {num_classes}")
@@ -105,7 +106,7 @@ def class_labels(
 def _check(
     num: int, dim: int, seed: int, start: int | Tensor, device: torch.device
 ) -> tuple[int, int, Tensor | None]:
-    """The seed in two's complement (a schema's int has a sign), the first row, what a tensor in device memory adds to it."""
+    """Return the seed in two's complement (schema ints are signed), the first row, and a tensor to add to it, or None."""
     if not 0 <= seed < 2**64:
         raise ValueError(f"seed must lie in [0, 2**64), got {seed}")
     if num < 0 or dim < 0:

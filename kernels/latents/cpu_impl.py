@@ -1,4 +1,4 @@
-"""The calls into csrc/latents.cpp."""
+"""Calls into csrc/latents.cpp."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ptgm_fast import _C
 from .. import dispatch
 from . import reference
 
-# As csrc/latents.cpp numbers them.
+# Must match Kind in csrc/latents.cpp.
 UNIFORM, NORMAL, TRUNCATED = 0, 1, 2
 
 

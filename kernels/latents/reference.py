@@ -1,7 +1,7 @@
-"""Addressed random numbers in plain PyTorch: the definition of `uniforms`, `latents` and `class_labels`.
+"""Counter-based random numbers in plain PyTorch: the definition of `uniforms`, `latents` and `class_labels`.
 
-Every float step below is one IEEE float32 operation rounded on its own (+, -, *, /, sqrt; no fused multiply-add, no
-library logarithm), so an implementation that keeps the order of operations gives the same bits on any machine.
+Every float step below is a single, separately rounded IEEE float32 operation (+, -, *, /, sqrt; no fused multiply-add,
+no library logarithm), so an implementation that keeps the order of operations gives the same bits on any machine.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 MASK32 = 0xFFFFFFFF
-# Seeds come in two's complement; this makes them unsigned.
+# Seeds arrive in two's complement; this mask makes them unsigned.
 MASK64 = 0xFFFFFFFFFFFFFFFF
 
 # Philox4x32-10: Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
@@ -21,15 +21,14 @@ PHILOX_ROUNDS = 10
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
 
-# The fourth counter word keeps the three functions apart: with one seed they share no block.
+# The fourth counter word separates the three functions: with the same seed they share no block.
 STREAM_UNIFORMS, STREAM_LATENTS, STREAM_LABELS = 0, 1, 2
 
 # The standard normal's inverse CDF as a function of x = |2u - 1| (centre) and q = 1 - x (tail): minimax rational fits,
-# relative error 1e-7 each, 6e-7 with the rounding of float32. Lowest degree first.
+# relative error 1e-7 each, 6e-7 including float32 rounding. Lowest degree first.
 CENTRE_LIMIT = 0.959  # x up to here is the centre; a normal truncated at 2 needs only x <= erf(sqrt 2) = 0.9545
-CENTRE_SHIFT = (
-    0.92  # the centre's variable is 0.92 - x^2: no cancellation where the function is steep
-)
+# The centre's variable is 0.92 - x^2, which avoids cancellation where the function is steep.
+CENTRE_SHIFT = 0.92
 CENTRE_P = (2.1322834, 30.930613, 112.216805, 94.98511, 8.783196)
 CENTRE_Q = (1.0, 16.54876, 74.1179, 90.929695, 20.18481)
 TAIL_SHIFT = 1.8  # the tail's variable is sqrt(-log q) - 1.8
@@ -54,7 +53,7 @@ TRUNCATION_MASS = math.erf(math.sqrt(2))  # P(|z| < 2)
 
 
 def _multiply_32(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
-    # High and low 32 bits of a product that needs 64 unsigned bits, in int64: one factor goes in 16-bit halves.
+    # High and low 32 bits of a 64-bit unsigned product, computed in int64 by splitting one factor into 16-bit halves.
     low, high = a * (b & 0xFFFF), a * (b >> 16)
     middle = (low >> 16) + high
     return middle >> 16, ((middle & 0xFFFF) << 16) | (low & 0xFFFF)
@@ -73,7 +72,7 @@ def philox4x32(counter: Sequence[Tensor], key: tuple[int, int]) -> list[Tensor]:
 
 
 def random_words(rows: Tensor, dim: int, *, seed: int, stream: int) -> Tensor:
-    """32-bit words int64 [N, dim]: element j of a row is word j % 4 of the block with counter (row, j // 4, stream)."""
+    """Return 32-bit words, int64 [N, dim]: element j of a row is word j % 4 of the block (row, j // 4, stream)."""
     blocks = torch.arange((dim + 3) // 4, dtype=torch.int64, device=rows.device)
     shape = (len(rows), len(blocks))
     counter = (
@@ -87,7 +86,7 @@ def random_words(rows: Tensor, dim: int, *, seed: int, stream: int) -> Tensor:
 
 
 def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
-    # Horner's rule: a multiplication and an addition, rounded apart.
+    # Horner's rule, with the multiplication and the addition rounded separately.
     value = torch.full_like(x, coefficients[-1])
     for c in reversed(coefficients[:-1]):
         value = value * x + c
@@ -95,7 +94,7 @@ def _polynomial(coefficients: tuple[float, ...], x: Tensor) -> Tensor:
 
 
 def _log(x: Tensor) -> Tensor:
-    # x = 2^e * m with m in [sqrt(1/2), sqrt(2)), by the float's bits; log x = e log 2 + log m.
+    # x = 2^e * m with m in [sqrt(1/2), sqrt(2)), from the float's bits; log x = e log 2 + log m.
     bits = x.view(torch.int32)
     exponent = (bits - SQRT_HALF_BITS) >> 23
     f = (bits - (exponent << 23)).view(torch.float32) - 1
@@ -103,7 +102,7 @@ def _log(x: Tensor) -> Tensor:
 
 
 def _sqrt(x: Tensor) -> Tensor:
-    # By way of float64, which rounds to the exact float32 root: torch's own (MKL's) can miss its last bit.
+    # Through float64, which gives the correctly rounded float32 root: torch's own (MKL's) can be off in the last bit.
     return torch.sqrt(x.double()).float()
 
 
@@ -114,7 +113,7 @@ def _half_normal(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normal_from_words(words: Tensor, truncation: float | None) -> Tensor:
-    """float32 (truncated) normal of 32-bit words; bit 0 is the sign, bits 1 to 31 the magnitude's quantile.
+    """Map 32-bit words to float32 (truncated) normals; bit 0 is the sign, bits 1 to 31 are the magnitude's quantile.
 
     With k = word >> 1, q = (k + 1/2) / 2^31 and x = 1 - q:
     |z| = sqrt(2) erfinv(x), or truncation * min(2, sqrt(2) erfinv(erf(sqrt 2) x)). |z| <= 6.34 without truncation.
@@ -143,7 +142,7 @@ def _rows(num: int, start: int, counter: Tensor | None, device: torch.device) ->
 def uniforms(
     num: int, dim: int, seed: int, start: int, counter: Tensor | None, device: torch.device
 ) -> Tensor:
-    """(word >> 8) / 2^24, float32 [num, dim] in [0, 1)."""
+    """Return (word >> 8) / 2^24, float32 [num, dim] in [0, 1)."""
     words = random_words(_rows(num, start, counter, device), dim, seed=seed, stream=STREAM_UNIFORMS)
     return (words >> 8).float() * 2.0**-24
 
@@ -158,7 +157,7 @@ def latents(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Tensor:
-    """`normal_from_words` of each row's words, [num, dim]."""
+    """Return `normal_from_words` of each row's words, [num, dim]."""
     words = random_words(_rows(num, start, counter, device), dim, seed=seed, stream=STREAM_LATENTS)
     return normal_from_words(words, truncation).to(dtype)
 
@@ -166,6 +165,6 @@ def latents(
 def class_labels(
     num: int, num_classes: int, seed: int, start: int, counter: Tensor | None, device: torch.device
 ) -> Tensor:
-    """floor(num_classes * (word0 * 2^32 + word1) / 2^64), int64 [num]."""
+    """Return floor(num_classes * (word0 * 2^32 + word1) / 2^64), int64 [num]."""
     words = random_words(_rows(num, start, counter, device), 2, seed=seed, stream=STREAM_LABELS)
     return (words[:, 0] * num_classes + ((words[:, 1] * num_classes) >> 32)) >> 32

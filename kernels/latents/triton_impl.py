@@ -1,4 +1,4 @@
-"""Addressed random numbers on a GPU: a program makes BLOCK counters' four words each and writes every value once."""
+"""Counter-based random numbers on a GPU: a program evaluates BLOCK counters, four words each, and writes each value once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 from ..launch import on_device
 from . import reference
 
-# Counters a program: two a thread, so that a thread's bfloat16 values fill a 128-bit store too.
+# Counters per program: two per thread, so that a thread's bfloat16 values fill a 128-bit store too.
 BLOCK = 256
 BLOCK_ROWS = 128
-# The reference rounds each operation on its own: fused multiply-adds would change the last bit.
+# The reference rounds each operation separately: fused multiply-adds would change the last bit.
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}
 
 _CENTRE_P = tl.constexpr(reference.CENTRE_P)
@@ -108,7 +108,7 @@ def random_kernel(
     a, b, c, d = _block_words(
         seed, _first_row(start, counter_ptr) + row, block - row * blocks_per_row, STREAM
     )
-    # The words of a counter side by side, in one thread: wide stores without an exchange.
+    # A counter's words stay side by side in one thread: wide stores need no exchange between threads.
     words = tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (4 * BLOCK,))
     if NORMAL:
         values = _normal(words, truncation, TRUNCATED)

@@ -1,4 +1,4 @@
-"""Hard labels of a classifier's logits, with their confidence."""
+"""Hard pseudo-labels from a classifier's logits, with their confidence."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def pseudo_label(
 ) -> PseudoLabel:
     """Harden classifier logits into labels with a confidence mask.
 
-    labels = argmax(logits), the first of equals; confidence = max softmax(logits / temperature);
+    labels = argmax(logits), the first on ties; confidence = max softmax(logits / temperature);
     mask = [confidence >= threshold] (Lee 2013; the threshold as in Sohn et al. 2020, arXiv:2001.07685, eq. 4).
 
-    logits [N, C], any floating dtype, C >= 1; -inf rules a class out. Computes in float32 (float64 logits: in float64,
-    by the reference). A row without a finite maximum or with a NaN has confidence NaN, mask false and any label.
-    No gradient flows: labels are targets. Raises ValueError if temperature <= 0, threshold is outside [0, 1], or
-    logits are not floats [N, C].
+    logits [N, C], any floating dtype, C >= 1; -inf excludes a class. Computes in float32; float64 logits are computed in
+    float64, by the reference. A row with a NaN or without a finite maximum has confidence NaN, mask False and an
+    arbitrary label. No gradient flows: labels are targets. Raises ValueError if temperature <= 0, threshold is outside
+    [0, 1], or logits are not floating-point [N, C].
     """
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, got {temperature}")

@@ -13,7 +13,7 @@ from .. import dispatch
 def pseudo_label(
     logits: Tensor, temperature: float, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference.pseudo_label` in one read of the logits."""
+    """`reference.pseudo_label` in a single pass over the logits."""
     num, classes = logits.shape
     if logits.stride(1) != 1:
         logits = logits.contiguous()

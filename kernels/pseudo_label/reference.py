@@ -1,4 +1,4 @@
-"""The definition in plain PyTorch."""
+"""The reference definition of pseudo_label in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 def pseudo_label(
     logits: Tensor, temperature: float, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """argmax(logits), max softmax(logits / temperature) and confidence >= threshold."""
+    """Return argmax(logits), max softmax(logits / temperature) and confidence >= threshold."""
     values = logits if logits.dtype == torch.float64 else logits.float()
     confidence = (values / temperature).softmax(1).amax(1).float()
     return values.argmax(1), confidence, confidence >= threshold

@@ -1,4 +1,4 @@
-"""Labels, confidence and mask on a GPU: one program a block of rows, an online softmax over blocks of classes."""
+"""Labels, confidence and mask on a GPU: one program per block of rows, with an online softmax over blocks of classes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..launch import on_device, unit_of
 
-# Logits of one step of a program, and the most of them from one row.
+# Logits per step of a program, and the maximum number of them from one row.
 TILE, MAX_BLOCK = 1024, 4096
 
 
@@ -40,16 +40,16 @@ def pseudo_label_kernel(
         inside = (row < num)[:, None] & (column < classes)
         x = tl.load(source + column, mask=inside, other=float("-inf")).to(tl.float32)
         peak = tl.max(x, 1)
-        # Without the NaNs, an index behind the row is never the first of the largest.
+        # With NaN replaced by -inf, an index past the end of the row is never the first maximum.
         best = tl.argmax(tl.where(x == x, x, float("-inf")), 1)
         label = tl.where(peak > largest, first + best, label)
         peak = tl.maximum(peak, largest)
-        # A block of nothing but -inf adds nothing, and does not make exp(-inf + inf) of it.
+        # A row of only -inf so far adds nothing; subtracting 0 avoids exp(-inf + inf).
         base = tl.where(peak == float("-inf"), 0.0, peak)
         total *= tl.exp((largest - base) * inverse_temperature)
         total += tl.sum(tl.exp((x - base[:, None]) * inverse_temperature), 1)
         largest = peak
-    # No finite maximum, or a NaN (which makes the total one): no confidence.
+    # The confidence is NaN if there is no finite maximum, or if a NaN has made the total NaN.
     confident = tl.where(largest == float("-inf"), float("nan"), 1.0 / total)
     tl.store(labels + row, label.to(tl.int64), mask=row < num)
     tl.store(confidence + row, confident, mask=row < num)
@@ -59,7 +59,7 @@ def pseudo_label_kernel(
 def pseudo_label(
     logits: Tensor, temperature: float, threshold: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`reference.pseudo_label` in one read of the logits."""
+    """`reference.pseudo_label` in a single pass over the logits."""
     num, classes = logits.shape
     if logits.stride(1) != 1:
         logits = logits.contiguous()

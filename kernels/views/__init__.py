@@ -1,4 +1,4 @@
-"""Weak and strong views of a batch: per-sample warp, colour matrix, pointwise steps and normalization in one read."""
+"""Weak and strong views of a batch: per-sample warp, colour matrix, pointwise steps and normalization in one pass."""
 
 from __future__ import annotations
 
@@ -70,24 +70,24 @@ def views(
     channels: int | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """One or two random views of each image, normalized for a classifier.
+    """Return one or two random views of each image, normalized for a classifier.
 
-    With u the image on [0, 1] (``images / 255`` for uint8, ``(images + 1) / 2`` for floats in [-1, 1]):
-    view = (cutout(solarize(posterize(clip(colour(warp(u)))))) - mean) / std, the steps as in `ViewSpec`, each with the
-    sample's own parameters. Sample i is number ``start + i`` of the seed, or ``index[i]`` if `index`, int64 [N], is
-    given: its views depend only on (seed, number, spec, image), not on the batch; the weak view does not depend on
-    whether a strong one is asked for.
+    With u the image in [0, 1] (``images / 255`` for uint8, ``(images + 1) / 2`` for floats in [-1, 1]):
+    view = (cutout(solarize(posterize(clip(colour(warp(u)))))) - mean) / std, with the steps of `ViewSpec` and separate
+    parameters for each sample. Sample i has the number ``start + i``, or ``index[i]`` if `index`, int64 [N], is given.
+    Its views depend only on (seed, number, spec, image), not on the batch; the weak view does not depend on whether a
+    strong one is requested.
 
-    images [N, C, H, W], C 1 or 3, uint8 or floating (float64 in the reference only), of any strides; mean and std on
-    [0, 1] values, a number or one a channel; 0.5 and 0.5 give outputs in [-1, 1]. Returns (weak, strong or None),
-    [N, C', H', W'] of `dtype`, channels-last. A gradient flows to floating images; the backward pass is the reference's.
-    Raises ValueError for shapes, dtypes or statistics that do not fit.
+    images [N, C, H, W]: C is 1 or 3, uint8 or floating-point (float64 in the reference only), any strides. mean and std
+    apply to values in [0, 1]: a number, or one per channel; 0.5 and 0.5 give outputs in [-1, 1]. Returns (weak, strong or
+    None), each [N, C', H', W'] of `dtype`, channels-last. A gradient flows to floating-point images; the backward pass is
+    the reference's. Raises ValueError for invalid shapes, dtypes or statistics.
 
-    size: a side or (H', W') of the views, the images' for None. The views are those of the image resized to it, as
-    torchvision's resize (bilinear, antialiased) gives it: shifts, cutout and the fill at the border are in pixels of the
-    views. A side that grows does so in the views' own map, so that warp and resize are one bilinear sample of the
-    image; a side that shrinks is shortened first, once for both views (`shortened`). channels: C' of the views, 1 or 3, the
-    images' for None: grey is repeated, colour becomes its BT.601 luma.
+    size: the side or (H', W') of the views; None keeps the images' size. The views are those of the image resized like
+    torchvision's resize (bilinear, antialiased): shifts, cutout and the fill at the border are in pixels of the views. A
+    side that grows is enlarged by the view's own map, so that warp and resize are a single bilinear sampling of the image;
+    a side that shrinks is shortened first, once for both views (`shortened`). channels: C', 1 or 3; None keeps the images'
+    channels. Grey is repeated, colour becomes its BT.601 luma.
     """
     images, (height, width) = _fitted(images, dtype, size, channels)
     num, channels = images.shape[:2]
@@ -120,7 +120,7 @@ def view_parameters(
     device: torch.device | str = "cpu",
     impl: str | None = None,
 ) -> ViewParameters:
-    """The parameters that `views` draws for `num` images as their weak (or strong) view of this size.
+    """Return the parameters that `views` draws for the weak (or strong) views of `num` images, at this view size.
 
     Raises ValueError unless channels is 1 or 3, the sizes are positive and view is "weak" or "strong".
     """
@@ -158,9 +158,10 @@ def apply_views(
     channels: int | None = None,
     impl: str | None = None,
 ) -> tuple[Tensor, Tensor | None]:
-    """`views` with given parameters (`view_parameters` or `ViewParameters.compose`), one row an image.
+    """Return `views` with given parameters (from `view_parameters` or `ViewParameters.compose`), one row per image.
 
-    Raises ValueError for parameters of another number of images, channels or device, and as `views`.
+    Raises ValueError if the parameters are for another number of images or channels, or on another device, and where
+    `views` does.
     """
     images, view_size = _fitted(images, dtype, size, channels)
     for name, given in (("weak", weak), ("strong", strong)):
@@ -169,7 +170,7 @@ def apply_views(
         if given.channels != images.shape[1] or len(given) != len(images):
             raise ValueError(
                 f"{name} parameters are for {len(given)} images of {given.channels} channels, "
-                f"the images are {len(images)} of {images.shape[1]}"
+                f"but there are {len(images)} images of {images.shape[1]}"
             )
         if given.packed.device != images.device:
             raise ValueError(
@@ -200,14 +201,14 @@ def _statistic(name: str, value: Statistic, channels: int) -> list[float]:
     if isinstance(value, int | float):
         return [float(value)] * channels
     if len(value) != channels:
-        raise ValueError(f"{name} must be a number or one a channel ({channels}), got {value}")
+        raise ValueError(f"{name} must be a number or one per channel ({channels}), got {value}")
     return [float(v) for v in value]
 
 
 def _fitted(
     images: Tensor, dtype: torch.dtype, size: Size, channels: int | None
 ) -> tuple[Tensor, tuple[int, int]]:
-    """The images with the channels of their views, and the views' height and width."""
+    """Check the images; return them with the channels of their views, and the views' height and width."""
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape[2:]:
         raise ValueError(
             f"images must be [N, C, H, W] with C 1 or 3 and H, W >= 1, got shape {tuple(images.shape)}"

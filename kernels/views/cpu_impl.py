@@ -1,4 +1,4 @@
-"""The call into csrc/views.cpp and csrc/view_parameters.cpp."""
+"""Calls into csrc/views.cpp and csrc/view_parameters.cpp."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def views(
     dtype: torch.dtype,
     size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Both views; the second is empty without strong parameters."""
+    """Return both views; the second is empty without strong parameters."""
     weak = _rows(weak)
     shape = (*images.shape[:2], *size)
     first = torch.empty(shape, dtype=dtype, memory_format=torch.channels_last)
@@ -52,7 +52,7 @@ def views(
 def view_parameters(
     numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int
 ) -> Tensor:
-    """Packed parameters [N, 24] of uniform numbers [N, >= 24]."""
+    """Return packed parameters [N, 24] from uniform numbers [N, >= 24]."""
     if numbers.stride(1) != 1:
         numbers = numbers.contiguous()
     packed = torch.empty(len(numbers), NUM_PARAMETERS, dtype=torch.float32)

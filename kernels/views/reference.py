@@ -1,4 +1,4 @@
-"""The definition of a view in plain PyTorch: resample once, one colour matrix, pointwise steps, normalize."""
+"""The reference definition of a view in plain PyTorch: resampling, one colour matrix, pointwise steps, normalization."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def views(
     dtype: torch.dtype,
     size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Both views; the second is empty without strong parameters."""
+    """Return both views; the second is empty without strong parameters."""
     images = shortened(images, size)
     first = view(images, weak, mean, std, dtype, size)
     if strong is None:
@@ -39,9 +39,9 @@ def view(
     dtype: torch.dtype,
     size: Sequence[int],
 ) -> Tensor:
-    """One view [N, C, *size] of `dtype`, channels-last, of images [N, C, H, W] with parameters [N, 24].
+    """Return one view [N, C, *size] of `dtype`, channels-last, of images [N, C, H, W] with parameters [N, 24].
 
-    size: at least that of the images, see `warp`. Computes in float32, or in float64 if the images are.
+    size: at least that of the images, see `warp`. Computes in float32, or in float64 if the images are float64.
     """
     compute = torch.float64 if images.dtype == torch.float64 else torch.float32
     num, channels = images.shape[:2]
@@ -67,17 +67,19 @@ def view(
 
 
 def warp(unit: Tensor, affine: Tensor, fill: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear samples [N, C, *size] of the image enlarged to `size` and continued by `fill`, at affine @ (x, y, 1) about the
-    centre."""
+    """Sample the image bilinearly at affine @ (x, y, 1) about the centre; returns [N, C, *size].
+
+    The image is enlarged to `size` and padded with `fill`.
+    """
     height, width = size
     ys = torch.arange(height, dtype=unit.dtype, device=unit.device) - (height - 1) / 2
     xs = torch.arange(width, dtype=unit.dtype, device=unit.device) - (width - 1) / 2
     ax, bx, cx, ay, by, cy = (column.view(-1, 1, 1) for column in affine.unbind(1))
-    # Offsets from the centre in pixels, then grid_sample's [-1, 1] from edge to edge.
+    # Offsets from the centre in pixels, then converted to grid_sample's [-1, 1] from edge to edge.
     x_in = enlarged(ax * xs + bx * ys[:, None] + cx, unit.shape[-1], width)
     y_in = enlarged(ay * xs + by * ys[:, None] + cy, unit.shape[-2], height)
     grid = torch.stack([x_in * (2 / unit.shape[-1]), y_in * (2 / unit.shape[-2])], dim=-1)
-    # Zero padding of (image - fill) is padding with fill.
+    # Zero padding of (image - fill) amounts to padding the image with fill.
     return (
         F.grid_sample(unit - fill, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         + fill
@@ -85,10 +87,10 @@ def warp(unit: Tensor, affine: Tensor, fill: Tensor, size: Sequence[int]) -> Ten
 
 
 def enlarged(offset: Tensor, side: int, larger: int) -> Tensor:
-    """Offsets from the centre in pixels of an image of `side`, of offsets in pixels of the image enlarged to `larger`.
+    """Convert offsets from the centre, in pixels of the image enlarged to `larger`, to pixels of the image of `side`.
 
-    As `F.interpolate` (align_corners=False) the last half pixel repeats the border. Beyond the enlarged image's outer
-    pixel centres the fill is reached within one of its pixels, as without scaling.
+    As in `F.interpolate` (align_corners=False), the last half pixel repeats the border. Beyond the outer pixel centres of
+    the enlarged image, the fill is reached within one of its pixels, as without scaling.
     """
     if side == larger:
         return offset
@@ -98,7 +100,7 @@ def enlarged(offset: Tensor, side: int, larger: int) -> Tensor:
 
 
 def recolour(values: Tensor, colour: Tensor) -> Tensor:
-    """values [N, 3, H, W] times the 3x4 matrix [N, 12], or grey values times a factor plus an offset."""
+    """Multiply values [N, 3, H, W] by the 3x4 matrix [N, 12], or grey values by a factor, plus an offset."""
     if values.shape[1] == 1:
         factor, offset = (colour[:, i].view(-1, 1, 1, 1) for i in (0, 1))
         return values * factor + offset
@@ -107,13 +109,13 @@ def recolour(values: Tensor, colour: Tensor) -> Tensor:
 
 
 def posterize(values: Tensor, levels: Tensor) -> Tensor:
-    """floor(u L) / L, at most (L - 1) / L, where L > 0."""
+    """Return floor(u L) / L, at most (L - 1) / L, where L > 0; elsewhere u."""
     lowered = torch.minimum((values * levels).floor(), levels - 1) / levels.clamp_min(1)
     return torch.where(levels > 0, lowered, values)
 
 
 def cutout_mask(cutout: Tensor, height: int, width: int) -> Tensor:
-    """[N, 1, H, W], true inside the square (top, left, side)."""
+    """Return a mask [N, 1, H, W], true inside the square (top, left, side)."""
     top, left, side = (c.view(-1, 1, 1, 1) for c in cutout.unbind(1))
     ys = torch.arange(height, dtype=cutout.dtype, device=cutout.device).view(-1, 1)
     xs = torch.arange(width, dtype=cutout.dtype, device=cutout.device)

@@ -1,4 +1,4 @@
-"""Images brought to another size and to other channels by themselves, without a view."""
+"""Resizing and channel conversion of images, outside of any view."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Size = int | tuple[int, int] | None
 def asked_form(
     form: tuple[int, int, int], size: Size, channels: int | None
 ) -> tuple[int, int, int]:
-    """(channels, height, width) asked of images of `form`; None leaves theirs.
+    """Return the requested (channels, height, width) for images of the form (channels, height, width); None keeps theirs.
 
-    Raises ValueError unless size is a side or (height, width) from 1 pixel on, and channels 1 or 3.
+    Raises ValueError unless size is a side or (height, width) of at least 1 pixel and channels is 1 or 3.
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
@@ -31,19 +31,19 @@ def asked_form(
 def resized(
     images: Tensor, channels: int, height: int, width: int, *, interpolation: str = "bilinear"
 ) -> Tensor:
-    """Images [N, channels, height, width] of images [N, C, H, W], uint8 or floats in [-1, 1].
+    """Convert images [N, C, H, W], uint8 or floats in [-1, 1], to [N, channels, height, width].
 
-    Colour becomes grey by its BT.601 luma; a grey image is repeated as three channels without a copy. The size changes as
-    torchvision's resize changes it: `F.interpolate`, bilinear (or bicubic, clipped), align_corners=False, with
-    antialiasing, which acts where a side shrinks. What is computed is in [-1, 1] and float32, or float64 if the images
-    are. Images of that form are returned as they are.
+    Colour becomes grey by its BT.601 luma; a grey image is repeated as three channels without a copy. Resizing matches
+    torchvision's resize: `F.interpolate`, bilinear (or bicubic, clipped), align_corners=False, with antialiasing, which
+    takes effect where a side shrinks. Computed values are in [-1, 1] and float32, or float64 if the images are float64.
+    Images that already have this form are returned unchanged.
     """
     if channels < images.shape[1]:
         r, g, b = _signed(images).unbind(1)
         images = (LUMA[0] * r).add_(g, alpha=LUMA[1]).add_(b, alpha=LUMA[2]).unsqueeze(1)
     if (height, width) != tuple(images.shape[2:]):
         images = _signed(images)
-        # On CPUs torch gives wrong sums for an output that is one pixel wide and not one high.
+        # On CPUs, torch computes wrong sums for an output that is one pixel wide but not one pixel high.
         turn = width == 1
         images = F.interpolate(
             images.mT if turn else images,
@@ -59,7 +59,7 @@ def resized(
 
 
 def shortened(images: Tensor, size: Sequence[int]) -> Tensor:
-    """The images with sides no longer than those of `size`: what is left to views is to enlarge them."""
+    """Return the images with no side longer than in `size`, so that views only have to enlarge them."""
     height, width = size
     return resized(images, images.shape[1], *map(min, images.shape[2:], (height, width)))
 

@@ -1,11 +1,11 @@
-"""What a view may do to an image: ranges of random parameters, checked, and presets by name."""
+"""What a view may do to an image: validated ranges of random parameters, and named presets."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
 
-# The operations that `num_ops` chooses among, in the order in which a view applies them.
+# The operations that `num_ops` chooses from, in the order in which a view applies them.
 CHOOSABLE = (
     "translate",
     "rotate",
@@ -18,10 +18,10 @@ CHOOSABLE = (
     "posterize",
     "solarize",
 )
-# Grey images have no saturation and no hue: these leave them as they are and are never chosen for them.
+# Grey images have no saturation or hue: these operations leave them unchanged and are never chosen for them.
 COLOUR_ONLY = ("saturation", "hue")
 
-# name: (lowest, highest, what it is), both ends accepted.
+# name: (lowest, highest, meaning), bounds included.
 _RANGES: dict[str, tuple[float, float, str]] = {
     "flip": (0.0, 1.0, "probability of a horizontal flip"),
     "translate": (0.0, 1.0, "largest shift, as a fraction of the side"),
@@ -45,7 +45,7 @@ _INTEGERS = ("posterize", "num_ops")
 class ViewSpec:
     """Ranges from which each sample draws its own parameters; the default changes nothing.
 
-    Applied in this order (U is the uniform distribution, m the magnitude):
+    Operations are applied in this order (U is the uniform distribution, m the magnitude):
 
     ==============  =========================================================================================
     flip            horizontal flip with this probability
@@ -53,23 +53,23 @@ class ViewSpec:
     rotate          by U(-m r, m r) degrees about the centre, clockwise
     scale           (lo, hi): zoom by U(1 + m (lo - 1), 1 + m (hi - 1)); above 1 enlarges
     shear           horizontal, by U(-m s, m s) degrees
-    brightness      u -> f u, f in U(max(0, 1 - m b), 1 + m b), u the pixel in [0, 1]
-    contrast        u -> 1/2 + f (u - 1/2), f likewise; the pivot is mid-grey and not the image's mean, so that a
-                    view needs one read of the image
+    brightness      u -> f u, f from U(max(0, 1 - m b), 1 + m b), u the pixel in [0, 1]
+    contrast        u -> 1/2 + f (u - 1/2), f likewise; the pivot is mid-grey, not the image's mean, so that a
+                    view reads the image only once
     saturation      u -> grey + f (u - grey), f likewise, grey the BT.601 luma
     hue             rotation of the colour about the grey axis by U(-m h, m h) turns (equal to the shift of the HSV
                     hue at thirds of a turn, and linear between)
-    posterize       keep U{b, ..., 8} bits, b this value moved towards 8 by m; 8 bits leave the value as it is
-    solarize        invert u >= T, T in U(1 - m s, 1)
-    cutout          a square of this fraction of the shorter side at a uniform centre, clipped at the border, gets
-                    the fill value
+    posterize       keep U{b, ..., 8} bits, b this value moved towards 8 by m; 8 bits leave the pixel unchanged
+    solarize        invert u >= T, T from U(1 - m s, 1)
+    cutout          set a square to the fill value; its side is this fraction of the shorter side, its centre is
+                    uniform, and it is clipped at the border
     ==============  =========================================================================================
 
-    After brightness, contrast, saturation and hue - one matrix product - values are clipped to [0, 1] once.
-    ``num_ops`` = n > 0 applies to each sample n different operations drawn from those of translate ... solarize
-    that the spec gives a range (as RandAugment, arXiv:1909.13719, but in the fixed order above, so that the
-    geometry stays one resampling and the colour one matrix); flip and cutout always act. ``num_ops`` = 0 applies
-    all. ``fill`` in [-1, 1] is read where an operation looks outside the image.
+    Brightness, contrast, saturation and hue are one matrix product, after which values are clipped to [0, 1] once.
+    ``num_ops`` = n > 0 applies n different operations to each sample, drawn from those of translate ... solarize
+    for which the spec sets a range (as in RandAugment, arXiv:1909.13719, but in the fixed order above, so that
+    geometry stays one resampling and colour one matrix); flip and cutout are always applied. ``num_ops`` = 0
+    applies all. ``fill`` in [-1, 1] is the value outside the image.
 
     Raises ValueError naming the field, the value given and the range accepted.
     """
@@ -108,17 +108,17 @@ class ViewSpec:
             )
         if self.num_ops > len(self.operations()):
             raise ValueError(
-                f"num_ops is {self.num_ops}, but the spec gives a range to {len(self.operations())} operations "
+                f"num_ops is {self.num_ops}, but the spec sets a range for {len(self.operations())} operations "
                 f"({', '.join(self.operations()) or 'none'}); lower num_ops or add one of: {', '.join(CHOOSABLE)}"
             )
         if self.magnitude != 1.0 and not self.operations():
             raise ValueError(
-                f"magnitude is {self.magnitude}, but the spec has no operation that it scales; "
+                f"magnitude is {self.magnitude}, but the spec has no operation for it to scale; "
                 f"set one of: {', '.join(CHOOSABLE)}"
             )
 
     def operations(self, channels: int = 3) -> tuple[str, ...]:
-        """The operations that `num_ops` chooses among for images of this many channels (1 or 3)."""
+        """Return the operations that `num_ops` chooses from for images with this many channels (1 or 3)."""
         plain = {f.name: f.default for f in fields(self)}
         return tuple(
             name
@@ -132,7 +132,7 @@ def _is_number(value: object) -> bool:
 
 
 # `weak` and `strong` suit small grey glyphs, for which a flip would change the class. `flip-shift` and `rand-augment`
-# are the weak and strong views of FixMatch (arXiv:2001.07685) for photographs, as far as one matrix expresses them.
+# are the weak and strong views of FixMatch (arXiv:2001.07685) for photographs, as far as one matrix can express them.
 PRESETS: dict[str, ViewSpec] = {
     "none": ViewSpec(),
     "weak": ViewSpec(translate=0.05, rotate=12.0, scale=(0.85, 1.15), shear=11.0),
@@ -166,7 +166,7 @@ PRESETS: dict[str, ViewSpec] = {
 
 
 def view_preset(name: str) -> ViewSpec:
-    """The `ViewSpec` of a name in `PRESETS`; raises ValueError with the names there are."""
+    """Return the `ViewSpec` of a name in `PRESETS`; an unknown name raises ValueError, which lists the names."""
     if name not in PRESETS:
         raise ValueError(f"unknown view preset {name!r}; accepted: {', '.join(PRESETS)}")
     return PRESETS[name]

@@ -1,4 +1,4 @@
-"""Views on a GPU: one program makes a block of pixels of both views of a sample, so that the image is read once."""
+"""Views on a GPU: one program computes a block of pixels of both views of a sample, so that the image is read once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .resize import shortened
 
 __all__ = ["view_parameters", "views"]
 
-# Pixels a program makes: small enough that 12 gathered values a pixel stay in registers.
+# Pixels per program: small enough that 12 gathered values per pixel stay in registers.
 BLOCK = 256
 
 
@@ -31,7 +31,7 @@ def _unit(value, IS_BYTE: tl.constexpr):
 def _sample(
     plane, base, dx, dy, in_left, in_right, in_top, in_bottom, fx, fy, fill, IS_BYTE: tl.constexpr
 ):
-    # Bilinear over the image continued by fill; what a masked load holds is not used.
+    # Bilinear over the image padded with fill; the values of masked loads are not used.
     a = tl.load(plane + base, mask=in_left & in_top)
     b = tl.load(plane + base + dx, mask=in_right & in_top)
     c = tl.load(plane + base + dy, mask=in_left & in_bottom)
@@ -47,7 +47,7 @@ def _sample(
 
 @triton.jit
 def _enlarged(offset, scale, side, larger):
-    # See the reference's: the border repeats for half a pixel, the fill is reached within a pixel of the enlarged image.
+    # As `reference.enlarged`: the border repeats for half a pixel, the fill is reached within a pixel of the enlarged image.
     edge, far = 0.5 * (side - 1), 0.5 * (larger - 1)
     within = tl.minimum(tl.maximum(offset, -far), far)
     return tl.minimum(tl.maximum(within * scale, -edge), edge) + (offset - within)
@@ -97,7 +97,7 @@ def _one_view(
         y_in = _enlarged(y_in, scale_y, height, out_height)
     x_in += 0.5 * (width - 1)
     y_in += 0.5 * (height - 1)
-    # Beyond one pixel outside everything is fill, so positions may be moved there; NaN goes there too.
+    # One pixel or more outside the image, everything is fill, so positions are clamped there; NaN goes there too.
     x_in = tl.minimum(tl.maximum(x_in, -1.0), tl.cast(width, tl.float32))
     y_in = tl.minimum(tl.maximum(y_in, -1.0), tl.cast(height, tl.float32))
     left, top = tl.floor(x_in), tl.floor(y_in)
@@ -190,7 +190,11 @@ def views_kernel(
     PARAMETERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid (samples, pixel blocks): only the first axis holds more than 65,535 programs. Images of any strides, outputs channels-last; strong* unused unless TWO, out_* and scale_* (input pixels per output pixel) unless RESIZED."""
+    """Grid (samples, pixel blocks): only the first axis can exceed 65,535 programs.
+
+    Images have any strides, outputs are channels-last. strong* are used only if TWO; out_height, out_width and scale_*
+    (input pixels per output pixel) only if RESIZED.
+    """
     if not RESIZED:
         out_height, out_width = height, width
     sample = tl.program_id(0).to(tl.int64)
@@ -249,7 +253,7 @@ def views(
     dtype: torch.dtype,
     size: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    """Both views in one kernel, behind the one that shortens images; the second is empty without strong parameters."""
+    """Return both views, from one kernel that runs after `shortened`; the second is empty without strong parameters."""
     images = shortened(images, size)
     num, channels, height, width = images.shape
     out_height, out_width = size
@@ -264,7 +268,7 @@ def views(
         return first, second
     weak = weak.contiguous()
     strong = None if strong is None else strong.contiguous()
-    # The kernel takes three of each; of a grey image it reads the first.
+    # The kernel takes three of each; for grey images it uses only the first.
     means, stds = ([*s] * (3 // channels) for s in (mean, std))
     grid = (num, triton.cdiv(out_height * out_width, BLOCK))
     with on_device(images.device):

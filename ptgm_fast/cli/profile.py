@@ -142,6 +142,8 @@ def _about(stage: StageProfile) -> str:
             f"overlap efficiency {share} ({overlap.hidden_seconds:.2f} of {overlap.hideable_seconds:.2f} s hidden), "
             f"consumer waited {overlap.consumer_wait_seconds:.2f} s, producer {overlap.producer_wait_seconds:.2f} s"
         )
+    if stage.precision:
+        parts.append(f"forward in {stage.precision}")
     if stage.compile_seconds:
         parts.append(f"{stage.compile_seconds:.1f} s of compiling ({stage.compile_reason})")
     return f"{stage.name}: {'; '.join(parts)}"

@@ -179,7 +179,8 @@ def _report(summary: Mapping[str, Any], out: Path) -> None:
         pool = stage["pool_bytes"], stage["reuse"], stage["seconds_saved"]
         served = f", {stage['images_served']:,} served{served_from(*pool)}" if pool[0] else ""
         console.print(
-            f"{name}: {stage['steps']} steps in {stage['seconds']:.1f} s, {stage['images_per_second']:,.0f} images/s, "
+            f"{name}: {stage['steps']} steps in {stage['seconds']:.1f} s, {stage['images_per_second']:,.0f} images/s "
+            f"in {stage['precision']}, "
             f"{stage['images_synthesized']:,} synthesized{served}"
         )
     console.print(

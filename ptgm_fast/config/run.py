@@ -263,7 +263,7 @@ class RunConfig(Options):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the generator, the source classifier, the target network's training forward and its EMA as teacher: auto is bfloat16 on GPUs, float32 on CPUs",
+        description="of the generator, the source classifier, the target network's training forward and its EMA as teacher; auto is bfloat16 on GPUs and float32 on CPUs, where the forward and its EMA are bfloat16 if the processor multiplies it (AVX512-BF16, AMX)",
     )
     deterministic: bool = Field(
         True,

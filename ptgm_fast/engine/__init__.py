@@ -1,4 +1,4 @@
-"""Synthesis ahead of training: the ring, its runtimes, and the sampler that people embed."""
+"""Synthesis ahead of training: the ring, its runtimes, and the sampler for use in other training loops."""
 
 from ptgm_fast.engine.batch import Batch, Counts
 from ptgm_fast.engine.capture import CapturedStep

@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """Pseudo samples of one step.
+    """The pseudo samples of one step.
 
-    images: [N, C, H, W], the weak view where views were asked for, else the generator's images in [-1, 1]. strong: the
-    strong view, or None. labels: int64 [N], the source class (uniform) or the target image that a sample was made for
-    (conditioned). soft_labels: float32 [N, K], what the generator was asked for; None with uniform labels. indices:
-    int64 [N], the samples' numbers: they and the seed make the batch. generated: int64 [N], the numbers of the images
-    behind them, which `reuse` serves several times.
+    images: [N, C, H, W], the weak view if views were requested, else the generator's images in [-1, 1]. strong: the
+    strong view, or None. labels: int64 [N], the source class (uniform) or the index of the target image that a sample
+    was made for (conditioned). soft_labels: float32 [N, K], the soft labels given to the generator; None with uniform
+    labels. indices: int64 [N], the sample numbers, which together with the seed determine the batch. generated: int64
+    [N], the numbers of the generated images shown, each of which `reuse` serves several times.
     """
 
     images: Tensor
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 @dataclass
 class Counts:
-    """Images that the generator made, and samples that were served of them."""
+    """Numbers of images generated and of samples served from them."""
 
     synthesized: int = 0
     served: int = 0

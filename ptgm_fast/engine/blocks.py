@@ -1,4 +1,4 @@
-"""Images in blocks of a fixed size, so that a sample's bits do not depend on the batch that asked for it."""
+"""Images made in fixed-size blocks, so that a sample's bits do not depend on the batch it is served in."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from ptgm_fast.engine.batch import Counts
 from ptgm_fast.sampling import BLOCK
 
-# With reuse, as many blocks are gone through again and again before the next: an image does not meet itself in a batch.
+# With reuse, a group of this many blocks is repeated before the next one, so that no image appears twice in a batch.
 GROUP_BLOCKS = 4
 Make = Callable[[int], Tensor]
 
 
 class Blocks:
-    """Image n is image n % BLOCK of block n // BLOCK; make(first) gives the BLOCK images from number `first` on."""
+    """Image n is image n % BLOCK of block n // BLOCK; make(first) returns the BLOCK images that start at `first`."""
 
     def __init__(self, make: Make, counts: Counts, *, kept: int) -> None:
-        """kept: blocks that are remembered."""
+        """kept: number of blocks to cache."""
         self._make, self._counts, self._kept = make, counts, kept
         self._blocks: OrderedDict[int, Tensor] = OrderedDict()
 
@@ -45,11 +45,11 @@ class Blocks:
 
 
 def generated(samples: range, reuse: int, num_images: int | None = None) -> list[range]:
-    """The numbers of the images behind consecutive samples, as consecutive runs.
+    """The numbers of the images that consecutive samples show, as a list of ranges.
 
-    Sample s shows image s if reuse is 1. Else the images come in groups of G = GROUP_BLOCKS * BLOCK, each of which is
+    Sample s shows image s if reuse is 1. Otherwise, images form groups of G = GROUP_BLOCKS * BLOCK, and each group is
     served `reuse` times before the next: s = (q * reuse + k) * G + j shows image q * G + j for the k-th time. num_images:
-    there are so many and no more; the last group is what is left.
+    the total number of images (None: unbounded); the last group holds the remainder.
     """
     if reuse == 1:
         return [samples]

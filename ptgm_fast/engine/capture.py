@@ -1,4 +1,4 @@
-"""A step of synthesis captured once as a CUDA graph and replayed with other numbers."""
+"""A synthesis step captured once as a CUDA graph and replayed for other samples."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 Made = TypeVar("Made")
-# As torch's notes on CUDA graphs ask: what is initialized lazily is so before the capture.
+# torch's notes on CUDA graphs require warm-up calls, so that lazy initialization happens before the capture.
 WARM_UPS = 3
 
 
 class CapturedStep(Generic[Made]):
-    """step(*inputs) with the launches of one call captured and replayed.
+    """step(*inputs), with the kernel launches of one call captured and replayed.
 
-    Numbers among the inputs (where the samples of a step start) lie in device memory, int64 [1], where the addressed ops
-    read them, and tensors in buffers of their own: a replay makes other samples and bakes nothing in. Shapes must not
-    change from call to call, and the step must not read a value on the host. What a call returns is the caller's.
+    Integer inputs (the number of a step's first sample) are kept in device memory, int64 [1], where the addressed ops
+    read them; tensor inputs are kept in static buffers. No input is baked into the graph, so a replay makes other
+    samples. Shapes must not change between calls, and the step must not read a value on the host. The caller owns what
+    a call returns.
 
-    cuda: `torch.cuda`, or whatever has its CUDAGraph and graph. Checked against a stand-in that records operators and
+    cuda: `torch.cuda`, or any object with its CUDAGraph and graph. Tested with a stand-in that records operators and
     replays them; it has not run on a GPU.
     """
 
@@ -34,7 +35,7 @@ class CapturedStep(Generic[Made]):
         self._made: Made | None = None
 
     def __call__(self, *inputs: int | Tensor) -> Made:
-        """Raises ValueError for inputs of other shapes or types than the captured ones."""
+        """Raises ValueError if the inputs' shapes or types differ from the captured ones."""
         if self._graph is None:
             self._capture(inputs)
         mine, given = [_form(i) for i in self._inputs], [_form(i) for i in inputs]
@@ -46,7 +47,7 @@ class CapturedStep(Generic[Made]):
             else:
                 buffer.fill_(value)
         self._graph.replay()
-        # The next replay writes over what this one made.
+        # The next replay overwrites these outputs.
         made: Made = tree_map_only(Tensor, torch.clone, self._made)
         return made
 
@@ -62,8 +63,8 @@ class CapturedStep(Generic[Made]):
         graph = self._cuda.CUDAGraph()
         stream = self._cuda.current_stream(self._device)
         if stream == self._cuda.default_stream(self._device):
-            stream = None  # it cannot be captured: torch takes one of its own
-        # Another thread of the process (a data loader's, pinning memory) may call CUDA meanwhile.
+            stream = None  # it cannot be captured: torch uses a stream of its own
+        # Another thread of the process (a data loader pinning memory) may call CUDA during the capture.
         with (
             self._cuda.device(self._device),
             self._cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),

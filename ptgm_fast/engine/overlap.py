@@ -1,4 +1,4 @@
-"""Whether batches are made ahead of their consumer, and the ring that does so."""
+"""Deciding whether batches are made ahead of their consumer, and setting up the ring that does so."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class OverlapPlan:
         spans: Spans = no_spans,
         counter: Counter = no_counter,
     ) -> Ring[Batch]:
-        """produce(start), produce(start + 1), ... as planned; without overlap a batch is made when it is asked for.
+        """A ring over produce(start), produce(start + 1), ...; without overlap, each batch is made on demand.
 
         On CPUs the producer is a thread with half of torch's threads; the caller has the other half until the ring closes.
         """
@@ -70,11 +70,11 @@ class OverlapPlan:
 
 
 def plan_overlap(choice: Overlap, source: FrozenGenerator | Pool) -> OverlapPlan:
-    """auto: GPUs overlap, since streams run beside each other; CPUs do not, since both sides share the cores.
+    """Decide whether to overlap. auto: GPUs do, since streams run concurrently; CPUs do not, since both sides share the cores.
 
-    A source that draws from torch's own random numbers would draw others beside the training, so it is never made to
-    work ahead. The rule knows no clock: the same command gives the same bits. Raises ValueError for another choice, and
-    UserError for "always" with such a source.
+    A source that draws from torch's global RNG would draw other numbers if it ran concurrently with training, so it
+    never works ahead. The decision does not depend on timing: the same command gives the same bits. Raises ValueError
+    for an unknown choice, and UserError for "always" with such a source.
     """
     if choice not in get_args(Overlap):
         raise ValueError(f'overlap must be "auto", "always" or "never", got {choice!r}')
@@ -86,9 +86,9 @@ def plan_overlap(choice: Overlap, source: FrozenGenerator | Pool) -> OverlapPlan
     if source.draws_from_torch:
         if choice == "always":
             raise UserError(
-                'overlap = "always" would change the numbers of this run: its generator or its source classifier draws '
-                'from torch\'s own random numbers. Use "auto" or "never"'
+                'overlap = "always" would change the results of this run: its generator or its source classifier draws '
+                'from torch\'s global random number generator. Use "auto" or "never"'
             )
-        return OverlapPlan(False, "synthesis draws from torch's own random numbers")
-    told = 'overlap = "always"' if kind == "cpu" else f"{kind} streams run beside each other"
+        return OverlapPlan(False, "synthesis draws from torch's global random number generator")
+    told = 'overlap = "always"' if kind == "cpu" else f"{kind} streams run concurrently"
     return OverlapPlan(True, told)

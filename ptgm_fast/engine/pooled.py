@@ -1,4 +1,4 @@
-"""A pool's images for anyone's training: as batches in an addressed order, and as a map-style dataset."""
+"""A pool's images for any training loop: as batches in an addressed order, or as a map-style dataset."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ViewsOf = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def shown(images: Tensor, views_of: ViewsOf | None, **numbers: Any) -> tuple[Tensor, Tensor | None]:
-    """The views of uint8 images by their samples' numbers; without views the images themselves, in [-1, 1]."""
+    """The views of uint8 images, addressed by sample number; without views, the images themselves in [-1, 1]."""
     if views_of is None:
         return images.float() / 127.5 - 1, None
     return views_of(images, **numbers)
@@ -30,7 +30,7 @@ def pooled_batch(
     counts: Counts,
     dtype: torch.dtype,
 ) -> Batch:
-    """The batch of those samples. ``generated`` are its images' numbers in the pool; ``soft_labels`` of a conditioned one."""
+    """A batch of these samples. ``generated`` holds the images' numbers in the pool; ``soft_labels`` only if conditioned."""
     numbers = order.indices(samples.start, len(samples))
     made = pool.made
     stored, labels = pool.take(numbers)
@@ -53,8 +53,8 @@ class PoolDataset(Dataset[tuple[Tensor, ...]]):
     """A pool as a map-style dataset, for any DataLoader, sampler and collate function.
 
     Item n is (image n, its label) or, with a pair of views, (weak view, strong view, label): tensors [C, H, W] and int64 [].
-    In epoch e its views are those of the sample e * len + n: call `set_epoch` before each epoch, as with torch's
-    DistributedSampler (a DataLoader with persistent workers does not see it).
+    In epoch e, item n has the views of sample e * len + n: call `set_epoch` before each epoch, as with torch's
+    DistributedSampler (persistent DataLoader workers do not see the change).
     """
 
     def __init__(self, pool: Pool, views_of: ViewsOf | None, dtype: torch.dtype) -> None:
@@ -62,7 +62,7 @@ class PoolDataset(Dataset[tuple[Tensor, ...]]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Which views are shown from now on."""
+        """Set the epoch, which selects the views shown from now on."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -72,11 +72,11 @@ class PoolDataset(Dataset[tuple[Tensor, ...]]):
         return self.__getitems__([number])[0]
 
     def __getitems__(self, numbers: list[int]) -> list[tuple[Tensor, ...]]:
-        """The items of a batch at once, which torch's DataLoader asks for."""
+        """All items of a batch at once, as torch's DataLoader requests them."""
         chosen = torch.tensor(numbers, dtype=torch.int64)
         stored, labels = self.pool.take(chosen)
         samples = (chosen + self._epoch * len(self)).to(stored.device)
-        # Views are made in channels-last memory, items are images of their own.
+        # Views are channels-last; each item is a contiguous image.
         columns = [
             views.to(self._dtype)
             for views in shown(

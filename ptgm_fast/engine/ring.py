@@ -1,4 +1,4 @@
-"""A producer that works ahead of its consumer, by so many batches and no more."""
+"""A bounded prefetch queue: a producer that works ahead of its consumer, up to a fixed number of batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Batch = TypeVar("Batch")
 
 
 class Slot(Generic[Batch]):
-    """One place of the ring: a batch, and the events that say when it may be read and when the place is free again."""
+    """A slot of the ring: a batch, and the events that mark it ready to be read and free to be refilled."""
 
     def __init__(self) -> None:
         self.batch: Batch | None = None
@@ -25,13 +25,13 @@ class Slot(Generic[Batch]):
 class Ring(Generic[Batch]):
     """Iterates over produce(start), produce(start + 1), ..., made up to `depth` batches ahead.
 
-    The consumer reads a slot only after the producer's event that it is written; the producer fills it again only after
-    the consumer's event, recorded when it asks for the next batch: so no more than `depth` batches are made ahead. A batch
-    is the consumer's for as long as it keeps it: nothing is ever written into it again, and a consumer may read ahead.
+    The consumer reads a slot only after the producer's event that marks it written. The producer refills it only after
+    the consumer's event, recorded when the consumer asks for the next batch, so at most `depth` batches are made ahead.
+    The consumer owns a batch for as long as it keeps it: a batch is never overwritten, and a consumer may read ahead.
 
-    An exception in `produce` is raised from the consumer's next call, even while earlier batches are waiting, with its
-    traceback and a note that says which batch it was. Iterating a second time continues; `close` ends everything, as do
-    the end of the iteration, a failure and leaving a `with` block.
+    An exception in `produce` is raised by the consumer's next call, even if earlier batches are still queued, with its
+    traceback and a note that names the batch. Iterating a second time continues. `close`, the end of the iteration, a
+    failure and leaving a `with` block all stop the producer.
     """
 
     def __init__(
@@ -46,9 +46,10 @@ class Ring(Generic[Batch]):
         spans: Spans = no_spans,
         counter: Counter = no_counter,
     ) -> None:
-        """stop: the first batch that is not made; None never stops. depth: batches ahead, at least 1.
+        """stop: index at which to stop (exclusive), None for no end. depth: batches made ahead, at least 1.
 
-        spans, counter: the consumer's "ring wait", and at each of its calls the "ring depth", how many batches are ready.
+        spans, counter: record the consumer's waits as "ring wait", and the number of ready batches at each of its calls
+        as "ring depth".
         """
         if depth < 1:
             raise ValueError(f"depth must be at least 1, got {depth}")
@@ -89,7 +90,7 @@ class Ring(Generic[Batch]):
         self.close()
 
     def close(self) -> None:
-        """Stop the producer and forget the batches. May be called again."""
+        """Stop the producer and drop the batches. Idempotent."""
         if not self._closed:
             self._closed = True
             self._runtime.close()

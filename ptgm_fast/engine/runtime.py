@@ -16,36 +16,36 @@ from ptgm_fast.spans import Spans, no_spans
 
 
 class Lane(enum.Enum):
-    """Work of one lane runs in the order it was queued; between lanes only events order it."""
+    """Work on one lane runs in the order it was queued; across lanes, only events impose an order."""
 
     PRODUCER = "producer"
     CONSUMER = "consumer"
 
 
 class Runtime(Protocol):
-    """What the ring needs of a device. All are called from the consumer's thread."""
+    """What the ring needs from a device. All methods are called from the consumer's thread."""
 
     def launch(self, work: Callable[[], None]) -> None:
         """Queue work on the producer's lane. `work` does not raise."""
 
     def record(self, lane: Lane) -> Any:
-        """An event that happens when everything queued on the lane so far has been done."""
+        """An event that happens once everything queued on the lane so far is done."""
 
     def wait(self, lane: Lane, event: Any) -> None:
-        """What is queued on the lane from now on starts after the event."""
+        """Make everything queued on the lane from now on wait for the event."""
 
     def happened(self, event: Any) -> bool:
-        """Whether the event has happened by now; never waits."""
+        """Whether the event has happened yet; never blocks."""
 
     def hand_over(self, batch: Any) -> None:
-        """From now on the batch is read on the consumer's lane."""
+        """Declare that the batch is read on the consumer's lane from now on."""
 
     def close(self) -> None:
-        """Wait for what runs, drop what is queued, give back threads and streams. May be called again."""
+        """Wait for running work, drop queued work, release threads and streams. Idempotent."""
 
 
 class InlineRuntime:
-    """No overlap: the producer's work is done when it is asked for, on the consumer's own threads."""
+    """No overlap: the producer's work runs on demand, on the consumer's own threads."""
 
     def launch(self, work: Callable[[], None]) -> None:
         work()
@@ -66,7 +66,7 @@ class InlineRuntime:
         return None
 
 
-# How many runtimes hold a share of the consumer's threads, and what it had before the first of them.
+# How many runtimes hold a share of the consumer's threads, and its thread count before the first of them.
 _shares_held = 0
 _threads_before = 0
 
@@ -89,9 +89,9 @@ def _give_back() -> None:
 class ThreadRuntime:
     """CPUs: the producer is a thread of this process, with a share of the cores.
 
-    torch's threads, and the fused ops', are counted for each thread of Python apart (OpenMP's nthreads-var belongs to the
-    thread): the producer's count leaves the consumer's alone. A consumer's event has happened when it is recorded, for
-    its work is done by then.
+    The thread count of torch and of the fused ops is set per Python thread (OpenMP's nthreads-var belongs to the
+    thread), so setting the producer's leaves the consumer's alone. A consumer's event has happened as soon as it is
+    recorded, because the consumer's work is done by then.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class ThreadRuntime:
         *,
         spans: Spans = no_spans,
     ) -> None:
-        """num_threads: for the producer's torch operations; consumer_threads: for the calling thread's until `close`.
+        """num_threads: for the producer's torch operations; consumer_threads: for the calling thread's, until `close`.
 
-        spans: the producer's idle time is its "ring wait". Raises ValueError below 1.
+        spans: record the producer's idle time as "ring wait". Raises ValueError for thread counts below 1.
         """
         if min(num_threads, consumer_threads or 1) < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
@@ -163,29 +163,29 @@ class ThreadRuntime:
             _give_back()
 
 
-# One producer's stream a device: memory that a stream has freed stays with it, and a stream a stage would add that up.
+# One producer stream per device: memory freed on a stream stays with that stream, and one per stage would add up.
 _producers: dict[Any, Any] = {}
 
 
 class StreamRuntime:
-    """GPUs: the producer is a stream of its own, in the order that events on both streams allow.
+    """GPUs: the producer runs on a stream of its own, ordered by events on both streams.
 
-    A batch's memory is the producer's stream's. When it is handed over, the allocator is told that the consumer's stream
-    reads it too, so that it is given to somebody else only after all that the consumer had queued when it let the batch go.
+    A batch's memory belongs to the producer's stream. On hand-over, the allocator is told that the consumer's stream
+    reads it too, so that it is reused only after everything that the consumer had queued when it released the batch.
 
-    Works with torch.cuda (CUDA and ROCm) and torch.xpu, whose streams and events are the same. Not verified on a device:
-    the order of waits and records is checked against a stand-in that records them.
+    Works with torch.cuda (CUDA and ROCm) and torch.xpu, whose streams and events have the same interface. Not verified
+    on a device: the order of waits and records is tested with a stand-in that records them.
     """
 
     def __init__(self, device: torch.device, module: Any = None) -> None:
-        """module: torch.cuda or torch.xpu; found by the device's type."""
+        """module: torch.cuda or torch.xpu; None selects it by the device's type."""
         self._device = device
         self._module = module or torch.get_device_module(device)
         key = (self._module, device)
         if key not in _producers:
             _producers[key] = self._module.Stream(device=device)
         self._producer = _producers[key]
-        # What made the generator's weights was queued on the consumer's stream.
+        # The work that wrote the generator's weights was queued on the consumer's stream.
         self._producer.wait_stream(self._module.current_stream(device))
 
     def _stream(self, lane: Lane) -> Any:
@@ -220,9 +220,9 @@ class StreamRuntime:
 
 @contextmanager
 def before_producer(device: torch.device, module: Any = None) -> Iterator[None]:
-    """On a GPU, run the block on a stream that goes before the producer's, whose priority, 0, is the lowest there is.
+    """On a GPU, run the block on a stream of higher priority than the producer's (which has 0, the lowest).
 
-    Elsewhere nothing changes. What was queued before the block is done before it, and the block before what follows it.
+    A no-op on a CPU. Work queued earlier runs before the block, and the block runs before work queued later.
     """
     if device.type == "cpu":
         yield

@@ -1,4 +1,4 @@
-"""`FastSampler`: pseudo samples of a frozen generator for anyone's training loop."""
+"""`FastSampler`: pseudo samples from a frozen generator for any training loop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from ptgm_fast.sampling import (
 from ptgm_fast.spans import Spans, no_spans
 
 Views = ViewSpec | str | tuple[ViewSpec | str, ViewSpec | str] | None
-# Sample numbers -> what their images are asked for, and its kind.
+# Image numbers -> the conditions given to the generator, and their kind.
 Conditions = Callable[[range], tuple[Tensor, ConditionKind]]
 
 
@@ -49,10 +49,10 @@ class FastSampler(IterableDataset[Batch]):
             for batch in sampler.uniform(num_batches=1000):
                 loss = f(network, batch.images, batch.labels)
 
-    A sample is a function of (seed, its number): latents, uniform label and views are addressed, and images are made in
-    blocks of a fixed size. So its bits are the same for any batch size, depth, overlap, number of DataLoader workers and
-    point of a resume (`start`), on one device. (A network whose rounding depends on the number of threads is the
-    exception: `overlap` changes that number on CPUs. The bundled generator's does not.)
+    A sample is a function of (seed, sample number): its latents, uniform label and views come from a counter-based RNG,
+    and images are made in fixed-size blocks. On one device, its bits are therefore the same for any batch size, depth,
+    overlap, number of DataLoader workers and resume point (`start`). (The exception is a network whose rounding depends
+    on the number of threads, which `overlap` changes on CPUs. The bundled generator's does not.)
     """
 
     def __init__(
@@ -77,29 +77,31 @@ class FastSampler(IterableDataset[Batch]):
         std: float | Sequence[float] = 0.5,
         spans: Spans = no_spans,
     ) -> None:
-        """generator: frozen, as `generators.load` or `generators.optimize` give it. truncation: see `Card`.
+        """generator: frozen, as returned by `generators.load` or `generators.optimize`. truncation: see `Card`.
 
-        pool: the images come from a pool instead, or from the folder of one, in the order of `PoolOrder`, under fresh views; no
-        batch shows one twice. It has its generator, truncation and label law itself.
+        pool: serve the images of a pool (or of a pool's folder) instead of a generator's, in the order of `PoolOrder`,
+        under fresh views, and none twice in a batch. A pool has its own generator, truncation and label law.
 
-        views: None serves images in [-1, 1] as they are; a `ViewSpec` or a preset's name serves a random view of each, a
-        pair a weak and a strong one, normalized by mean and std (of [0, 1] images). image_size, a side or (height, width),
-        and channels, 1 or 3: of the images served, the generator's for None; see `kernels.views`. device: "auto" is the generator's,
-        another one moves it there. dtype: of the images served (float32). precision: in which the generator and a
-        source classifier compute: "float32", "tf32" (CUDA only), "bfloat16" or "auto", see `in_precision`. overlap, depth: see `plan_overlap` and
-        `Ring`. reuse: every image is served so often, under fresh views (see `blocks.generated`). capture: synthesis
-        is captured as a CUDA graph (`CapturedStep`; not verified on a GPU). spans: a context manager for each named
-        phase. Raises ValueError for numbers below 1, a size or channels out of range, reuse without views, capture on another device than CUDA's, and what a
-        pool has no use for.
+        views: None serves images in [-1, 1] as they are; a `ViewSpec` or a preset's name serves a random view of each; a
+        pair serves a weak and a strong view. Views are normalized by mean and std (of [0, 1] images). image_size (a side
+        or (height, width)) and channels (1 or 3): of the images served; None: the generator's; see `kernels.views`.
+        device: "auto" is the generator's; any other moves the generator there. dtype: of the images served; None:
+        float32. precision: used by the generator and a source classifier: "float32", "tf32" (CUDA only), "bfloat16" or
+        "auto", see `in_precision`. overlap, depth: see `plan_overlap` and `Ring`. reuse: how often each image is served,
+        under fresh views (see `blocks.generated`). capture: capture synthesis as a CUDA graph (`CapturedStep`; not
+        verified on a GPU). spans: a context manager for each named phase.
+
+        Raises ValueError for numbers below 1, an image size or channels out of range, reuse without views, capture on a
+        device other than CUDA, and options that do not apply to a pool.
         """
         super().__init__()
         for name, value in (("batch_size", batch_size), ("depth", depth), ("reuse", reuse)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if reuse > 1 and views is None:
-            raise ValueError("reuse serves an image again under a fresh view: give views")
+            raise ValueError("reuse serves an image again under a fresh view: pass views")
         if (generator is None) == (pool is None):
-            raise ValueError("give a generator or a pool, one of them")
+            raise ValueError("pass either a generator or a pool")
         self._source: FrozenGenerator | Pool
         if generator is not None:
             if device != "auto":
@@ -108,7 +110,7 @@ class FastSampler(IterableDataset[Batch]):
         else:
             if truncation is not None or reuse > 1 or capture or precision != "float32":
                 raise ValueError(
-                    "truncation, precision, reuse and capture are a generator's; a pool has its own"
+                    "truncation, precision, reuse and capture apply to a generator, not to a pool; leave them out"
                 )
             self._source = _opened(pool, device, batch_size)
             self._source.spans = spans
@@ -116,7 +118,7 @@ class FastSampler(IterableDataset[Batch]):
             raise ValueError(f"capture makes a CUDA graph; the generator is on {self.device}")
         self._precision = resolved(precision, self.device)
         if self._precision == "tf32" and self.device.type != "cuda":
-            raise ValueError(f"TF32 is a GPU's; the generator is on {self.device}")
+            raise ValueError(f"TF32 needs a CUDA GPU; the generator is on {self.device}")
         self._batch_size, self._seed, self._reuse = batch_size, seed, reuse
         self._capture = capture
         self._weak, self._strong = _specs(views)
@@ -139,9 +141,7 @@ class FastSampler(IterableDataset[Batch]):
     @property
     def _frozen(self) -> FrozenGenerator:
         if isinstance(self._source, Pool):
-            raise ValueError(
-                "this sampler serves a pool, as it is; give a generator to ask for images"
-            )
+            raise ValueError("this sampler serves a pool; pass a generator to make new images")
         return self._source
 
     def __enter__(self) -> FastSampler:
@@ -154,7 +154,7 @@ class FastSampler(IterableDataset[Batch]):
         return iter(self.uniform())
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker that is no fork: the streams and graphs of this process are not its."""
+        """Pickle without this process's streams and graphs, for workers that are not forked."""
         own = ("_streams", "_captured")
         return {name: value for name, value in vars(self).items() if name not in own}
 
@@ -162,15 +162,15 @@ class FastSampler(IterableDataset[Batch]):
         vars(self).update(state, _streams=weakref.WeakSet(), _captured={})
 
     def close(self) -> None:
-        """End every iteration with its thread, and forget captured graphs. The sampler can be used again afterwards."""
+        """Stop every iteration and its thread, and drop captured graphs. The sampler can be used again afterwards."""
         for stream in list(self._streams):
             stream.close()
         self._captured.clear()
 
     def uniform(self, num_batches: int | None = None, *, start: int = 0) -> BatchStream:
-        """Batches with uniform source labels (pseudo pre-training), without end if num_batches is None.
+        """Batches with uniform source labels (pseudo pre-training); endless if num_batches is None.
 
-        start: number of the first sample; batch i holds the samples start + i * batch_size and on. Of a pool: its images in
+        start: number of the first sample; batch i starts at sample start + i * batch_size. With a pool: its images in
         their order, whatever their label law.
         """
         begin = self._begin_pool if isinstance(self._source, Pool) else self._begin_uniform
@@ -197,7 +197,7 @@ class FastSampler(IterableDataset[Batch]):
         def conditions(numbers: range) -> tuple[Tensor, ConditionKind]:
             return labels_of(numbers), "class"
 
-        # Each iteration has blocks of its own: two may run at once.
+        # Each iteration has its own blocks: two may run at once.
         blocks = self._blocks(synthesis, conditions)
 
         def produce(index: int) -> Batch:
@@ -221,8 +221,8 @@ class FastSampler(IterableDataset[Batch]):
     ) -> ConditionedSampler:
         """Samples conditioned on target images (P-SSL): the source classifier's soft labels are computed here, once.
 
-        images uint8 [M, C, H, W] or floats in [-1, 1], of a size that the classifier takes; mean, std: its
-        normalization of [0, 1] images. See `conditioning_table`, whose errors are raised.
+        images: uint8 [M, C, H, W] or floats in [-1, 1], of a size that the classifier accepts; mean, std: its
+        normalization of [0, 1] images. See `conditioning_table` for the other options and for what is raised.
         """
         source = SourceModels(
             self._frozen.generator,
@@ -240,16 +240,17 @@ class FastSampler(IterableDataset[Batch]):
         return ConditionedSampler(self, table)
 
     def sample(self, *, labels: Tensor, start: int = 0) -> Batch:
-        """One batch at once: samples start, start + 1, ... of given labels, int64 [N] or soft labels [N, K].
+        """One batch: samples start, start + 1, ... with the given labels, int64 [N] or soft labels [N, K].
 
-        With the labels that `uniform` draws it gives the same bits. `labels` of the batch is arg max for soft labels.
+        With the labels that `uniform` draws, it gives the same bits. For soft labels, the batch's `labels` are their
+        argmax. Raises ValueError if `labels` is empty.
         """
         labels = labels.to(self.device)
         soft = labels if labels.dim() == 2 else None
         kind: ConditionKind = "class" if soft is None else "soft-label"
 
         def conditions(numbers: range) -> tuple[Tensor, ConditionKind]:
-            # Outside of what was asked for, a block repeats the nearest label.
+            # Outside the requested range, a block repeats the nearest label.
             rows = torch.arange(numbers.start, numbers.stop, device=self.device) - start
             return labels[rows.clamp(0, len(labels) - 1)], kind
 
@@ -265,7 +266,7 @@ class FastSampler(IterableDataset[Batch]):
         """The pool as a map-style dataset, with the sampler's views. Raises ValueError without a pool."""
         if not isinstance(self._source, Pool):
             raise ValueError(
-                "a generator's images have no end: give a pool for a map-style dataset"
+                "a generator's images are endless: pass a pool for a map-style dataset"
             )
         return PoolDataset(self._source, self._views_of(), self._dtype)
 
@@ -316,7 +317,7 @@ class FastSampler(IterableDataset[Batch]):
         return Blocks(make, self.counts, kept=GROUP_BLOCKS + 1 if self._reuse > 1 else 1)
 
     def _replayed(self, synthesis: Synthesis, kind: ConditionKind) -> CapturedStep[Tensor]:
-        """The block of a series, captured once for all iterations of a stream, which orders their replays."""
+        """The captured step that makes a series' blocks: one per stream, which orders the replays of its iterations."""
         stream = torch.get_device_module(self.device).current_stream(self.device)
         key = synthesis.series, kind, stream, threading.get_ident()
         if key not in self._captured:
@@ -366,7 +367,7 @@ def _describe(start: int, size: int, index: int) -> str:
 
 
 class ConditionedSampler:
-    """Pseudo samples for target images: `batches(indices)`. table: what the generator is asked for, a row an image."""
+    """Pseudo samples for target images: `batches(indices)`. table: the generator's conditions, one row per image."""
 
     def __init__(self, sampler: FastSampler, table: ConditioningTable) -> None:
         self._sampler = sampler
@@ -376,7 +377,7 @@ class ConditionedSampler:
         """Samples for the target images `indices`, int64 [M], in that order; the last batch may be smaller.
 
         Sample n is made for image indices[n] and depends on (seed, n, that image's soft label). With `reuse` r there are
-        r * M samples. start: the first sample to serve, for a resume. Raises IndexError for an index beyond the table.
+        r * M samples. start: the first sample to serve, to resume there. Raises IndexError for an index out of range.
         """
         sampler, device = self._sampler, self._sampler.device
         rows = torch.as_tensor(indices, dtype=torch.int64, device=device)
@@ -391,7 +392,7 @@ class ConditionedSampler:
         size, synthesis = sampler._batch_size, sampler._synthesis("conditioned")
 
         def rows_of(numbers: range) -> Tensor:
-            # The last block is filled up with its last image.
+            # The last block is padded with its last image.
             at = torch.arange(numbers.start, numbers.stop, device=sampler.device)
             return rows[at.clamp(max=len(rows) - 1)]
 
@@ -420,8 +421,8 @@ def _opened(pool: Pool | Path | str | None, device: torch.device | str, batch_si
         raise ValueError(f"the pool is on {pool.device}, not on {device}; leave the device out")
     if len(pool) < 2 * batch_size:
         raise ValueError(
-            f"a pool of {len(pool)} images is too small for batch_size = {batch_size}: no batch shows an image twice from "
-            f"{2 * batch_size} images on"
+            f"a pool of {len(pool)} images is too small for batch_size = {batch_size}: so that no batch shows an image twice, "
+            f"it needs at least {2 * batch_size}"
         )
     return pool
 

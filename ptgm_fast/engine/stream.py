@@ -1,4 +1,4 @@
-"""Batches in order as a dataset, made ahead where the plan says so."""
+"""An ordered stream of batches as a dataset, made ahead if the plan says so."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Produce = Callable[[int], Batch]
 
 
 class BatchStream(IterableDataset[Batch]):
-    """produce(0), produce(1), ... of produce = begin() as an iterable dataset: iterate it, or give it to a DataLoader with batch_size=None.
+    """An iterable dataset of produce(0), produce(1), ..., where produce = begin().
 
-    A DataLoader's workers share the batches: worker w of W makes the numbers w, w + W, ..., without a thread of its own.
-    Every iteration begins anew.
+    Iterate over it, or pass it to a DataLoader with batch_size=None. DataLoader workers share the batches: worker w of W
+    makes batches w, w + W, ..., without a producer thread. Every iteration starts from the beginning.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class BatchStream(IterableDataset[Batch]):
 
     def __len__(self) -> int:
         if self._num_batches is None:
-            raise TypeError("this stream has no end; give num_batches")
+            raise TypeError("this stream is endless and has no length; pass num_batches")
         return self._num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        """A generator: leaving it in whatever way stops the producer and gives the consumer's threads back."""
+        """A generator: leaving it in any way stops the producer and gives the consumer its threads back."""
         worker, produce = get_worker_info(), self._begin()
         if worker is not None:
             index = worker.id
@@ -69,13 +69,13 @@ class BatchStream(IterableDataset[Batch]):
             ring.close()
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker that is no fork: the iterations of this process are not its."""
+        """Pickle without this process's running iterations, for workers that are not forked."""
         return {name: value for name, value in vars(self).items() if name != "_running"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _running=weakref.WeakSet())
 
     def close(self) -> None:
-        """End the iterations that still run, with their threads."""
+        """Stop the iterations that are still running, and their threads."""
         for running in list(self._running):
             running.close()

@@ -1,4 +1,4 @@
-"""What the generators here share: checks, and the condition brought into the form that the network takes."""
+"""What the generators here share: input checks, and conversion of the condition to the form the network takes."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from ptgm_fast.generators.soft import sample_classes
 
 
 class AdaptedGenerator(Generator):
-    """A generator that says what it takes in its card, and makes images in `forward(latents, condition)`.
+    """A generator whose card states its inputs and whose `forward(latents, condition)` makes the images.
 
-    `forward` gets checked latents [N, *card.latent_shape] and a condition as `card.condition` names it; where the card's
-    truncation selects statistics or interpolates styles, the truncation too. A network whose classes are mixed
-    (`class-embedding`) has a `class_table`.
+    `forward` gets checked latents [N, *card.latent_shape] and a condition in the form that `card.condition` names; if the
+    card's truncation selects statistics or interpolates styles, the truncation too. A network whose class embeddings are
+    mixed (`class-embedding`) has a `class_table`.
     """
 
     card: AdapterCard | GeneratorCard
 
     def synthesize(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
-        """Images of checked inputs. Where card.soft is "mix-embedding", the condition may also be soft labels [N, K]."""
+        """Images from checked inputs. If card.soft is "mix-embedding", the condition may also be soft labels [N, K]."""
         return self(latents, condition, *self._truncation(truncation))
 
     def example(
@@ -43,7 +43,7 @@ class AdaptedGenerator(Generator):
             truncation=None if card.truncation == "interpolates-styles" else truncation,
         ).to(like)
         draws = torch.Generator().manual_seed(seed)
-        # Between one class and a few: what a classifier says of an image.
+        # Between one class and a few, like a classifier's output.
         soft = torch.softmax(4 * torch.randn(num, card.num_classes, generator=draws), 1).to(like)
         if card.condition == "class-embedding":
             assert self.class_table is not None
@@ -67,20 +67,21 @@ class AdaptedGenerator(Generator):
         kind: ConditionKind | None = None,
         truncation: float | None = None,
     ) -> Tensor:
-        """Images of a condition, [N, channels, image_size, image_size] in card.output_range.
+        """Images for a condition, [N, channels, image_size, image_size] in card.output_range.
 
         latents: float [N, *card.latent_shape], or [N, latent_dim], drawn from N(0, I). condition: class indices int64
         [N], soft labels [N, K] (mixed in embedding space, never hardened) or, where the network mixes embeddings, those
-        [N, card.embedding_dim]; `kind` names the form where the sizes leave it open. truncation: see `Card`. Gradients
+        [N, card.embedding_dim]; `kind` names the form where the sizes are ambiguous. truncation: see `Card`. Gradients
         flow to latents and to floating-point conditions. Raises ValueError for other forms, and UserError for a soft
-        label to a network of class indices if no way of answering it was chosen.
+        label if the network takes class indices and no `soft` option was chosen.
         """
         card = self.card
         if latents.shape[1:] not in (card.latent_shape, (card.latent_dim,)) or len(latents) != len(
             condition
         ):
             raise ValueError(
-                f"latents have shape {list(latents.shape)}; expected {[len(condition), *card.latent_shape]}, one row a condition"
+                f"latents have shape {list(latents.shape)}; expected {[len(condition), *card.latent_shape]}, one row "
+                "per condition"
             )
         if truncation is not None:
             if card.truncation == "none":
@@ -97,7 +98,7 @@ class AdaptedGenerator(Generator):
         return self.synthesize(latents, self._native(latents, condition, found), truncation)
 
     def _native(self, latents: Tensor, condition: Tensor, kind: ConditionKind) -> Tensor:
-        """The condition in the form that the network takes."""
+        """The condition in the form the network takes."""
         card = self.card
         if card.condition == "class-embedding":
             rows = self.class_table
@@ -115,7 +116,7 @@ class AdaptedGenerator(Generator):
         if card.soft == "sample-class":
             return sample_classes(condition, latents, seed=card.soft_seed)
         raise UserError(
-            f"generator {card.name!r} takes only class indices, and soft labels are never hardened in silence. Choose with "
+            f"generator {card.name!r} takes only class indices, and soft labels are never hardened silently. Choose "
             'soft="mix-embedding" (its class embeddings are mixed) or soft="sample-class" (a class is drawn for each '
             "image); in a URI: ?soft=mix-embedding"
         )

@@ -1,4 +1,4 @@
-"""A generator's card: what a caller must know to use it, and a reader to trust it. Kept as card.json beside the weights."""
+"""A generator's card: what callers need to use it, and readers to trust it. Stored as card.json beside the weights."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class FileCard(_Frozen):
 
     @classmethod
     def of(cls, path: Path, expected: str | None, *, what: str) -> Self:
-        """Of a file on disk. Raises UserError if it is missing, empty, or its SHA-256 is not the one expected."""
+        """The card of a file on disk. Raises UserError if the file is missing, is empty or does not have this SHA-256."""
         if not path.is_file():
             raise UserError(f"{what}: file {str(path)!r} does not exist")
         found = sha256(path)
         if expected is not None and found != expected.lower():
             raise UserError(
-                f"{what}: {str(path)!r} is not the file asked for; it is damaged or was exchanged, copy it again.\n"
+                f"{what}: {str(path)!r} is not the expected file: it is damaged or was replaced; copy it again.\n"
                 f"sha256 expected: {expected.lower()}\nsha256 found:    {found}"
             )
         if not (size := path.stat().st_size):
@@ -56,20 +56,21 @@ Soft = Literal["mix-embedding", "sample-class"]
 
 
 class Card(_Frozen):
-    """What a caller must know of any conditional generator.
+    """What a caller must know about any conditional generator.
 
-    output_range: the images' least and greatest value. condition: what the network takes: `class-index` int64 [N],
+    output_range: the images' minimum and maximum value. condition: what the network takes: `class-index` int64 [N],
     `class-embedding` (mixed) rows of an embedding table [N, D], `soft-vector` one-hot or soft labels [N, K].
-    truncation, of a number t in (0, 1]: `scales-latents` multiplies the latents by t; `selects-statistics` takes the
-    latents as they are (drawn truncated) and batch norm statistics collected at t; `interpolates-styles` takes the
-    latents as they are (drawn untruncated) and moves what the mapping network makes of them to its mean; `none`: there is no such choice.
+    truncation, for a number t in (0, 1]: `scales-latents` multiplies the latents by t; `selects-statistics` leaves the
+    latents unchanged (they are drawn truncated) and uses batch norm statistics collected at t; `interpolates-styles`
+    leaves the latents unchanged (they are drawn untruncated) and moves the mapping network's output towards its mean;
+    `none`: the generator has no truncation.
     """
 
     name: str
     architecture: str
     num_classes: int = Field(ge=1)
     class_names: tuple[str, ...]
-    latent_dim: int = Field(ge=1, description="numbers in one latent, whatever its shape")
+    latent_dim: int = Field(ge=1, description="elements of one latent, whatever its shape")
     image_size: int = Field(ge=4, description="side in pixels")
     channels: Literal[1, 3]
     output_range: tuple[float, float] = (-1.0, 1.0)
@@ -87,7 +88,7 @@ class Card(_Frozen):
 
     @property
     def soft_labels(self) -> str:
-        """What happens to a soft label: mixed by its own nature, or the user's choice, or refused."""
+        """How a soft label is handled: mixed natively, by the user's choice, or refused."""
         return {"class-embedding": "mix-embedding", "soft-vector": "soft-vector"}.get(
             self.condition, "refused"
         )
@@ -104,11 +105,13 @@ class Card(_Frozen):
 class AdapterCard(Card):
     """The card of a generator that came without one: an adapter fills it in from the URI, configuration and weights.
 
-    soft, soft_seed: how a network that takes only class indices answers a soft label, and the seed of its draws.
+    soft, soft_seed: how a network that takes only class indices handles a soft label, and the seed of its draws.
     settings: the adapter's own options (sampling steps, guidance, ...).
     """
 
-    grid: tuple[int, ...] | None = Field(None, description="shape of one latent, if no vector")
+    grid: tuple[int, ...] | None = Field(
+        None, description="shape of one latent, unless it is a vector"
+    )
     embedding_dim: int | None = Field(None, ge=1)
     soft: Soft | None = None
     soft_seed: int = Field(0, ge=0, lt=2**64)
@@ -132,7 +135,7 @@ class AdapterCard(Card):
 
 
 class GeneratorCard(Card):
-    """Everything that the weights of a folder made by `ptgm-fast source` do not say.
+    """Everything about a folder made by `ptgm-fast source` that its weights do not say.
 
     architecture: `conditional-batch-norm` is `ConditionalBatchNormGenerator`, which mixes rows of an embedding table.
     """
@@ -155,7 +158,7 @@ class GeneratorCard(Card):
 
 
 def read_card(folder: Path | str) -> GeneratorCard:
-    """The card of a folder. Raises UserError if it is missing, damaged, or says what this version cannot read."""
+    """Read a folder's card. Raises UserError if it is missing, damaged, or not readable by this version."""
     path = Path(folder) / CARD_FILE
     if not path.is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""A small generator of the BigGAN kind: class embedding, conditional batch norm, nearest upsampling, 3x3 convolutions."""
+"""A small BigGAN-style generator: class embedding, conditional batch norm, nearest upsampling, 3x3 convolutions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class ConditionalBatchNorm2d(nn.Module):
     """Batch norm whose scale and shift are linear in a condition.
 
     y = (1 + gamma(c)) * (x - mean) / sqrt(var + eps) + beta(c), x [N, C, H, W], c [N, D], (gamma, beta) = W c + b.
-    Statistics of the batch in training, running ones (momentum 0.02) in evaluation.
+    Batch statistics in training, running statistics (momentum 0.02) in evaluation.
     de Vries et al. 2017 (arXiv:1707.00683); Brock et al. 2019 (arXiv:1809.11096).
     """
 
@@ -31,7 +31,7 @@ class ConditionalBatchNorm2d(nn.Module):
 
 
 class UpBlock(nn.Module):
-    """Conditional norm, ReLU, nearest 2x upsampling, 3x3 convolution; then, if asked, a residual 3x3 convolution."""
+    """Conditional norm, ReLU, nearest 2x upsampling, 3x3 convolution; then, optionally, a residual 3x3 convolution."""
 
     def __init__(self, inputs: int, outputs: int, condition_dim: int, *, residual: bool) -> None:
         super().__init__()
@@ -53,14 +53,14 @@ class ConditionalBatchNormGenerator(AdaptedGenerator):
 
     The condition of every block is c = [z, e], e the class embedding (a row of E, or a mixture q @ E).
     A linear map of c gives the coarsest feature map; each further width is one `UpBlock`; the last
-    resolution has no residual convolution, where it would cost most. The image side is a multiple of
+    resolution, where it would cost most, has no residual convolution. The image side is a multiple of
     2 ** (number of blocks).
     """
 
     card: GeneratorCard
 
     def __init__(self, card: GeneratorCard) -> None:
-        """Fresh weights for the card's sizes (from torch's global generator). Raises ValueError if they do not fit."""
+        """Fresh weights for the card's sizes (from torch's global RNG). Raises ValueError if the sizes do not fit."""
         super().__init__()
         num_blocks = len(card.widths) - 1
         if card.image_size % 2**num_blocks:
@@ -87,7 +87,7 @@ class ConditionalBatchNormGenerator(AdaptedGenerator):
         return self.embedding.weight
 
     def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
-        """Images [N, channels, S, S] of latents [N, latent_dim] and (mixed) class embeddings [N, embedding_dim]."""
+        """Images [N, channels, S, S] from latents [N, latent_dim] and (mixed) class embeddings [N, embedding_dim]."""
         condition = torch.cat([latents, embedding], 1)
         hidden = self.base(condition).view(-1, self.card.widths[0], self.base_size, self.base_size)
         for block in self.blocks:

@@ -1,4 +1,4 @@
-"""The three forms of a condition, told apart by dtype and shape, never by guessing."""
+"""The three forms of a condition, distinguished by dtype and shape, never by guessing."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def condition_kind(
     embedding: a (mixed) class embedding, floating point [N, embedding_dim]; none if embedding_dim is None.
 
     The dtype and the shape decide; `kind` states the form, and is checked against them. It is needed only
-    where num_classes == embedding_dim, when a floating-point [N, num_classes] could be either. Values are not
-    read (that would make a GPU wait). Raises ValueError for any other tensor, and for an ambiguous one.
+    if num_classes == embedding_dim, where a floating-point [N, num_classes] could be either. Values are not
+    read (that would synchronize a GPU). Raises ValueError for any other tensor, and for an ambiguous one.
     """
     if kind is not None and kind not in CONDITION_KINDS:
         raise ValueError(

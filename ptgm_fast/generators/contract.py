@@ -1,4 +1,4 @@
-"""What every conditional generator offers, whoever trained it."""
+"""The interface of every conditional generator, whoever trained it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptgm_fast.generators.conditions import ConditionKind
 class Generator(nn.Module, ABC):
     """G(z, y): latents and a condition in, images out.
 
-    card: the numbers a caller needs to draw latents and conditions and to read the images.
+    card: what a caller needs to draw latents and conditions and to interpret the images.
     """
 
     card: Card
@@ -27,12 +27,14 @@ class Generator(nn.Module, ABC):
     def example(
         self, truncation: float | None = None, *, num: int = 2, seed: int = 0
     ) -> tuple[Any, ...]:
-        """Inputs of `forward` as `generate` makes them at this truncation, of num samples: what `optimize` traces and compares.
+        """Inputs of `forward` for num samples, as `generate` makes them at this truncation; used by `optimize`.
 
-        They are drawn from `seed` as a run's are: another distribution would judge the network where it is never used.
-        Raises ValueError where a rewrite of `forward` could not stand in for the whole of `generate`.
+        They are drawn from `seed`, distributed as in a run: any other distribution would test the network where it is
+        never used. Raises ValueError if a rewrite of `forward` could not replace `generate` as a whole.
         """
-        raise ValueError(f"{type(self).__name__} does not say what its forward takes (`example`)")
+        raise ValueError(
+            f"{type(self).__name__} does not define inputs for its forward (`example`)"
+        )
 
     @abstractmethod
     def generate(
@@ -43,9 +45,9 @@ class Generator(nn.Module, ABC):
         kind: ConditionKind | None = None,
         truncation: float | None = None,
     ) -> Tensor:
-        """Images of the condition, in the card's output range.
+        """Images for the condition, in the card's output range.
 
-        latents [N, *card.latent_shape]; condition and kind as in `conditions.condition_kind`. truncation: what the
-        card's `truncation` says it means; None leaves it out.
+        latents [N, *card.latent_shape]; condition and kind as in `conditions.condition_kind`. truncation: as the
+        card's `truncation` defines it; None leaves it out.
         Returns [N, channels, image_size, image_size].
         """

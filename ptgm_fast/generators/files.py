@@ -1,4 +1,4 @@
-"""What is read of a generator's: which of a folder's files, JSON, configurations checked by a model, weights as authors save them."""
+"""Reading a generator's files: finding them in a folder, JSON, validated configurations, weights as authors save them."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class PublishedConfig(BaseModel):
-    """The arguments that a published network was built with: frozen, and one that is not known is an error."""
+    """The arguments that a published network was built with. Frozen; an unknown argument is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 @contextmanager
 def plain_containers() -> Iterator[None]:
-    """Within the block, weights may lie beside the arguments that a training script was started with: they hold no code."""
+    """Within the block, weights files may also hold a training script's arguments, in these types: they hold no code."""
     with torch.serialization.safe_globals([argparse.Namespace, SimpleNamespace, PosixPath]):
         yield
 
 
 def read_weights(path: Path | str, *, what: str) -> dict[str, Tensor]:
-    """`models.weights.read_state`, mapped, of a published generator: FILE, or FILE#NAME for one of several networks in it.
+    """Memory-map a published generator's state dict: FILE, or FILE#NAME for one of several networks in it.
 
-    Prefixes that wrappers add to every name (`module.`, `_orig_mod.`) are taken off.
+    See `models.weights.read_state`. Prefixes that wrappers add to every name (`module.`, `_orig_mod.`) are stripped.
     """
     with plain_containers():
         state = read_state(path, what=what, mapped=True)
@@ -47,7 +47,7 @@ def read_weights(path: Path | str, *, what: str) -> dict[str, Tensor]:
 
 
 def find(place: Path, names: tuple[str, ...], *, what: str) -> Path:
-    """The first of the names that a folder holds. Raises UserError naming all of them."""
+    """The first of `names` that exists in a folder. Raises UserError, listing all of them, if none does."""
     for name in names:
         if (place / name).is_file():
             return place / name
@@ -55,7 +55,7 @@ def find(place: Path, names: tuple[str, ...], *, what: str) -> Path:
 
 
 def read_json(path: Path, *, what: str) -> dict[str, Any]:
-    """An object from a JSON file. Raises UserError if it is missing, damaged, or another thing."""
+    """Read an object from a JSON file. Raises UserError if the file is missing, damaged, or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -66,7 +66,7 @@ def read_json(path: Path, *, what: str) -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: dict[str, Any], *, where: str) -> Model:
-    """A pydantic model of untrusted values; the UserError names the first field that does not fit."""
+    """Validate untrusted values as a pydantic model; the UserError names the first field that does not fit."""
     try:
         return model.model_validate(values)
     except ValidationError as error:

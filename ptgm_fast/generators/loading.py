@@ -29,7 +29,7 @@ BUNDLED = {"letters": ASSETS / "letters"}
 
 
 def folder_of(uri: str) -> Path:
-    """The folder that a generator URI means. Raises UserError for one that is neither bundled nor a folder."""
+    """The folder that a generator URI refers to. Raises UserError if it is neither bundled nor a folder."""
     if uri in BUNDLED:
         return BUNDLED[uri]
     folder = Path(uri)
@@ -42,7 +42,7 @@ def folder_of(uri: str) -> Path:
 
 
 def load_card(uri: str) -> Card:
-    """The card alone; of a folder, without reading weights. Raises UserError as `load` does."""
+    """A generator's card alone; for a folder, without reading weights. Raises UserError as `load` does."""
     return load(uri).card if _adapter(uri) else read_card(folder_of(uri))
 
 
@@ -60,14 +60,14 @@ def load(
     sha256: str | None = None,
     on_notice: Callable[[str], None] = _warn,
 ) -> Generator:
-    """A frozen generator in evaluation mode, no parameter asking for a gradient.
+    """Load a frozen generator: in evaluation mode, with no parameter that requires a gradient.
 
-    uri: see `GENERATORS`; options follow as ?name=value&name=value. soft, soft_seed, sha256 may also be options:
-    soft says how a network that takes only class indices answers soft labels: "mix-embedding" mixes its class
-    embeddings, "sample-class" draws a class a sample (see `soft.sample_classes`), None refuses them. sha256: what the
-    weights file must have; a folder's card always states it. on_notice(message): told what a module of the user's does
-    that is most likely not meant; without it, a warning.
-    Raises UserError when files are missing, damaged, changed, hold code, or do not fit each other.
+    uri: see `GENERATORS`; options follow as ?name=value&name=value. soft, soft_seed and sha256 may also be given there.
+    soft: how a network that takes only class indices handles soft labels: "mix-embedding" mixes its class embeddings,
+    "sample-class" draws one class per sample (see `soft.sample_classes`), None refuses them. sha256: that of the weights
+    file; a folder's card always states it. on_notice(message): called when a user's module does something that is most
+    likely unintended; by default, a warning.
+    Raises UserError if files are missing, damaged or changed, hold code, or do not fit each other.
     """
     adapter = _adapter(uri)
     if adapter is None:
@@ -84,7 +84,7 @@ def load(
 
 
 def _adapter(uri: str) -> Callable[[Request], Generator] | None:
-    """The loader of a URI's scheme; imported when asked for."""
+    """The loader for a URI's scheme, imported on demand; None for a URI without an adapter."""
     scheme, colon, _ = uri.partition(":")
     if not colon or scheme not in ADAPTERS:
         return None
@@ -111,9 +111,9 @@ def _load_folder(uri: str, expected: str | None) -> ConditionalBatchNormGenerato
 def load_classifier(
     uri: str, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> nn.Module:
-    """The source classifier beside a generator: frozen, evaluation mode; images in the card's input range -> logits.
+    """Load the source classifier beside a generator: frozen, evaluation mode; images in the card's input range -> logits.
 
-    Raises UserError as `load` does, and when the pair has no classifier.
+    Raises UserError as `load` does, and if there is no classifier.
     """
     card = None if _adapter(uri) else read_card(folder_of(uri))
     if card is None or card.classifier is None:
@@ -133,12 +133,12 @@ def load_classifier(
 
 
 def has_classifier(uri: str) -> bool:
-    """Whether `load_classifier` finds one beside the generator."""
+    """Whether there is a classifier beside the generator for `load_classifier`."""
     return _adapter(uri) is None and read_card(folder_of(uri)).classifier is not None
 
 
 def _checked(folder: Path, card: GeneratorCard, name: str, what: str) -> Path:
-    """The path of a weights file whose bytes are those the card was written for."""
+    """The path of a weights file, verified against the SHA-256 in the card."""
     if name not in card.files:
         raise UserError(
             f"{what}: {CARD_FILE} in {str(folder)!r} has no sha256 for {name!r}; make the pair again"

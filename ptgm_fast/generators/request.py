@@ -16,7 +16,7 @@ Default = TypeVar("Default")
 
 @dataclass
 class Request:
-    """A parsed URI, the options that all adapters share already taken; an adapter takes its own, then calls `done`."""
+    """A parsed URI. Options shared by all adapters are already taken; an adapter takes its own, then calls `done`."""
 
     text: str
     scheme: str
@@ -31,7 +31,7 @@ class Request:
 
     @property
     def what(self) -> str:
-        """What messages begin with."""
+        """The prefix of error messages."""
         return f"generator {self.text!r}"
 
     def take(self, name: str, default: str = "") -> str:
@@ -61,14 +61,14 @@ class Request:
         return value
 
     def done(self) -> None:
-        """Raise UserError for an option that no one took."""
+        """Raise UserError if an option was never taken."""
         if unknown := sorted(self.options.keys() - set(self._known)):
             raise UserError(
                 f"{self.what}: unknown option {', '.join(unknown)}; accepted: {', '.join(sorted(set(self._known)))}"
             )
 
     def card(self, **fields: Any) -> AdapterCard:
-        """The card of what was asked for. Classes that have no names are numbered. Raises UserError for what does not fit."""
+        """The requested generator's card. Classes without names are numbered. Raises UserError for invalid fields."""
         numbered = tuple(map(str, range(fields["num_classes"])))
         shared = {"class_names": numbered, "channels": 3, "licences": self.licences}
         return validated(AdapterCard, shared | fields, where=self.what)
@@ -82,7 +82,7 @@ def parse(
     sha256: str | None,
     on_notice: Callable[[str], None],
 ) -> Request:
-    """A URI with the options shared by all, which may also be given apart. Raises UserError for what is malformed."""
+    """Parse a URI and the options that all adapters share, also accepted as arguments. Raises UserError if malformed."""
     place, _, query = text.partition("?")
     scheme, _, target = place.partition(":")
     try:

@@ -1,4 +1,4 @@
-"""Soft labels for networks that take only class indices: the two honest ways, one of which the user chooses."""
+"""Soft labels for networks that take only class indices: two ways to handle them, one of which the user chooses."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 
 def sample_classes(soft: Tensor, latents: Tensor, *, seed: int) -> Tensor:
-    """One class a row, drawn from the soft labels: int64 [N], P(class k) = soft[n, k] / sum(soft[n]).
+    """Draw one class per row from the soft labels: int64 [N], P(class k) = soft[n, k] / sum(soft[n]).
 
     soft: non-negative floats [N, K]. latents: float [N, ...]. The uniform number of a draw is a hash of (seed, the
-    bits of the row's latent in float32): a sample keeps its class in whatever batch it is made, as its latent does,
-    and rows with different latents draw independently. Inverse CDF in float32. No gradient flows.
+    bits of the row's latent in float32): a sample keeps its class in any batch, as it keeps its latent, and rows with
+    different latents draw independently. Inverse CDF in float32. No gradients.
     """
     bits = latents.detach().float().flatten(1).contiguous().view(torch.int32).to(torch.int64)
     # A multilinear hash (Carter, Wegman 1979) modulo 2^64, then the finalizer of splitmix64 (Steele et al. 2014).
@@ -32,7 +32,7 @@ def sample_classes(soft: Tensor, latents: Tensor, *, seed: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _hash_words(seed: int, count: int, device: torch.device) -> Tensor:
-    # Kept on the device: a copy at every call would wait for it.
+    # Cached on the device: a copy at every call would synchronize.
     generator = np.random.Generator(np.random.Philox(key=seed))
     words = generator.integers(-(2**63), 2**63, size=count, dtype=np.int64)
     return torch.from_numpy(words).to(device)
@@ -44,7 +44,7 @@ def _shifted(x: Tensor, bits: int) -> Tensor:
 
 
 def class_tables(module: nn.Module, num_rows: int) -> list[nn.Embedding]:
-    """The embedding tables of a module that have a row a class."""
+    """The embedding tables of a module that have one row per class (num_rows)."""
     return [
         child
         for child in module.modules()
@@ -54,11 +54,11 @@ def class_tables(module: nn.Module, num_rows: int) -> list[nn.Embedding]:
 
 @contextmanager
 def mixing(module: nn.Module, weights: Tensor, num_rows: int) -> Iterator[Tensor]:
-    """Within the block, index num_rows + n asks every table of num_rows rows for weights[n] @ table[:K], [D].
+    """Within the block, index num_rows + n of every table with num_rows rows gives weights[n] @ table[:K], [D].
 
     weights: float [N, K], K <= num_rows; further rows (a null class) are never mixed. Other indices give their rows as
-    before, so that a network may put its null class beside the samples, double the batch or reorder it. Yields the
-    indices of all samples, int64 [N]: the network runs with mixed class embeddings though it takes only indices.
+    before, so a network may add its null class to the batch, double the batch or reorder it. Yields the indices of all
+    samples, int64 [N]: given these, a network that takes only indices runs with mixed class embeddings.
     """
 
     def answering(table: nn.Embedding) -> Callable[[Tensor], Tensor]:
@@ -72,7 +72,7 @@ def mixing(module: nn.Module, weights: Tensor, num_rows: int) -> Iterator[Tensor
 
     with ExitStack() as stack:
         for table in class_tables(module, num_rows):
-            # The instance's own forward comes before its class's.
+            # An instance's own forward takes precedence over its class's.
             vars(table)["forward"] = answering(table)
             stack.callback(vars(table).pop, "forward")
         yield torch.arange(weights.shape[0], device=weights.device) + num_rows

@@ -1,4 +1,4 @@
-"""Networks by name: the project's own small ones, timm's, torchvision's, or anybody's factory."""
+"""Networks by name: the project's own small ones, timm's, torchvision's, or a user's factory."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ptgm_fast.models.small import SMALL_NETWORKS
 NETWORKS = {
     "ptgm:NAME": f"the project's own small networks: {', '.join(SMALL_NETWORKS)}",
     "timm:NAME": "a classifier of timm, with one linear head or two (docs/networks.md)",
-    "timm:hf-hub:ORG/NAME": "the architecture that timm's config.json of a model in the local Hugging Face cache names",
+    "timm:hf-hub:ORG/NAME": "the architecture that a model's timm config.json in the local Hugging Face cache names",
     "torchvision:NAME": "a classifier of torchvision.models, likewise",
     "package.module:factory": "a function of yours, called with num_classes, channels and image_size where it accepts them",
 }
@@ -105,18 +105,18 @@ def _timm(name: str, num_classes: int, channels: int, image_size: int) -> nn.Mod
 
 
 def _hub_architecture(repository: str) -> tuple[str, dict[str, Any]]:
-    """timm's name of a network in the local cache, and the arguments that its config sets."""
+    """timm's name for a network in the local cache, and the arguments that its config sets."""
     what = f"the network timm:{HUB}{repository}"
     path = snapshot(repository, what=what) / "config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         given = config.get("model_args") or {}
-        # Nothing that would load or download weights.
+        # Drop whatever would load or download weights.
         shaping = {k: v for k, v in given.items() if k not in _NOT_OF_THE_SHAPE}
         return str(config["architecture"]), shaping
     except (OSError, ValueError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{what}: {str(path)!r} is no config.json of timm, with an architecture ({error})"
+            f"{what}: {str(path)!r} is not a timm config.json with an architecture ({error})"
         ) from error
 
 
@@ -131,7 +131,7 @@ def _torchvision(name: str, num_classes: int, channels: int) -> nn.Module:
     if name not in accepted:
         raise UserError(f"torchvision has no classifier {name!r}{nearest(name, accepted)}")
     with warnings.catch_warnings():
-        # GoogLeNet and Inception announce another initialization for some day.
+        # GoogLeNet and Inception announce a future change of their initialization.
         warnings.simplefilter("ignore", FutureWarning)
         module = models.get_model(name, weights=None, num_classes=num_classes)
     if channels != 3:
@@ -176,9 +176,9 @@ def _factory(name: str, num_classes: int, channels: int, image_size: int) -> nn.
 
 
 def import_factory(target: str, *, what: str) -> Callable[..., Any]:
-    """The function or class of a user's that `package.module:factory` names. Raises UserError, which begins with `what`."""
+    """Import the user's function or class `package.module:factory`. Raises UserError, with a message prefixed by `what`."""
     module_name, _, attribute = target.partition(":")
-    # A console script does not have the working directory on its path, where a user's own module lies.
+    # A console script does not have the working directory, where a user's own module is, on its path.
     sys.path.append(str(Path.cwd()))
     try:
         module = importlib.import_module(module_name)
@@ -195,7 +195,7 @@ def import_factory(target: str, *, what: str) -> Callable[..., Any]:
 
 
 def checked_module(network: Any, *, what: str) -> nn.Module:
-    """What a factory returned, if it is a module; else raises UserError."""
+    """Return what a factory made if it is a module; otherwise raise UserError."""
     if isinstance(network, nn.Module):
         return network
     raise UserError(f"{what} returned a {type(network).__name__}, expected a torch.nn.Module")

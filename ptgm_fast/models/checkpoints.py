@@ -1,4 +1,4 @@
-"""The weights of one network within what training scripts save: wrapped in dicts, under prefixes, beside others."""
+"""Finding one network's weights in what training scripts save: wrapped in dicts, under prefixes, beside others."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ptgm_fast.errors import UserError
 
-# What wrappers of modules add to names, at any depth: data parallel, torch.compile.
+# What module wrappers (data parallel, torch.compile) add to names, at any depth.
 _WRAPPERS = {"module", "_orig_mod"}
 
 
 def split_choice(path: Path | str) -> tuple[Path, str]:
-    """The file and the name within it of FILE#NAME; the path is taken as it is written where such a file exists."""
+    """Split FILE#NAME into the file and the name within it; if a file of the whole name exists, the name is empty."""
     file, sharp, choice = str(path).rpartition("#")
     if not sharp or Path(path).is_file():
         return Path(path), ""
@@ -24,7 +24,7 @@ def split_choice(path: Path | str) -> tuple[Path, str]:
 
 
 def flat_names(loaded: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """The tensors of nested dicts with their names joined by dots; what is no tensor and has no name is passed over."""
+    """The tensors in nested dicts, with names joined by dots; other values, and keys that are not strings, are skipped."""
     for key, value in loaded.items():
         if not isinstance(key, str):
             continue
@@ -35,10 +35,9 @@ def flat_names(loaded: Mapping[Any, Any], prefix: str = "") -> Iterator[tuple[st
 
 
 def only_state(loaded: Mapping[Any, Any], choice: str, *, where: str) -> dict[str, Tensor]:
-    """The state dict that is in a file, or `choice` of several: the file itself or a dict in it that holds only
-    tensors.
+    """The one state dict in a file, or the one named `choice`: the file itself, or a dict in it that holds only tensors.
 
-    For readers that know no module to compare with; see `fitting` for others. Raises UserError if there is none, or
+    For readers without a module to compare with; otherwise, see `fitting`. Raises UserError if there is none, or
     several.
     """
     found = {place: state for place, state in _states(loaded) if choice in ("", place)}
@@ -64,13 +63,13 @@ def _states(loaded: Mapping[Any, Any], place: str = "") -> Iterator[tuple[str, d
 def fitting(
     loaded: Mapping[Any, Any], own: Mapping[str, Tensor], choice: str, *, where: str
 ) -> tuple[dict[str, Tensor], str]:
-    """The tensors among those of a file that are a module's, under its own names, and where they were ("" for the file
-    as it is).
+    """The tensors in a file that belong to a module, under the module's own names, and where in the file they were ("" for
+    the file as it is).
 
-    own: the module's state dict. Prefixes are those of wrappers (`module.`, `_orig_mod.`), of the dicts that a state
-    dict is in (`state_dict`, `model_ema`) and of the module that holds it (Lightning's `model.`); under it must be the
-    module's names, all and no others, in its shapes. choice: the beginning of the prefix. Where none fits, those of the
-    one that comes nearest, for `check_fit` to say why. Raises UserError where several fit, naming them.
+    own: the module's state dict. Prefixes come from wrappers (`module.`, `_orig_mod.`), from the dicts that a state dict
+    is in (`state_dict`, `model_ema`) and from the module that holds it (Lightning's `model.`). Under a prefix that fits
+    are exactly the module's names, with its shapes. choice: the beginning of the prefix. If no prefix fits, returns the
+    tensors under the nearest one, so that `check_fit` can say why. Raises UserError, listing them, if several fit.
     """
     flat = dict(flat_names(loaded))
     if not flat:
@@ -90,7 +89,7 @@ def fitting(
 
 
 def _prefixes(flat: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Counter[str]:
-    """How many of the module's names each prefix stands before."""
+    """For each prefix, how many of the module's names it precedes."""
     counts: Counter[str] = Counter()
     for name in flat:
         parts = name.split(".")
@@ -110,7 +109,7 @@ def _under(flat: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _unwrapped(flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the names of wrappers; as it is where two names would become one."""
+    """The tensors with the wrappers' parts removed from their names; unchanged if two names would collide."""
     names = {name: ".".join(p for p in name.split(".") if p not in _WRAPPERS) for name in flat}
     return (
         dict(flat) if len(set(names.values())) < len(names) else {names[n]: flat[n] for n in flat}
@@ -130,4 +129,4 @@ def _tops(flat: Mapping[str, Tensor]) -> list[str]:
 def _to_choose(where: str, found: list[str], choice: str = "") -> str:
     listed = ", ".join(repr(name) for name in found[:12])
     absent = f"has no {choice!r}" if choice else "holds several that fit"
-    return f"{where} {absent}: {listed}. Write which one behind the file's name, for example FILE#{found[0]}"
+    return f"{where} {absent}: {listed}. Choose one with #NAME after the file's name, for example FILE#{found[0]}"

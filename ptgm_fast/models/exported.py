@@ -1,4 +1,4 @@
-"""Whether the weights that a run exports make the plain architecture the network that was trained."""
+"""Checking that a run's exported weights turn the plain architecture into the network that was trained."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptgm_fast.models.precision import exact_float32
 from ptgm_fast.models.target import TargetNetwork
 from ptgm_fast.models.weights import load_state
 
-# In probability. Rounding in another order makes 1e-6; a network that computes something else of its head, 0.1 and more.
+# In probability. Another order of rounding gives 1e-6; computing something else from the head, 0.1 or more.
 TOLERANCE = 1e-3
 
 
@@ -27,14 +27,14 @@ def check_exported(
     *,
     name: str,
 ) -> None:
-    """Load `state`, exported from `network`, into `plain` and compare the two on images, as they are in evaluation.
+    """Load `state`, exported from `network`, into `plain` and compare the two on images, in evaluation mode.
 
     plain may return logits, their log_softmax or softmax, alone or beside other outputs. Raises UserError with the
-    reason unless every probability is the same within `TOLERANCE`. Both are left in evaluation mode.
+    reason unless all probabilities agree within `TOLERANCE`. Both are left in evaluation mode.
     """
-    load_state(plain, state, where=f"{name}: what a run exports")
+    load_state(plain, state, where=f"{name}: the exported state")
     with torch.no_grad(), torch.random.fork_rng():
-        # What is drawn in evaluation is drawn alike.
+        # Random numbers drawn in evaluation are the same for both.
         torch.manual_seed(0)
         expected = network.eval()(images).softmax(1)
         torch.manual_seed(0)
@@ -44,10 +44,10 @@ def check_exported(
     if any(difference <= TOLERANCE for difference in differences):
         return
     raise UserError(
-        f"{name} cannot be exported: with the trained weights the plain architecture gives other probabilities than the trained "
-        f"network (by up to {min(differences):.2g}). It must return what its last layer (torch.nn.Linear, or the mean of two) "
-        "gives, as logits, log_softmax or softmax, and keep all that training changes in its state dict. Change its forward, or "
-        "choose another network"
+        f"{name} cannot be exported: with the trained weights, the plain architecture's probabilities differ from the "
+        f"trained network's (by up to {min(differences):.2g}). It must return the output of its last layer (torch.nn.Linear, "
+        "or the mean of two) as logits, log_softmax or softmax, and keep everything that training changes in its state "
+        "dict. Change its forward, or choose another network"
     )
 
 
@@ -63,10 +63,10 @@ def class_scores(returned: Any, shape: Sequence[int], *, name: str) -> list[Tens
 
 
 def rehearse(network: TargetNetwork, images: Tensor) -> None:
-    """Change the network as training would: one step down the size of its logits, and then logits that are far apart.
+    """Change the network as training would: one step that shrinks its logits, then scale them until they are far apart.
 
-    What exists in training mode only, what training changes beside the parameters, and what scales or bounds the logits
-    shows in `check_exported` from then on.
+    Afterwards, `check_exported` reveals whatever exists only in training mode, whatever training changes besides the
+    parameters, and whatever scales or bounds the logits.
     """
     features = network.train().features(images)
     torch.stack(
@@ -83,7 +83,7 @@ def rehearse(network: TargetNetwork, images: Tensor) -> None:
 
 
 def _probabilities(scores: Tensor) -> Tensor:
-    """Of logits or their log_softmax; probabilities are left as they are."""
+    """The softmax of logits or of their log_softmax; probabilities are returned unchanged."""
     return scores if are_probabilities(scores) else scores.float().softmax(1)
 
 

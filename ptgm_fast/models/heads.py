@@ -1,4 +1,4 @@
-"""Which layers of a network are its heads, found by what it returns, and what stands in their place."""
+"""Finding which layers of a network are its heads, from what it returns, and replacing them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ptgm_fast.errors import UserError
 
-# What may follow the heads: the probabilities of a network that ends in one of these are those of its heads' logits.
+# What may follow the heads: after any of these, the probabilities are still those of the heads' logits.
 _ENDINGS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda logits: logits,
     lambda logits: logits.log_softmax(1),
@@ -22,7 +22,7 @@ _ENDINGS: tuple[Callable[[Tensor], Tensor], ...] = (
 
 @dataclass(frozen=True)
 class Place:
-    """Where a head was: all names that it is registered under, and its form."""
+    """Where a head was: all names it is registered under, and its shape."""
 
     paths: tuple[str, ...]
     in_features: int
@@ -35,10 +35,10 @@ class Place:
 
 
 class Tap(nn.Module):
-    """In a head's place: remembers its input until it is taken.
+    """Replaces a head, and keeps its input until it is taken.
 
-    It gives zeros of the shape that the head gave, so that what follows, whose result is not used, works as before. The
-    features of a map are handed on instead: what pools the map's logits makes of them the features of the whole.
+    It returns zeros in the shape of the head's output, so that what follows still works; its result is not used. Spatial
+    feature maps are passed on instead: the pooling that follows, meant for a map of logits, then pools the features.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -53,7 +53,7 @@ class Tap(nn.Module):
         return features.new_zeros(len(features), self.num_classes, *features.shape[2:])
 
     def take(self) -> Tensor | None:
-        """The features [N, D]; None for those of a map."""
+        """The features [N, D]; None if they were a spatial map."""
         seen, self._seen = self._seen, None
         return seen if seen is None or seen.dim() == 2 else seen.flatten(1)
 
@@ -70,11 +70,11 @@ class MeanHead(nn.ModuleList):
 def find_heads(
     network: nn.Module, num_classes: int, images: Tensor | None, *, name: str
 ) -> tuple[Place, ...]:
-    """The layers whose outputs, or whose two outputs' mean, `network` returns in evaluation: logits or their
+    """The layer whose output, or the two layers whose outputs' mean, `network` returns in evaluation, as logits or their
     (log-)softmax.
 
-    A head is a Linear layer or a convolution of 1x1, with `num_classes` outputs. Where what is returned does not tell,
-    or without images, it is the last of them. Raises UserError if there is none, or if the network returns several
+    A head is a Linear layer or a 1x1 convolution with `num_classes` outputs. If the returned values do not tell, or
+    without images, it is the last such layer. Raises UserError if there is none, or if the network returns several
     classifications.
     """
     named: dict[nn.Module, list[str]] = {}
@@ -83,8 +83,8 @@ def find_heads(
             named.setdefault(module, []).append(path)
     if not named:
         raise UserError(
-            f"{name} has no Linear layer with {num_classes} outputs (nor a convolution of 1x1); a target network must end in "
-            "one (torch.nn.Linear), so that its head can be exchanged between stages"
+            f"{name} has no Linear layer with {num_classes} outputs (nor a 1x1 convolution); a target network must end in "
+            "one (torch.nn.Linear), so that its head can be replaced between stages"
         )
     modules = list(named)
     chosen = [modules[-1]]
@@ -93,8 +93,9 @@ def find_heads(
         if len(found) > 1:
             listed = "; ".join(" and ".join(named[m][0] for m in heads) for heads in found)
             raise UserError(
-                f"{name} returns several classifications in evaluation, of the layers {listed}. Which one is trained cannot be "
-                "told: let its forward return one of them when it is not training (a wrapper of yours, package.module:factory)"
+                f"{name} returns several classifications in evaluation, from the layers {listed}. Which one to train is "
+                "ambiguous: make its forward return only one of them when it is not training (in a wrapper of yours, "
+                "package.module:factory)"
             )
         chosen = list(found[0]) if found else chosen
     if any("" in named[module] for module in chosen):
@@ -126,10 +127,10 @@ def _place(module: nn.Module, paths: list[str]) -> Place:
 def _returned(
     network: nn.Module, modules: list[nn.Module], images: Tensor
 ) -> list[tuple[nn.Module, ...]]:
-    """The modules, or pairs of them, that make up what the network returns, each once.
+    """The modules, or pairs of them, that produce what the network returns, each once.
 
-    Every module's output is replaced by other random numbers, which are looked for in what comes out at the end:
-    weights that are zero, or equal, at the start do not hide where an output comes from.
+    Each module's output is replaced by its own random numbers, which are then searched for in what the network returns.
+    So initial weights that are zero, or equal, do not hide where an output comes from.
     """
     outputs: dict[nn.Module, Tensor] = {}
     random = torch.Generator().manual_seed(0)
@@ -160,8 +161,7 @@ def _returned(
 
 
 def tensors(returned: Any) -> Iterator[Tensor]:
-    """The tensors of what a network returned: its `logits`, an attribute or a key, where there are any, else all
-    items."""
+    """The tensors in what a network returned: its `logits` (an attribute or a key) if there are any, else all items."""
     if isinstance(returned, Mapping):
         logits = returned.get("logits")
         returned = tuple(returned.values())

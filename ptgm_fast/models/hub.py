@@ -1,4 +1,4 @@
-"""Models in the local cache of the Hugging Face Hub: found, never downloaded."""
+"""Models in the local cache of the Hugging Face Hub: looked up, never downloaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ptgm_fast.errors import MissingExtraError, UserError
 
-# What begins the name of a model of the Hub where a file or a network could stand.
+# Prefix of a Hub model's name where a file or a network could be given.
 HUB = "hf-hub:"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
@@ -16,7 +16,7 @@ _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 def snapshot(repository: str, *, what: str) -> Path:
     """The folder of ORG/NAME, or ORG/NAME@REVISION, in the local cache.
 
-    Raises UserError, which begins with `what` and gives the command that downloads it, where it is not there.
+    If it is not there, raises UserError, prefixed by `what`, with the command that downloads it.
     """
     try:
         from huggingface_hub import constants, snapshot_download
@@ -35,7 +35,7 @@ def snapshot(repository: str, *, what: str) -> Path:
 
 
 def local(target: Path, *, what: str) -> Path:
-    """A path that exists, as it is; of ORG/NAME that does not, the folder in the local cache."""
+    """The path itself if it exists; for ORG/NAME that does not, the folder in the local cache."""
     if target.exists() or not _REPOSITORY.fullmatch(target.as_posix()):
         return target
     return snapshot(target.as_posix(), what=what)
@@ -49,5 +49,5 @@ def weights_of(repository: str, *, what: str) -> Path:
             return folder / name
     raise UserError(
         f"{what}: {repository!r} in the local cache holds none of {', '.join(WEIGHTS)}; "
-        f"get it whole with: hf download {repository.partition('@')[0]}"
+        f"get the complete model with: hf download {repository.partition('@')[0]}"
     )

@@ -1,4 +1,4 @@
-"""What a network by name was trained to see: the size, crop and normalization that its package states."""
+"""The preprocessing that a named network was trained with: the size, crop and normalization its package states."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ Interpolation = Literal["bilinear", "bicubic"]
 class Preprocessing:
     """How an image becomes a network's input.
 
-    The shorter side is resized (antialiased) to image_size / crop, rounded down, and the middle image_size x image_size is
-    kept; then (u - mean) / std of values u in [0, 1], one a channel or one for all.
+    The shorter side is resized (antialiased) to image_size / crop, rounded down, and the center image_size x image_size is
+    cropped; then (u - mean) / std for values u in [0, 1]. mean, std: one per channel, or one for all.
     """
 
     image_size: int
@@ -39,9 +39,9 @@ class Preprocessing:
 
 
 def stated_preprocessing(network: str) -> Preprocessing | None:
-    """What timm's `pretrained_cfg` or torchvision's default weights say of a network by name (see `models.build`).
+    """What timm's `pretrained_cfg` or torchvision's default weights state for a named network (see `models.build`).
 
-    None where nothing is stated: a network of the project or of the user's, an unknown name, a package that is not there.
+    None if nothing is stated: the project's own or the user's network, an unknown name, a package that is not installed.
     """
     scheme, _, name = network.partition(":")
     stated = {"timm": _timm, "torchvision": _torchvision}.get(scheme)
@@ -92,6 +92,7 @@ def _torchvision(name: str) -> Preprocessing | None:
 def _interpolation(name: str, network: str) -> Interpolation:
     if name not in ("bilinear", "bicubic"):
         raise UserError(
-            f"{network} states interpolation {name!r}, which is not known here; set source.classifier.interpolation to bilinear or bicubic"
+            f"{network} states interpolation {name!r}, which is not supported; set "
+            "source.classifier.interpolation to bilinear or bicubic"
         )
     return cast(Interpolation, name)

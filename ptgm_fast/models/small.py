@@ -60,7 +60,9 @@ class SmallResNet(nn.Module):
         self, *, num_classes: int, channels: int, image_size: int, width: int = 16
     ) -> None:
         super().__init__()
-        del image_size  # works at any size; accepted so that every own network is built alike
+        del (
+            image_size
+        )  # unused: works at any size; accepted so that all own networks are built alike
         self.stem = nn.Sequential(*_conv_norm_act(channels, width, stride=2))
         self.blocks = nn.Sequential(
             ResidualBlock(width, 2 * width, 1),

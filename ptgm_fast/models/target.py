@@ -14,9 +14,9 @@ from ptgm_fast.models.weights import check_fit
 class TargetNetwork(nn.Module):
     """A classifier whose head is replaced by named heads over the same features.
 
-    `features(x)` [N, C, H, W] -> [N, D] is the input of the original head; `heads[name]` maps it to logits. What the
-    network computes of its head's output (log_softmax, auxiliary outputs) is passed over. Two heads whose mean the
-    network returns, as the distilled ones of timm do, are both replaced: D is that of both, and a named head is the
+    `features(x)` [N, C, H, W] -> [N, D] is the input of the original head; `heads[name]` maps it to logits. Whatever the
+    network computes from its head's output (log_softmax, auxiliary outputs) is ignored. If the network returns the mean
+    of two heads, as timm's distilled models do, both are replaced: D is that of both together, and a named head is the
     mean of two. `forward(x)` gives the logits of the head ``target``. Heads come and go between stages (the source head
     of pseudo pre-training stays for the source-head loss and distillation); the extractor's weights stay.
     """
@@ -29,14 +29,14 @@ class TargetNetwork(nn.Module):
         name: str = "network",
         images: Tensor | None = None,
     ) -> None:
-        """network: maps images to [N, num_classes], through one of the heads of `find_heads`, which are taken off.
+        """network: maps images to [N, num_classes] through the heads that `find_heads` finds, which are removed.
 
-        images: [N, C, H, W] that it takes, from which its heads are told from other layers of as many outputs; without,
+        images: example inputs [N, C, H, W], used to tell its heads from other layers with as many outputs; without them,
         the head is the last such layer. Raises UserError as `find_heads` does.
         """
         super().__init__()
         self.places = find_heads(network, num_classes, images, name=name)
-        # No modules of its own: they are in the network.
+        # A tuple, so that they are not registered here: they are the network's submodules.
         self._taps = tuple(Tap(num_classes) for _ in self.places)
         for tap, place in zip(self._taps, self.places, strict=True):
             for path in place.paths:
@@ -78,7 +78,7 @@ class TargetNetwork(nn.Module):
         return state
 
     def load_exported(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights that `export_state` gave. Raises UserError naming the tensors that do not fit."""
+        """Load weights that `export_state` returned. Raises UserError naming the tensors that do not fit."""
         own = self.export_state()
         architecture = type(self.network).__name__
         check_fit(own, state, where="the exported state", architecture=architecture)

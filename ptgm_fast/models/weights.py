@@ -1,4 +1,4 @@
-"""Weights in and out: safetensors, or `torch.load(weights_only=True)`; nothing a file brings is executed."""
+"""Reading and writing weights: safetensors, or `torch.load(weights_only=True)`; no code in a file is executed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def save_weights(
 ) -> None:
     """Write a module's state (or a state dict) as safetensors: to a temporary name, flushed, then renamed.
 
-    A full disk or a kill leaves an earlier file of that name whole. Raises OSError on a failed write.
+    A full disk or a kill leaves an earlier file of that name intact. Raises OSError on a failed write.
     """
     write_atomically(Path(path), encoded(state, metadata))
 
@@ -36,9 +36,9 @@ def save_weights(
 def encoded(
     state: nn.Module | Mapping[str, Tensor], metadata: dict[str, str] | None = None
 ) -> bytes:
-    """What `save_weights` writes. A tensor under two names is in it twice: every loader finds both.
+    """The bytes that `save_weights` writes. A tensor under two names is stored twice, so that every loader finds both.
 
-    Raises UserError for a state that holds more than tensors.
+    Raises UserError if the state holds anything but tensors.
     """
     from safetensors.torch import save
 
@@ -56,20 +56,20 @@ def encoded(
         if memory in held:
             tensors[name] = tensors[name].clone()
         held.add(memory)
-    # One entry: safetensors writes several in an order that differs from call to call, and the bytes with it.
+    # A single entry: safetensors writes several in an order that varies from call to call, and so would the bytes.
     header = {"ptgm_fast": json.dumps(metadata, sort_keys=True)} if metadata else None
     return save(tensors, header)
 
 
 def decoded(data: bytes) -> dict[str, Tensor]:
-    """The state dict of `encoded`."""
+    """The state dict in the bytes that `encoded` returned."""
     from safetensors.torch import load
 
     return load(data)
 
 
 def read_metadata(path: Path | str) -> dict[str, str]:
-    """What `save_weights` was given as metadata; empty for other files."""
+    """The metadata that `save_weights` was given; empty for other files."""
     from safetensors import SafetensorError, safe_open
 
     if Path(path).suffix != ".safetensors":
@@ -78,7 +78,7 @@ def read_metadata(path: Path | str) -> dict[str, str]:
         with safe_open(path, framework="pt") as file:
             found = json.loads((file.metadata() or {}).get("ptgm_fast", "{}"))
     except (OSError, SafetensorError, json.JSONDecodeError):
-        # What is wrong with the file is said when its tensors are read.
+        # Reading the tensors will report what is wrong with the file.
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -90,11 +90,11 @@ def write_atomically(
     before_rename: Callable[[], None] | None = None,
     temporary: Path | None = None,
 ) -> None:
-    """Write bytes so that `path` holds either what it held or all of `data`, even after a kill or a full disk.
+    """Atomic write: `path` holds either its old contents or all of `data`, even after a kill or a full disk.
 
-    The data is flushed under a temporary name, renamed, and the folder flushed: what is there survives a power cut.
-    before_rename is called when the data is on the disk and `path` is still as it was. temporary: that name, on the
-    same file system, where several may write the same file at once.
+    The data is flushed under a temporary name, renamed, and the folder flushed, so that it survives a power cut.
+    before_rename is called when the data is on disk and `path` is still unchanged. temporary: the temporary name, on the
+    same file system, for files that several processes may write at once.
     """
     temporary = temporary or path.with_name(f".{path.name}.tmp")
     try:
@@ -118,7 +118,7 @@ def _flush_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # Some network file systems cannot flush a folder; the rename is as durable there as they make it.
+        # Some network file systems cannot flush a folder; there, the rename is as durable as they make it.
         if error.errno not in (errno.EINVAL, errno.ENOTSUP):
             raise
     finally:
@@ -128,18 +128,18 @@ def _flush_folder(folder: Path) -> None:
 def read_state(
     path: Path | str, *, what: str = "weights", mapped: bool = False
 ) -> dict[str, Tensor]:
-    """The state dict in a .safetensors file or a `weights_only` PyTorch file; FILE#NAME is one of several in it.
+    """Read the state dict in a .safetensors file or a `weights_only` PyTorch file; FILE#NAME selects one of several.
 
-    mapped: tensors are private views of the file where its format allows (writing to them leaves the file alone),
-    so that nothing is held twice; the file must not be rewritten in place while they live.
-    Raises UserError if the file is missing, damaged, holds code, or no state dict (names to tensors), or several.
+    mapped: where the file's format allows, memory-map the tensors privately (writing to them leaves the file alone),
+    so that nothing is held twice; the file must not be rewritten in place while they are in use.
+    Raises UserError if the file is missing or damaged, or holds code, no state dict (names to tensors), or several.
     """
     file, choice = split_choice(path)
     return only_state(_read(file, what, mapped), choice, where=f"{what}: {str(file)!r}")
 
 
 def _read(file: Path, what: str, mapped: bool = False) -> Mapping[Any, Any]:
-    """What a file holds: a dict, with anything in it. hf-hub:ORG/NAME is the weights file of a model in the local cache."""
+    """A file's contents: a dict of anything. hf-hub:ORG/NAME is the weights file of a model in the local cache."""
     if str(file).startswith(HUB):
         file = weights_of(str(file).removeprefix(HUB), what=what)
     if not file.is_file():
@@ -149,7 +149,7 @@ def _read(file: Path, what: str, mapped: bool = False) -> Mapping[Any, Any]:
             from safetensors.torch import load_file
 
             return load_file(file)
-        # Files of torch < 1.6 are no archives and cannot be mapped.
+        # Files of torch < 1.6 are not archives and cannot be mapped.
         loaded = torch.load(
             file, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(file)
         )
@@ -160,7 +160,7 @@ def _read(file: Path, what: str, mapped: bool = False) -> Mapping[Any, Any]:
         ) from error
     except Exception as error:  # the readers raise several unrelated types for damaged files
         raise UserError(
-            f"{what}: {str(file)!r} is damaged or of another format ({error})"
+            f"{what}: {str(file)!r} is damaged or has another format ({error})"
         ) from error
     if not isinstance(loaded, Mapping):
         raise UserError(f"{what}: {str(file)!r} does not hold a state dict (names to tensors)")
@@ -178,10 +178,11 @@ def load_weights(
     what: str = "weights",
     on_notice: Callable[[str], None] = _warn,
 ) -> None:
-    """Load a file into a module, strictly; what training scripts wrap weights in is taken off, see `checkpoints.fitting`.
+    """Load a file into a module, strictly, without the wrapping of training scripts (see `checkpoints.fitting`).
 
-    path: .safetensors or a weights-only PyTorch file; FILE#NAME chooses where a file holds several networks that fit.
-    on_notice(message): told what was taken off; without it, a warning. Raises UserError naming the tensors that do not fit.
+    path: .safetensors or a weights-only PyTorch file; FILE#NAME selects one if a file holds several networks that fit.
+    on_notice(message): called with what was stripped; by default, a warning. Raises UserError naming the tensors that do
+    not fit.
     """
     file, choice = split_choice(path)
     where = f"{what}: {str(file)!r}"
@@ -189,13 +190,13 @@ def load_weights(
     state, place = fitting(loaded, module.state_dict(), choice, where=where)
     load_state(module, state, where=f"{where} {place}".rstrip())
     if place:
-        on_notice(f"{where}: loaded what it holds {place}")
+        on_notice(f"{where}: loaded the weights {place}")
 
 
 def load_state(
     module: nn.Module, state: Mapping[str, Tensor], *, where: str, assign: bool = False
 ) -> None:
-    """Load a state dict strictly; the UserError lists missing, unexpected and misshapen tensors.
+    """Load a state dict strictly; the UserError lists tensors that are missing, unexpected or of the wrong shape.
 
     assign: the module takes the tensors themselves instead of copying them (it may then be on the meta device).
     """
@@ -206,7 +207,7 @@ def load_state(
 def check_fit(
     own: Mapping[str, Tensor], state: Mapping[str, Tensor], *, where: str, architecture: str
 ) -> None:
-    """Raises UserError unless `state` has the names and shapes of `own`, listing those missing, unexpected and misshapen."""
+    """Raise UserError unless `state` has the names and shapes of `own`; it lists the tensors that do not fit."""
     problems = []
     for title, names in (
         ("missing", own.keys() - state.keys()),
@@ -220,7 +221,7 @@ def check_fit(
         if own[name].shape != state[name].shape
     ]
     if shapes:
-        problems.append(f"of another shape: {_listed(sorted(shapes))}")
+        problems.append(f"of the wrong shape: {_listed(sorted(shapes))}")
     if problems:
         raise UserError(
             f"{where} does not fit the architecture {architecture}.\n" + "\n".join(problems)

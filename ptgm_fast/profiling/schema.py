@@ -94,6 +94,7 @@ class StageProfile(Part):
     counters: tuple[CounterTotals, ...] = ()
     overlap: Overlap | None = Field(description="null: nothing ran alongside the trainer")
     overlap_reason: str | None = Field(None, description="why synthesis ran ahead, or did not")
+    precision: str | None = Field(None, description="of the training forward")
     compile_reason: str | None = Field(None, description="why the forward was compiled, or was not")
     compile_seconds: float | None = Field(None, ge=0, description="0: not compiled")
 

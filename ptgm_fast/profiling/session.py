@@ -117,7 +117,7 @@ class Profiler:
         self._add(stage, counts)
 
     def decided(self, stage: str, **decisions: str | float | None) -> None:
-        """Record how a stage ran: ``overlap_reason``, ``compile_reason``, ``compile_seconds``.
+        """Record how a stage ran: ``overlap_reason``, ``precision``, ``compile_reason``, ``compile_seconds``.
 
         For a pool also ``reuse``, ``pool_bytes`` and ``seconds_saved``.
         """

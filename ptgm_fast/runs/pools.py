@@ -20,6 +20,7 @@ from ptgm_fast.sampling import (
 from ptgm_fast.sampling.recipe import digest_of, weights_digest
 from ptgm_fast.sampling.stores import MemoryStore
 from ptgm_fast.training.options import PPOptions
+from ptgm_fast.training.target_data import TargetData
 
 # Subfolder of a run's folder for pools kept on disk, one per stage.
 POOL = "pool"
@@ -67,6 +68,18 @@ def pool_size(images: int | str, pp: PPOptions) -> int | str:
     return max(2 * pp.batch_size, pp.steps * pp.batch_size // int(images.removeprefix("1/")))
 
 
+def images_per_target(config: RunConfig, data: TargetData) -> int | str:
+    """`synthesis.images_per_target` as a number, or "fresh": also where a part is less than two images for each target
+    image, or than two batches."""
+    asked, pssl = config.synthesis.images_per_target, config.p_ssl
+    if isinstance(asked, int) or asked == "fresh":
+        return asked
+    pseudo = pssl.batch_size - (pssl.real_images if data.unlabelled is not None else 0)
+    shown = config.training.steps * pseudo
+    each = shown // int(asked.removeprefix("1/")) // data.num_asking
+    return each if each >= 2 and each * data.num_asking >= 2 * pssl.batch_size else "fresh"
+
+
 class Pools:
     """The pools of a run's stages, or of all runs of a comparison. Each is made once."""
 
@@ -81,12 +94,13 @@ class Pools:
         Raises UserError for a pool that was made for something else or is too small, see `check_pool`.
         """
         options = task.config.synthesis
-        count: int | str = 0
+        count: int | str = "fresh"
         if stage == "pp":
             count = pool_size(options.images, task.config.pp)
-        elif stage == "p-ssl" and options.images_per_target != "fresh":
-            count = int(options.images_per_target) * task.data.num_asking
-        if not isinstance(count, int) or not count:
+        elif stage == "p-ssl":
+            count = images_per_target(task.config, task.data)
+            count = count * task.data.num_asking if isinstance(count, int) else count
+        if not isinstance(count, int):
             return None
         if stage == "pp" and self._uniform is not None:
             return self._uniform.of(stage, task)
@@ -101,19 +115,33 @@ class Pools:
             if stage == "pp"
             else conditioned_recipe(task, unlabelled=True)
         )
-        if options.pool not in ("memory", "run"):
-            path = Path(options.pool)
-            path = path / stage if (path / stage).is_dir() else path
-            pool = open_pool(path, device=task.device)
-            if stage == "pp" and not isinstance(options.images, int):
-                # A fraction of the images shown applies only to a pool made here; an existing pool is used in full.
-                count = len(pool)
-            check_pool(pool, recipe, count, f"synthesis.pool = {str(path)!r}")
-            return pool.first(count)
+        in_folder = options.pool not in ("memory", "run")
+        if in_folder and (pool := self._found(stage, task, recipe, count)):
+            return pool
         kept = sum(p.num_bytes for p in self._pools.values() if isinstance(p.store, MemoryStore))
         pool = memory_pool(recipe, count)
-        if options.pool == "memory" and kept + pool.num_bytes <= options.memory_limit * 2**30:
+        if options.pool != "run" and kept + pool.num_bytes <= options.memory_limit * 2**30:
             return pool
         if self._folder is None:
             raise ValueError("a pool on disk needs a folder")
         return folder_pool(recipe, count, self._folder / stage)
+
+    def _found(self, stage: str, task: Task, recipe: Recipe, count: int) -> Pool | None:
+        """The pool of a stage in the folder that the config names; raises UserError as `check_pool`.
+
+        None for P-SSL's where the folder has PP's pool alone and the config no number of images for each target: it is made here.
+        """
+        options = task.config.synthesis
+        folder = Path(options.pool)
+        path = folder / stage if (folder / stage).is_dir() else folder
+        part = isinstance(options.images if stage == "pp" else options.images_per_target, str)
+        if part and stage == "p-ssl" and path == folder and (folder / "pp").is_dir():
+            return None
+        pool = open_pool(path, device=task.device)
+        if part:
+            # A fraction of the images shown applies only to a pool made here; an existing pool is used in full.
+            count = len(pool)
+            if stage == "p-ssl" and pool.law["labels"]["law"] == "uniform":
+                return None
+        check_pool(pool, recipe, count, f"synthesis.pool = {str(path)!r}")
+        return pool.first(count)

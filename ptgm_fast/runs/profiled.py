@@ -51,7 +51,7 @@ def _tell_stages(profiler: Profiler, summary: dict[str, Any]) -> None:
         saved = stage["seconds_saved"]
         profiler.decided(name, seconds_saved=None if saved is None else saved * here)
         decisions = (
-            *("overlap_reason", "compile_reason", "compile_seconds"),
+            *("overlap_reason", "precision", "compile_reason", "compile_seconds"),
             *("reuse", "pool_bytes"),
         )
         profiler.decided(name, **{decision: stage[decision] for decision in decisions})

@@ -78,7 +78,9 @@ def space(config: RunConfig) -> dict[str, list[Any]]:
     if "p-ssl" in config.stages:
         size = config.p_ssl.batch_size
         found["p_ssl.batch_size"] = [size, *_parts(size, (1 / 2,))]
-        found["synthesis.images_per_target"] = [config.synthesis.images_per_target, 8, 32]
+        each = config.synthesis.images_per_target
+        parts = [p for p in ("1/2", "1/4", "1/8") if p != each]
+        found["synthesis.images_per_target"] = [each, *parts]
     return found
 
 

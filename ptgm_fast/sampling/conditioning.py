@@ -1,4 +1,4 @@
-"""Pseudo conditional sampling (PCS): target images to the conditions their pseudo samples are made with."""
+"""Pseudo conditional sampling (PCS): from target images to the conditions of their pseudo samples."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ptgm_fast.sampling.source import SourceModels
 
 @dataclass(frozen=True)
 class ConditioningTable:
-    """What the generator is asked for, one row a target image; computed once, as C_s and the images never change.
+    """The generator's conditions, one row per target image; computed once, since C_s and the images never change.
 
     soft_labels q = softmax(C_s(x) / tau), float32 [N, K_s], rows sum to 1. embeddings: q @ E for a generator that
     takes mixtures of its class embeddings E, [N, D]; None for one that does not.
@@ -28,7 +28,7 @@ class ConditioningTable:
         return len(self.soft_labels)
 
     def conditions(self, rows: Tensor) -> tuple[Tensor, ConditionKind]:
-        """The conditions of target images, int64 [M], and their kind, as `Generator.generate` takes them."""
+        """The conditions of target images `rows`, int64 [M], and their kind, as `Generator.generate` takes them."""
         if self.embeddings is not None:
             return self.embeddings[rows], "embedding"
         return self.soft_labels[rows], "soft-label"
@@ -44,8 +44,9 @@ def conditioning_table(
 ) -> ConditioningTable:
     """The soft source labels of target images (Yamaguchi et al., arXiv:2204.12833, pseudo conditional sampling).
 
-    images uint8 or floats in [-1, 1], [N, C, H, W], in memory or on disk; further: the rows of more of them follow. temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels; top_k keeps the k
-    most probable classes of each image (and those equal to the k-th) and renormalises. Raises ValueError for values out of range.
+    images: uint8 or floats in [-1, 1], [N, C, H, W], in memory or on disk; further: more image sets, whose rows follow.
+    temperature tau > 0 flattens (> 1) or sharpens (< 1) the labels. top_k keeps the k most probable classes of each image
+    (and ties with the k-th) and renormalizes. Raises ValueError for values out of range.
     """
     sets = (images, *further)
     for each in sets:
@@ -59,7 +60,7 @@ def conditioning_table(
     if logits.shape[1:] != (source.num_classes,):
         raise ValueError(
             f"the source classifier gives logits {list(logits.shape)} for a generator of {source.num_classes} classes; "
-            "both must be of the same classes, in one order"
+            "both must have the same classes, in the same order"
         )
     table = source.generator.class_table
     embeddings = None
@@ -79,6 +80,6 @@ def _check_images(images: Images) -> None:
         raise ValueError(f"images are {images.dtype} of shape {list(images.shape)}; {accepted}")
     if images.is_floating_point() and images.numel():
         least, greatest = (float(v) for v in images.aminmax())
-        # A NaN is in no range. A resize may go beyond it by its rounding.
+        # A NaN fails both comparisons. The slack is for the rounding of a resize.
         if not (least >= -1.01 and greatest <= 1.01):
             raise ValueError(f"images are floats from {least:g} to {greatest:g}; {accepted}")

@@ -1,4 +1,4 @@
-"""A folder whose files are made part by part: by anyone, in any order, stopped at any time, with the same bytes at the end."""
+"""A folder written in parts: by any number of processes, in any order, interruptible, with the same bytes at the end."""
 
 from __future__ import annotations
 
@@ -16,22 +16,23 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import sha256, write_atomically
 
 MANIFEST = "manifest.json"
-# What is only there while the folder is being made: the law, a record of each part that is done, files being written.
+# Exists only while the folder is being made: the law, a record of each finished part, files being written.
 MAKING = ".making"
 LAW = "law.json"
 Record = dict[str, Any]
 
 
 class Parts:
-    """`count` things in parts of `size`, whose files follow from a law (a description in JSON) and the part's number.
+    """`count` items in parts of `size`. A part's files are determined by a law (a JSON description) and its number.
 
-    A part is done when its record is there, which is written after its files and holds their SHA-256. So makers need not
-    know of each other, and a kill costs the part that was being made. The folder is whole when it holds manifest.json.
+    A part is done once its record exists, which is written after its files and holds their SHA-256. So several processes
+    can work without knowing of each other, and a kill costs only the part in progress. The folder is complete once it
+    holds manifest.json.
     """
 
     def __init__(self, path: Path, law: Mapping[str, Any], *, count: int, size: int) -> None:
         self.path, self.count, self.size = path, count, size
-        # As a file gives it back.
+        # As it will be read back from a file.
         self.law: dict[str, Any] = json.loads(json.dumps(law))
         self._whole: dict[str, Any] | None = None
 
@@ -40,7 +41,7 @@ class Parts:
         return -(-self.count // self.size)
 
     def range(self, part: int) -> range:
-        """The numbers of the things in a part."""
+        """The numbers of the items in a part."""
         return range(part * self.size, min((part + 1) * self.size, self.count))
 
     @property
@@ -52,16 +53,16 @@ class Parts:
         return (self.path / MAKING / LAW).is_file()
 
     def adopt(self, records: Mapping[int, Record]) -> None:
-        """Begin in a folder where these parts are done already."""
+        """Begin in a folder that already holds these finished parts."""
         self.write_file(self.path / MAKING / LAW, _json(self.description))
         for part, record in records.items():
             self.write_file(self._record(part), _json(record))
 
     def begin(self) -> None:
-        """Make the folder, or go on with it. Raises UserError for one that holds anything else, or of another law."""
+        """Create the folder, or resume it. Raises UserError if it holds anything else or was made under another law."""
         found = read_description(self.path)
         if found is None:
-            # Another maker may have begun in this moment.
+            # Another process may have begun at the same moment.
             if self.path.exists() and (
                 not self.path.is_dir() or any(p.name != MAKING for p in self.path.iterdir())
             ):
@@ -81,13 +82,13 @@ class Parts:
             self._whole = found
 
     def _grow(self, smaller: Mapping[str, Any]) -> None:
-        """Keep the full parts of a whole folder that held fewer things of the same law."""
+        """Extend a complete folder that held fewer items of the same law: keep its full parts."""
         full = smaller["count"] // self.size
         self.adopt(dict(enumerate(smaller["parts"][:full])))
         (self.path / MANIFEST).unlink(missing_ok=True)
 
     def record(self, part: int) -> Record | None:
-        """The record of a part that is done; None of one that is not."""
+        """The record of a finished part; None if the part is not done."""
         if self._whole is not None:
             record: Record = self._whole["parts"][part]
             return record
@@ -98,7 +99,7 @@ class Parts:
         return record
 
     def damaged(self, part: int) -> list[str]:
-        """The files of a part's record that are missing, or that hold other bytes than were written."""
+        """The files in a part's record that are missing or whose bytes have changed."""
         record = self.record(part) or {"files": {}}
         return [
             name
@@ -109,10 +110,11 @@ class Parts:
     def write(
         self, files: Mapping[str, bytes], part: int, *, flushed: bool = True, **facts: Any
     ) -> None:
-        """The files of a part, then its record with those facts. Raises OSError (full disk): the part is then not done.
+        """Write a part's files, then its record, which includes `facts`.
 
-        flushed: False for files so small and many that flushing each would cost more than making them; `damaged` finds
-        what a power cut takes of them. Raises UserError when the record was there with other files: this machine computes otherwise than its maker.
+        flushed: False for files so small and numerous that flushing each would cost more than making them; `damaged` finds
+        those lost in a power cut. Raises OSError (disk full), which leaves the part not done, and UserError if a record
+        exists with other files: this machine computes differently from the one that wrote it.
         """
         made = {
             "files": {n: hashlib.sha256(data).hexdigest() for n, data in files.items()},
@@ -121,8 +123,8 @@ class Parts:
         before = self.record(part)
         if before is not None and before != json.loads(json.dumps(made)):
             raise UserError(
-                f"part {part} of {str(self.path)!r} came out with other bytes than when it was made first: this machine, or its "
-                "library versions, compute differently. Make the missing files where the others were made"
+                f"part {part} of {str(self.path)!r} has different bytes than when it was first made: this machine, or its "
+                "library versions, compute differently. Make the missing files on the machine that made the others"
             )
         for name, data in files.items():
             if flushed:
@@ -134,9 +136,9 @@ class Parts:
             self.write_file(self._record(part), _json(made))
 
     def finish(self) -> bool:
-        """Write the manifest if every part is done, whoever made them; whether the folder is whole."""
+        """Write the manifest if every part is done, by whichever process. Returns whether the folder is complete."""
         manifest = self.path / MANIFEST
-        # Another maker may come to the same end meanwhile, and take the records away.
+        # Another process may finish at the same time and remove the records.
         with suppress(FileNotFoundError):
             records = [self.record(part) for part in range(self.number)]
             if not manifest.exists() and None not in records:
@@ -153,7 +155,7 @@ class Parts:
         return self.path / MAKING / f"{part:06d}.json"
 
     def write_file(self, path: Path, data: bytes) -> None:
-        """Write a file of the folder atomically, though another maker may write the same one."""
+        """Write a file of the folder atomically, even if another process writes the same one."""
         making = self.path / MAKING
         making.mkdir(exist_ok=True)
         path.parent.mkdir(exist_ok=True)
@@ -161,7 +163,7 @@ class Parts:
 
 
 def read_description(path: Path) -> dict[str, Any] | None:
-    """What a folder's manifest (with "parts") or law says; None if it has neither. Raises UserError for a damaged one."""
+    """The contents of a folder's manifest (with "parts") or law; None if it has neither. Raises UserError if damaged."""
     for file in (path / MANIFEST, path / MAKING / LAW):
         if not file.is_file():
             continue
@@ -170,7 +172,7 @@ def read_description(path: Path) -> dict[str, Any] | None:
         except (OSError, ValueError) as error:
             raise UserError(f"{str(file)!r} is damaged ({error})") from error
         if not isinstance(found, dict) or not isinstance(found.get("count"), int):
-            raise UserError(f"{str(file)!r} describes no folder that ptgm-fast made")
+            raise UserError(f"{str(file)!r} does not describe a folder made by ptgm-fast")
         return found
     return None
 
@@ -178,18 +180,18 @@ def read_description(path: Path) -> dict[str, Any] | None:
 def check_same(
     found: Mapping[str, Any], asked: Mapping[str, Any], what: str, ignored: Iterable[str] = ()
 ) -> None:
-    """Raises UserError, with both values, where a description differs from what is asked for; `ignored` keys may differ."""
+    """Raise UserError, listing both values, if a description differs from the requested one; `ignored` keys may differ."""
     has, wants = _flat(found), _flat(asked)
     lines = [
-        f"  {key}: {_shown(has.get(key))} there, {_shown(wants[key])} asked for"
+        f"  {key}: {_shown(has.get(key))} there, {_shown(wants[key])} requested"
         for key in wants
         if has.get(key) != wants[key] and key.split(".")[0] not in ignored
     ]
     if lines:
         raise UserError(
-            f"{what} was made for something else:\n"
+            f"{what} was made with other settings:\n"
             + "\n".join(lines)
-            + "\nAsk for what is there, or make another one"
+            + "\nUse the settings that it was made with, or make another one"
         )
 
 

@@ -1,4 +1,4 @@
-"""A pool of pseudo images: made once, kept as uint8, served again and again under fresh views."""
+"""A pool of pseudo images: made once, stored as uint8, served repeatedly under fresh views."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from ptgm_fast.sampling.recipe import BLOCK, FORMAT, SOFT_LABELS, VERSION, Recip
 from ptgm_fast.sampling.stores import FolderStore, MemoryStore, Store
 from ptgm_fast.spans import Spans, no_spans
 
-# A shard is what a kill can cost and what one of many makers takes: not too large. A pool of millions: not too small.
+# A kill costs up to one shard, and parallel processes take one each: not too large. Pools of millions: not too small.
 SHARD_BYTES, SHARD_IMAGES = 16 * 2**20, 4096
-# What a run may take from another's pool: its own seed is that of its order and views.
+# What may differ between a run and the pool it uses: the run's own seed only determines its order and views.
 NOT_OF_THE_IMAGES = ("seed", "computed")
 
 
 class Pool:
-    """Images 0 .. count - 1 of a law, in a store; made in blocks when they are first needed, where there is a recipe.
+    """Images 0 .. count - 1 of a law, in a store. With a recipe, they are made in blocks when first needed.
 
-    made: images that were made here. seconds: what that took, None if none were.
+    made: the number of images made here. seconds_per_image: the time that each took; None if none were made.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Pool:
         self.made = 0
         self._clock = _Clock(store.device)
         self._lock = threading.Lock()
-        # Not known before the store is begun; nothing is missing of a pool that is only read.
+        # Unknown before the store is begun; a read-only pool misses nothing.
         self._missing: set[int] | None = None if recipe else set()
 
     def __len__(self) -> int:
@@ -66,7 +66,7 @@ class Pool:
 
     @cached_property
     def soft_labels(self) -> Tensor | None:
-        """Of the target images that the images were made for, float32 [T, K]; None of a uniform pool."""
+        """The soft labels of the target images that the images were made for, float32 [T, K]; None if uniform."""
         if not self.conditioned:
             return None
         if self.recipe is not None and self.recipe.table is not None:
@@ -80,7 +80,7 @@ class Pool:
 
     @property
     def num_bytes(self) -> int:
-        """Of all its images."""
+        """The size of all its images."""
         return self.count * math.prod(self.image_shape)
 
     @property
@@ -90,11 +90,11 @@ class Pool:
     def take(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Images uint8 [N, C, H, W] and labels int64 [N] (class, or target image) of `numbers`, int64 [N] on the CPU.
 
-        Both on the pool's device. Raises IndexError for a number that the pool does not have.
+        Both are on the pool's device. Raises IndexError for a number out of range.
         """
         if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < self.count:
             raise IndexError(f"numbers must lie in [0, {self.count}), the images of the pool")
-        # Two iterations of one sampler may run at once, each with a thread of its own.
+        # Two iterations of one sampler may run at once, each in its own thread.
         with self._lock:
             if self.begin():
                 for block in dict.fromkeys((numbers // BLOCK).tolist()):
@@ -109,9 +109,9 @@ class Pool:
         self.__dict__.update(state, _lock=threading.Lock())
 
     def begin(self, *, again: bool = False) -> set[int]:
-        """Find, or make room for, what the store holds; the blocks that are missing.
+        """Open or allocate the store. Returns the blocks that are missing.
 
-        again: look once more for what other processes have put there. Raises UserError as `Parts.begin`.
+        again: look again for blocks added by other processes. Raises UserError as `Parts.begin` does.
         """
         if self._missing is None or (again and self.recipe):
             self._missing = self.store.begin()
@@ -120,12 +120,12 @@ class Pool:
         return self._missing
 
     def first(self, count: int) -> Pool:
-        """The first images of a pool that is only read."""
+        """The first `count` images of a read-only pool."""
         assert self.recipe is None
         return Pool(self.law, count, self.store)
 
     def make(self, block: int) -> None:
-        """Make a block and keep it, unless it is there."""
+        """Make and store a block, unless it exists."""
         if block not in self.begin():
             return
         for number in (*self.store.before(block), block):
@@ -134,7 +134,7 @@ class Pool:
                 self.put(number, *made)
 
     def made_block(self, block: int) -> tuple[Tensor, Tensor]:
-        """A block's images and labels, made anew."""
+        """Make a block's images and labels, without storing them."""
         assert self.recipe is not None
         with self._clock.timed():
             made = self.recipe.block(block, self.spans)
@@ -142,7 +142,7 @@ class Pool:
         return made
 
     def put(self, block: int, images: Tensor, labels: Tensor) -> None:
-        """Keep a block that was made, here or by another process."""
+        """Store a block made here or by another process."""
         missing = self.begin()
         self.store.put(block, images, labels)
         missing.discard(block)
@@ -157,16 +157,16 @@ def memory_pool(recipe: Recipe, count: int) -> Pool:
 
 
 def folder_pool(recipe: Recipe, count: int, path: Path) -> Pool:
-    """A pool in a folder, which is begun, or continued, when `Pool.begin` or the first image is asked for."""
+    """A pool in a folder, which is created or resumed at `Pool.begin` or when the first image is requested."""
     parts = parts_of(recipe.law, count, path)
     store = FolderStore(parts, recipe.image_shape, recipe.source.device, recipe.extra)
     return Pool(recipe.law, count, store, recipe)
 
 
 def open_pool(path: Path | str, *, device: torch.device | str = "cpu") -> Pool:
-    """A whole pool, to be read. Raises UserError if there is none, or its shards have another size than they should.
+    """Open a complete pool, read-only. Raises UserError if there is none, or if a shard has the wrong size.
 
-    Their bytes are not read: `pool.store.damaged()` does so.
+    The shards' contents are not checked; `pool.store.damaged()` does that.
     """
     folder = Path(path)
     found = read_description(folder)
@@ -181,7 +181,7 @@ def open_pool(path: Path | str, *, device: torch.device | str = "cpu") -> Pool:
         )
     if "parts" not in found:
         raise UserError(
-            f"pool {str(path)!r} is not finished; the command that began it makes the rest"
+            f"pool {str(path)!r} is not finished; run the command that began it again to make the rest"
         )
     try:
         law = {
@@ -201,11 +201,11 @@ def open_pool(path: Path | str, *, device: torch.device | str = "cpu") -> Pool:
 
 
 def check_pool(pool: Pool, recipe: Recipe, count: int, where: str) -> None:
-    """Raises UserError, with both values, unless `pool` holds the first `count` images of the recipe's law, of any seed."""
+    """Raise UserError, listing both values, unless `pool` holds at least `count` images of the recipe's law, of any seed."""
     check_same(pool.law, recipe.law, where, NOT_OF_THE_IMAGES)
     if pool.count < count:
         raise UserError(
-            f"{where} holds {pool.count:,} images, {count:,} are asked for; ask for fewer, or make more: the same synthesize "
+            f"{where} holds {pool.count:,} images, {count:,} are needed; use fewer, or make more: the same synthesize "
             f"command with --count {count} adds them"
         )
 
@@ -218,15 +218,15 @@ def parts_of(law: Mapping[str, Any], count: int, path: Path) -> Parts:
 
 
 class PoolOrder:
-    """An endless order over a pool's images in which no num_images // 2 samples that follow each other show one twice.
+    """An endless order over a pool's images in which no num_images // 2 consecutive samples show an image twice.
 
-    The first epoch is 0, 1, 2, ...: the images are independent, and can be made as they are needed. In each later one
-    the first half comes in an order of its own, then the second half. The image at a position depends on (seed, purpose, position) only.
+    The first epoch is 0, 1, 2, ...: the images are independent, and can be made as needed. In each later epoch, the first
+    half is permuted, then the second half. The image at a position depends only on (seed, purpose, position).
     """
 
     def __init__(self, num_images: int, *, seed: int, purpose: str) -> None:
         if num_images < 2:
-            raise ValueError(f"a pool to choose from has at least 2 images, got {num_images}")
+            raise ValueError(f"num_images must be at least 2, got {num_images}")
         self.num_images = num_images
         sizes = num_images // 2, num_images - num_images // 2
         self._halves = [
@@ -251,7 +251,7 @@ class PoolOrder:
 
 
 class _Clock:
-    """Seconds of work on a device: of the host on CPUs, between events elsewhere, where nothing is waited for."""
+    """Seconds of work on a device: wall-clock time, or between events on GPUs, so that timing does not synchronize."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device

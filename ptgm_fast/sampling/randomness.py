@@ -1,4 +1,4 @@
-"""Seeds by purpose, orders by index: nothing here has a state that a resume would have to restore."""
+"""Seeds derived by purpose, orders addressed by index: nothing here has state that a resume would have to restore."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def seeded(seed: int, purpose: str) -> Iterator[None]:
         yield
 
 
-# Orders go to their device in blocks of so many positions, but no more epochs than these: one copy for many steps.
+# Orders are copied to their device in blocks of about this many positions, or at most this many epochs: one copy for
+# many steps.
 BLOCK_POSITIONS, BLOCK_EPOCHS = 4096, 64
 
 
 def uploaded(values: np.ndarray, device: torch.device) -> Tensor:
-    """The values on the device; to a GPU by way of pinned memory, so that the host waits for nothing."""
+    """The values on the device; copied to a GPU from pinned memory, so that the host does not wait."""
     tensor = torch.from_numpy(values)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)

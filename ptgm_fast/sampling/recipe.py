@@ -1,4 +1,4 @@
-"""What the images of a pool are: their law, and how they are made."""
+"""What defines a pool's images: their law, and how they are made."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ptgm_fast.sampling.synthesize import Synthesis
 from ptgm_fast.spans import Spans, no_spans
 
 FORMAT, VERSION = "ptgm-fast pool", 1
-# A convolution's rounding depends on the size of its batch: every image is made among as many, at its own place.
+# A convolution's rounding depends on the batch size: every image is made in a batch of this size, at a fixed place.
 BLOCK = 64
 SOFT_LABELS = "soft_labels.npy"
 
@@ -43,11 +43,11 @@ def weights_digest(module: nn.Module) -> str:
 
 
 class Recipe:
-    """What the images of a pool are: image n is a function of (generator, seed, label law, n).
+    """The definition of a pool's images: image n is a function of (generator, seed, label law, n).
 
     Uniform: y_n ~ Uniform{0 .. K - 1}. With a table of target images (PCS): image n is made for target image
-    `AddressedOrder`(n), which goes through all T of them again and again in orders of their own, so that T * k images
-    are k of each. x_n = G(z_n, y_n), rounded to uint8. Images are made in blocks of BLOCK.
+    `AddressedOrder`(n), which visits all T of them once per epoch, each epoch in a new order, so that T * k images hold
+    k for each. x_n = G(z_n, y_n), rounded to uint8. Images are made in blocks of BLOCK.
     """
 
     def __init__(
@@ -59,8 +59,8 @@ class Recipe:
         table: Callable[[], ConditioningTable] | None = None,
         targets: Mapping[str, Any] | None = None,
     ) -> None:
-        """precision: see `in_precision`. table: computes the soft labels of the target images; targets: how, in JSON:
-        a description with ``num_target_images``."""
+        """precision: see `in_precision`. table: computes the soft labels of the target images. targets: a JSON
+        description of how they are computed, with ``num_target_images``."""
         self.source, self.seed = source, seed
         self._synthesis = Synthesis(source, seed=seed, purpose="pool", precision=precision)
         self._table, self._targets = table, targets
@@ -79,7 +79,7 @@ class Recipe:
 
     @cached_property
     def law(self) -> dict[str, Any]:
-        """The description that a pool is known by."""
+        """The JSON description that identifies a pool."""
         card = self.source.generator.card
         classifier = getattr(card, "classifier", None)
         files = {
@@ -109,7 +109,7 @@ class Recipe:
             "channels": card.channels,
             "image_size": card.image_size,
             "image_range": "uint8: 0 is -1, 255 is 1",
-            # How they were computed: other bits in the last place, so one pool is made in one way.
+            # How the images were computed: another way changes the last bits, so a pool is made in one way only.
             "computed": {
                 "precision": resolved(self._precision, self.source.device),
                 "optimized": getattr(self.source, "optimized", None) is not None,
@@ -118,7 +118,7 @@ class Recipe:
         }
 
     def extra(self) -> dict[str, np.ndarray]:
-        """What a pool's folder holds once: the soft labels of the target images, float32 [T, K]."""
+        """Arrays that a pool's folder holds once: the soft labels of the target images, float32 [T, K]."""
         return {SOFT_LABELS: self.table.soft_labels.float().cpu().numpy()} if self.table else {}
 
     def block(self, number: int, spans: Spans = no_spans) -> tuple[Tensor, Tensor]:

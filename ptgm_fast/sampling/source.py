@@ -1,4 +1,4 @@
-"""The frozen networks as samplers use them: a generator with its truncation, and the source classifier beside it."""
+"""The frozen networks as samplers use them: a generator with its truncation, and the source classifier."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ptgm_fast.models.precision import in_precision, resolved
 
 
 class FrozenGenerator:
-    """A generator G_s on a device, with the truncation that its samples are drawn with. Takes no gradient."""
+    """A generator G_s on a device, with the truncation of its samples. No gradients."""
 
     def __init__(
         self,
@@ -26,14 +26,14 @@ class FrozenGenerator:
         truncation: float | None = None,
         device: torch.device | str | None = None,
     ) -> None:
-        """device: where the generator is; None finds it. Raises UserError for a truncation that the generator lacks."""
+        """device: where the generator is; None detects it. Raises UserError for a truncation if the generator has none."""
         if truncation is not None and generator.card.truncation == "none":
             raise UserError(
                 f"generator {generator.card.name!r} has no truncation; leave the truncation out"
             )
         found = next((t.device for t in [*generator.parameters(), *generator.buffers()]), "cpu")
         self.device = torch.device(found if device is None else device)
-        # Channels-last is the layout that convolutions run fastest in, on CPUs and GPUs alike.
+        # Convolutions run fastest in channels-last memory, on CPUs and GPUs alike.
         generator.to(memory_format=torch.channels_last)
         self.generator = generator
         self.truncation = truncation
@@ -44,7 +44,7 @@ class FrozenGenerator:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what it makes."""
+        """Channels, height and width of its images."""
         card = self.generator.card
         return card.channels, card.image_size, card.image_size
 
@@ -56,7 +56,7 @@ class FrozenGenerator:
             card.latent_dim,
             seed=seed,
             start=start,
-            # Styles are truncated behind the mapping network, which expects what it was trained with.
+            # Styles are truncated after the mapping network, which expects latents as in training.
             truncation=None if card.truncation == "interpolates-styles" else self.truncation,
             device=self.device,
         )
@@ -83,7 +83,7 @@ class FrozenGenerator:
 
     @cached_property
     def _rounded(self) -> Generator:
-        """The generator with what autocast would round at every call rounded once."""
+        """The generator, with the weights that autocast would round at every call rounded once."""
         return rounded(self.generator, torch.bfloat16)
 
     @torch.no_grad()
@@ -91,7 +91,7 @@ class FrozenGenerator:
         self, generator: Generator, latents: Tensor, condition: Tensor, kind: ConditionKind
     ) -> Tensor:
         card = generator.card
-        # Where a truncation scales latents, they were drawn with it.
+        # Where truncation scales the latents, they were already drawn with it.
         chosen = card.truncation in ("selects-statistics", "interpolates-styles")
         truncation = self.truncation if chosen else None
         images = generator.generate(latents, condition, kind=kind, truncation=truncation)
@@ -102,9 +102,9 @@ class FrozenGenerator:
 
     @cached_property
     def draws_from_torch(self) -> bool:
-        """Whether a sample draws from torch's own random numbers, which then depend on what else runs when.
+        """Whether a sample draws from torch's global RNG, whose numbers then depend on what else runs, and when.
 
-        Tried on one sample, once; the caller's random numbers stay as they are.
+        Tested on one sample, once; the caller's RNG state is preserved.
         """
 
         def states() -> list[Tensor]:
@@ -127,8 +127,8 @@ class SourceModels(FrozenGenerator):
     """A frozen generator G_s and a frozen source classifier C_s over the same K_s classes, on one device.
 
     The classifier sees ((x + 1) / 2 - mean) / std of images x, in the form (channels, height, width) and with the
-    normalization it was trained with. Neither takes a gradient. optimized: what `optimize` did, if it made the generator.
-    precision: of the classifier, see `in_precision`.
+    normalization it was trained with. No gradients. optimized: what `optimize` did, if it made the generator. precision:
+    of the classifier, see `in_precision`.
     """
 
     def __init__(
@@ -145,8 +145,8 @@ class SourceModels(FrozenGenerator):
         device: torch.device | str = "cpu",
         precision: str = "float32",
     ) -> None:
-        """form: channels, height and width that images are brought to, by `interpolation`, before C_s sees them; None: the
-        generator's channels, and the size that they have."""
+        """form: channels, height and width that images are converted to, with `interpolation`, before C_s sees them; None:
+        the generator's channels, at the images' own size."""
         super().__init__(generator, truncation=truncation, device=device)
         self.form, self.interpolation = form, interpolation
         self.optimized = optimized
@@ -164,7 +164,7 @@ class SourceModels(FrozenGenerator):
     def classify(self, images: Tensor) -> Tensor:
         """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1], of any size and channels.
 
-        They are brought to C_s's own form by `resized`, antialiased where they shrink; images of that form stay as they are.
+        `resized` converts them to C_s's own form, antialiased when they shrink; images already in that form are unchanged.
         """
         form = self.form or (self.image_shape[0], *images.shape[2:])
         images = resized(images.to(self.device), *form, interpolation=self.interpolation)

@@ -1,4 +1,4 @@
-"""Where the images of a pool are kept: tensors on a device, or shards in a folder."""
+"""Storage for a pool's images: tensors on a device, or shards in a folder."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ptgm_fast.sampling.recipe import BLOCK
 
 
 class Store(Protocol):
-    """Where the images of a pool are kept."""
+    """Storage for a pool's images."""
 
     device: torch.device
 
     def begin(self) -> set[int]:
-        """Make room, or find what is there; the blocks that were not put, here or by another process."""
+        """Allocate the store, or open an existing one. Returns the blocks not yet put, here or by another process."""
 
     def before(self, block: int) -> list[int]:
-        """The blocks that must be put before this one is."""
+        """The blocks that must be put before this one."""
 
     def put(self, block: int, images: Tensor, labels: Tensor) -> None: ...
 
     def finish(self) -> None:
-        """Nothing is missing any more."""
+        """Called once no block is missing."""
 
     def read(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         """Images uint8 [N, C, H, W] and labels int64 [N] of `numbers`, int64 [N], on the device."""
@@ -69,7 +69,7 @@ class MemoryStore:
 
 
 class FolderStore:
-    """Shards in a folder, mapped into memory: images-00000.npy uint8 [n, C, H, W] and labels-00000.npy int64 [n]."""
+    """Memory-mapped shards in a folder: images-00000.npy uint8 [n, C, H, W] and labels-00000.npy int64 [n]."""
 
     def __init__(
         self,
@@ -78,11 +78,11 @@ class FolderStore:
         device: torch.device | str,
         extra: Callable[[], Mapping[str, np.ndarray]] = dict,
     ) -> None:
-        """extra: what the first shard brings along, by file name."""
+        """extra: arrays written along with the first shard, by file name."""
         self._parts, self._shape, self.device = parts, shape, torch.device(device)
         self._extra = extra
         self._maps: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        # The shard that is being made, block by block.
+        # The shard in progress, block by block.
         self._shard, self._blocks = -1, dict[int, tuple[Tensor, Tensor]]()
 
     @property
@@ -156,7 +156,7 @@ class FolderStore:
                 raise UserError(
                     f"shard {str(file)!r} holds {array.dtype} {list(array.shape)}, expected {np.dtype(dtype)} {list(shape)}"
                 )
-            # Plain arrays: what np.memmap adds to them costs more than reading an image.
+            # Plain arrays: the overhead of np.memmap is larger than reading an image.
             found.append(np.asarray(array))
         self._maps[shard] = found[0], found[1]
         return self._maps[shard]
@@ -166,37 +166,37 @@ class FolderStore:
         return _load(self._parts.path / name)
 
     def check(self) -> None:
-        """Raises UserError unless every shard is there and has its size; its bytes are not read."""
+        """Raise UserError unless every shard exists and has the right size; contents are not read."""
         wrong = [n for shard in range(self._parts.number) for n in self._misshapen(shard)]
         if wrong:
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise UserError(
-                f"pool {str(self._parts.path)!r}: {', '.join(wrong[:3])}{more} missing or of another size; the command that "
-                "made the pool makes them again"
+                f"pool {str(self._parts.path)!r}: {', '.join(wrong[:3])}{more} missing or of the wrong size; run the command "
+                "that made the pool again to restore them"
             )
 
     def _misshapen(self, shard: int) -> list[str]:
-        """The files of a shard that are missing or of another size."""
+        """The files of a shard that are missing or have the wrong size."""
         number = len(self._parts.range(shard))
         wrong = []
         sizes = (number * math.prod(self._shape), 8 * number)
         for name, size in zip(file_names(shard), sizes, strict=True):
             file = self._parts.path / name
-            # The header of an .npy file of few dimensions has 128 bytes.
+            # An .npy file's header has 128 bytes for an array of few dimensions.
             if not file.is_file() or file.stat().st_size != 128 + size:
                 wrong.append(name)
         return wrong
 
     def damaged(self) -> list[str]:
-        """The shards whose bytes do not match their SHA-256: reads them all."""
+        """The files that are missing or whose bytes do not match their SHA-256. Reads all of them."""
         return [name for part in range(self._parts.number) for name in self._parts.damaged(part)]
 
     def finish(self) -> None:
-        """Everything is there."""
+        """Every block has been put: complete the folder."""
         self._parts.finish()
 
     def __getstate__(self) -> dict[str, Any]:
-        # A DataLoader's worker maps the shards itself.
+        # A DataLoader worker maps the shards itself.
         return self.__dict__ | {"_maps": {}}
 
 
@@ -206,7 +206,7 @@ def _load(file: Path) -> np.ndarray:
         return shard
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{str(file)!r} cannot be read ({error}); the command that made the pool makes it again"
+            f"{str(file)!r} cannot be read ({error}); run the command that made the pool again to restore it"
         ) from error
 
 

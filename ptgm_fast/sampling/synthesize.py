@@ -1,4 +1,4 @@
-"""The one way to make a pseudo sample: its label, its latents, its image, its views, each addressed by its number."""
+"""The one way to make a pseudo sample: label, latents, image and views, each addressed by the sample's number."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def addressed_views(
     dtype: torch.dtype = torch.float32,
     form: tuple[int, int, int] | None = None,
 ) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """`kernels.views` of images, by their numbers (start or index), as everything of this seed and purpose has them.
+    """`kernels.views` for a seed and purpose: call it with images and their sample numbers (start or index).
 
     form: channels, height and width of the views; None: the images'.
     """
@@ -46,12 +46,12 @@ def addressed_views(
 
 
 class Synthesis:
-    """Pseudo samples of one purpose: sample n is a function of (seed, purpose, n) and of what it is asked for.
+    """Pseudo samples for one purpose: sample n is a function of (seed, purpose, n) and its condition.
 
     y_n ~ Uniform{0 .. K_s - 1} (`labels`); z_n ~ N(0, I), truncated as the generator's samples are, and
-    x_n = G_s(z_n, y_n or any other condition) (`images`); then one or two random views of x_n (`views`). No gradient
-    flows. `start` is the first sample's number: an int, or an int64 [1] on the device that is read when the kernels run,
-    so that a captured CUDA graph makes other samples at each replay.
+    x_n = G_s(z_n, y_n or any other condition) (`images`); then one or two random views of x_n (`views`). No gradients.
+    `start` is the first sample's number: an int, or an int64 [1] on the device that is read when the kernels run, so
+    that a captured CUDA graph makes other samples at each replay.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Synthesis:
         form: tuple[int, int, int] | None = None,
         precision: str = "float32",
     ) -> None:
-        """series: keeps latents of one purpose apart. weak, strong, mean, std, dtype: of the views, see `kernels.views`.
+        """series: separates the latents within a purpose. weak, strong, mean, std, dtype: of the views, see `kernels.views`.
 
-        form: channels, height and width of the views; None: the images'. precision: of the generator's own computation, see `in_precision`.
+        form: channels, height and width of the views; None: the images'. precision: of the generator, see `in_precision`.
         """
         self.source, self.series = source, series
         self._labels, self._latents = (
@@ -117,9 +117,9 @@ class Synthesis:
         *,
         size: tuple[int, int] | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """The weak and the strong view of the samples start, start + 1, ...; the second None without a strong spec.
+        """The weak and the strong view of the samples start, start + 1, ...; the second is None without a strong spec.
 
-        size: height and width, those of the form for None.
+        size: height and width; None: those of the form.
         """
         assert self._views is not None, "this synthesis has no views"
         with spans("views"):

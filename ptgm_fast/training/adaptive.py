@@ -1,7 +1,7 @@
-"""Which pseudo samples count where thresholds or weights follow the predictions: FlexMatch, FreeMatch, SoftMatch, AdaMatch.
+"""Adaptive thresholds and sample weights for pseudo samples: FlexMatch, FreeMatch, SoftMatch, AdaMatch.
 
-Each takes the teacher's weak logits [N, K] of this process's pseudo samples, and goes by the `RunningMeans` of its method, which
-it brings forward by a step. No gradient flows, but to the student of `fairness`.
+weak_logits [N, K] are the teacher's logits on the weak views of this process's pseudo samples. Each call uses the
+`RunningMeans` of its method and updates them by one step. Only `fairness` has a gradient, to the student's logits.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from ptgm_fast.training.running_means import RunningMeans
 def flexmatch_thresholds(weak_logits: Tensor, means: RunningMeans, threshold: float) -> Tensor:
     """The threshold of each class, float32 [K]: threshold beta / (2 - beta), beta = s / max(max s, 1 - sum s).
 
-    s: the share of all samples that are predicted as the class with at least `threshold`, by the steps before this one
-    (Zhang et al. 2021, arXiv:2110.08263, sections 3.1 to 3.3). The paper counts each image's last prediction; pseudo samples
-    come without end, so s is a running mean that begins with 0, when every sample counts.
+    s: for each class, the share of all samples predicted as that class with a confidence of at least `threshold`, over the
+    steps before this one (Zhang et al. 2021, arXiv:2110.08263, sections 3.1 to 3.3). The paper counts each image's last
+    prediction; the stream of pseudo samples has no end, so s is a running mean. It starts at 0, where every sample counts.
     """
     confidence, labels = weak_logits.softmax(1).max(1)
     learned = F.one_hot(labels, weak_logits.shape[1]) * (confidence >= threshold)[:, None]
@@ -30,10 +30,10 @@ def flexmatch_thresholds(weak_logits: Tensor, means: RunningMeans, threshold: fl
 
 
 def freematch_thresholds(weak_logits: Tensor, means: RunningMeans) -> Tensor:
-    """The threshold of each class, float32 [K]: t m / max m, t and m the running means of the confidence and of p_w.
+    """The threshold of each class, float32 [K]: t m / max m, with t and m the running means of the confidence and of p_w.
 
-    Wang et al. 2023, arXiv:2205.07246, self-adaptive thresholding; both begin with 1 / K. Keeps the shares of the predicted labels for
-    `fairness`, too.
+    Wang et al. 2023, arXiv:2205.07246, self-adaptive thresholding; both start at 1 / K. Also updates the shares of the
+    predicted labels, which `fairness` reads.
     """
     num_classes = weak_logits.shape[1]
     p = weak_logits.softmax(1)
@@ -48,12 +48,13 @@ def freematch_thresholds(weak_logits: Tensor, means: RunningMeans) -> Tensor:
 
 
 def fairness(student_logits: Tensor, counts: Tensor, means: RunningMeans) -> Tensor:
-    """FreeMatch's loss for equal shares, a scalar: sum over classes of a log b, to be minimized.
+    """FreeMatch's fairness loss, a scalar to minimize: sum over classes of a log b.
 
-    a = normalize(m / h) by the running means of p_w and of its labels, b = normalize(m_s / h_s) by the means over this
-    step's samples that count of p_s and of its labels; an empty class of h or h_s counts 0 (Wang et al. 2023,
-    arXiv:2205.07246, self-adaptive fairness). student_logits [N, K], counts bool [N]. 0 where no sample counts. In several processes
-    its gradient is that of all samples' loss, weighted for the mean over processes by their shares.
+    a = normalize(m / h), with m and h the running means of p_w and of its labels. b = normalize(m_s / h_s), with m_s and h_s
+    the means of p_s and of its labels over this step's samples that count. The ratio of a class that is empty in h or h_s is 0
+    (Wang et al. 2023, arXiv:2205.07246, self-adaptive fairness). student_logits [N, K], counts bool [N]. The loss is 0 if no
+    sample counts. With several processes, its gradient is that of the loss over all samples, scaled by all samples / own
+    samples: this cancels the weight of this process's share in the mean over processes.
     """
     p = student_logits.double().softmax(1)
     kept = counts.double()[:, None]
@@ -61,7 +62,7 @@ def fairness(student_logits: Tensor, counts: Tensor, means: RunningMeans) -> Ten
     mine = (p * kept).sum(0)
     sums = torch.stack([mine.detach(), (labels * kept).sum(0), torch.ones_like(mine) * len(p)])
     everyone, histogram, number = means.group.sum(sums)
-    # This process's part with its gradient, the others' without.
+    # Only this process's part has a gradient.
     b = _fair(mine + (everyone - mine.detach()), histogram)
     a = _fair(means.values["predicted classes"], means.values["labels"])
     loss = (a * (b + 1e-12).log()).sum() * (histogram.sum() > 0)
@@ -70,16 +71,16 @@ def fairness(student_logits: Tensor, counts: Tensor, means: RunningMeans) -> Ten
 
 
 def _fair(mean: Tensor, histogram: Tensor) -> Tensor:
-    """normalize(mean / histogram), without the histogram's empty classes."""
+    """normalize(mean / histogram), with 0 for the histogram's empty classes."""
     ratio = mean * torch.where(histogram > 0, 1 / histogram, 0.0)
     return ratio / ratio.sum().clamp_min(1e-12)
 
 
 def softmatch_weights(weak_logits: Tensor, means: RunningMeans) -> Tensor:
-    """The weight of each sample, float32 [N]: exp(-min(c - m, 0)^2 / (2 (sigma / 2)^2)), c its confidence max p_w.
+    """The weight of each sample, float32 [N]: exp(-min(c - m, 0)^2 / (2 (sigma / 2)^2)), with c = max p_w its confidence.
 
-    m, sigma^2: running mean and variance of c, which begin with 1 / K and 1 (Chen et al. 2023, arXiv:2301.10921, section 3.2;
-    sigma halved as in the authors' code).
+    m, sigma^2: running mean and variance of c, which start at 1 / K and 1 (Chen et al. 2023, arXiv:2301.10921, section 3.2;
+    sigma is halved as in the authors' code).
     """
     confidence = weak_logits.softmax(1).amax(1)
     moments, number = means.of_step(torch.stack([confidence, confidence.double().square()], 1))
@@ -91,7 +92,7 @@ def softmatch_weights(weak_logits: Tensor, means: RunningMeans) -> Tensor:
 
 
 def adamatch_thresholds(labelled_logits: Tensor, means: RunningMeans, threshold: float) -> Tensor:
-    """One threshold for all classes, float32 [K]: `threshold` times the mean confidence on this step's labelled images.
+    """The same threshold for every class, float32 [K]: `threshold` times the mean confidence on this step's labelled images.
 
     labelled_logits [B, K]. Berthelot et al. 2022, arXiv:2106.04732, section 3.2, relative confidence threshold.
     """

@@ -1,4 +1,4 @@
-"""Whose statistics batch norm uses: of labelled and pseudo images in one step, of one process or of all."""
+"""Which statistics batch norm uses, for labelled and pseudo images in one step and for several processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def joint_features(
     concat: one forward of both; batch and running statistics mix them.
     split: two forwards; each is normalized by its own batch, running statistics follow the labelled images only.
     target-only: the pseudo images are normalized by the running statistics of the labelled images.
-    features: the network's forward as the run executes it (`execution.wrap`); `network.features` without.
+    features: the network's forward as the run executes it (`execution.wrap`); defaults to `network.features`.
     Returns [N, D] and [M, D]. Gradients flow through both.
     """
     features = features or network.features
@@ -43,7 +43,7 @@ def joint_features(
 
 @contextmanager
 def frozen_statistics(module: nn.Module, *, use_running: bool) -> Iterator[None]:
-    """Within the block batch norm leaves its running statistics alone, and uses them if `use_running`."""
+    """Within the block, batch norm does not update its running statistics; it normalizes by them if `use_running`."""
     layers = [
         m
         for m in module.modules()
@@ -70,10 +70,10 @@ class SynchronizedBatchNorm(TorchFunctionMode):
     """Within the block, batch norm in training mode uses the statistics of all processes' samples.
 
     With n_r samples (times positions) on rank r, n = sum n_r: mean = sum n_r mean_r / n,
-    var = sum n_r (var_r + (mean_r - mean)^2) / n (Chan, Golub and LeVeque 1983, eq. 2.1), one exchange a layer and
-    direction; the running variance follows n / (n - 1) var, as torch's. Ranks may hold different numbers.
-    It takes the place of `torch.nn.functional.batch_norm`, so it works in every architecture that calls that, on CPUs as
-    on GPUs (torch.nn.SyncBatchNorm is for GPUs only, and replaces modules that may be more than a batch norm).
+    var = sum n_r (var_r + (mean_r - mean)^2) / n (Chan, Golub and LeVeque 1983, eq. 2.1), with one exchange per layer and
+    direction. As in torch, the running variance follows n / (n - 1) var. Ranks may hold different numbers of samples.
+    It intercepts `torch.nn.functional.batch_norm`, so it works in every architecture that calls that function, on CPUs and
+    GPUs (torch.nn.SyncBatchNorm supports GPUs only, and replaces modules that may be more than a batch norm).
     """
 
     def __init__(self, group: ProcessGroup) -> None:
@@ -152,7 +152,7 @@ class _Normalise(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
         normalized, inverse, weight, total = ctx.saved_tensors
         wide = grad.to(normalized.dtype)
-        # Of this rank's samples: gradients of weight and bias are summed over ranks with all the others.
+        # From this rank's samples only: all parameters' gradients are summed over ranks after the backward.
         grad_bias = wide.sum(ctx.others)
         grad_weight = (wide * normalized).sum(ctx.others)
         sums = ctx.group.sum(torch.cat([grad_bias, grad_weight])) / total

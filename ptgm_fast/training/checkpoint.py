@@ -1,4 +1,4 @@
-"""Checkpoints of a stage: files written whole or not at all, proven whole when read, read without running any code."""
+"""Checkpoints of a stage: written atomically, verified by SHA-256 when read, loaded without running any code."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from ptgm_fast.errors import UserError
 from ptgm_fast.models.weights import write_atomically
 
 FORMAT = 3
-# After the archive that torch.save writes: torch.load reads past it, and does not notice a flipped bit without it.
+# Appended to the archive that torch.save writes. torch.load ignores it, and by itself does not detect a flipped bit.
 _TRAILER = b"ptgm-fast sha256"
 _TRAILER_BYTES = len(_TRAILER) + hashlib.sha256().digest_size
 
 
 class CheckpointFile:
-    """The newest checkpoints of a run: `checkpoint.pt`, and before it `checkpoint.1.pt`, `checkpoint.2.pt`, ...
+    """The latest checkpoints of a run: `checkpoint.pt`, and the older `checkpoint.1.pt`, `checkpoint.2.pt`, ...
 
-    Every random number is addressed by its index and the learning rate is a function of the step, so a state is
+    Every random number is addressed by its index and the learning rate is a function of the step, so a state consists of
     tensors (weights, optimizer, average), the stage's name and its step.
 
-    A state on a GPU is copied to the host and written by a thread, while the training goes on; one on a CPU at once. The
-    next call of any method waits for that thread first, and raises what it raised.
+    A state on a GPU is copied to the host and written by a background thread while training continues; a state on a CPU is
+    written before `save` returns. The next call of any method first waits for that thread, and re-raises its exception.
     """
 
     def __init__(
@@ -42,15 +42,15 @@ class CheckpointFile:
         config: str = "",
         notice: Callable[[str], None] = lambda message: None,
     ) -> None:
-        """keep >= 1: how many checkpoints stay. config: the run's whole config as text, seed and all; a checkpoint
-        of another one is refused. notice(message) is told when a damaged checkpoint is passed over."""
+        """keep >= 1: how many checkpoints to keep. config: the run's full config as text, including the seed; a checkpoint
+        of another config is refused. notice(message) is called when a damaged checkpoint is skipped."""
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.path = path
         self.keep = keep
         self.config = config
         self.notice = notice
-        # What the caller wants in every state beside the stage's own, such as the earlier stages' results.
+        # Entries that the caller adds to every saved state, such as the results of earlier stages.
         self.carried: dict[str, Any] = {}
         self._pending: Future[None] | None = None
 
@@ -58,7 +58,7 @@ class CheckpointFile:
         return bool(self.files())
 
     def files(self) -> list[Path]:
-        """The checkpoints that are there, newest first, whole or not."""
+        """The existing checkpoint files, newest first, damaged or not."""
         self.wait()
         older = [
             (int(number), path)
@@ -69,10 +69,10 @@ class CheckpointFile:
         return [*newest, *(path for _, path in sorted(older))]
 
     def save(self, state: Mapping[str, Any]) -> None:
-        """Make this the newest checkpoint. Raises OSError (full disk) with the earlier checkpoints still whole.
+        """Save `state` as the newest checkpoint. Raises OSError (disk full) and leaves the earlier checkpoints intact.
 
-        The earlier ones move up only when the new one is on the disk under its temporary name: a kill between any
-        two steps leaves at least one whole checkpoint that `load` finds. Of a state on a GPU, the error is raised by the
+        The earlier ones are renamed only once the new one is on disk under its temporary name: a kill between any
+        two steps leaves at least one intact checkpoint that `load` finds. For a state on a GPU, the error is raised by the
         next call.
         """
         self.wait()
@@ -92,7 +92,7 @@ class CheckpointFile:
         thread.shutdown(wait=False)
 
     def wait(self) -> None:
-        """Until the last save is on the disk. Raises what it raised, once."""
+        """Wait until the last save is on disk. Re-raises its exception, once."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
@@ -116,9 +116,9 @@ class CheckpointFile:
         return self.path.with_name(f"{self.path.stem}.{number}{self.path.suffix}")
 
     def load(self) -> dict[str, Any]:
-        """The newest whole state on the CPU; a damaged newer file is renamed to NAME.damaged and said.
+        """Return the newest intact state, on the CPU. Damaged newer files are renamed to NAME.damaged and reported.
 
-        Raises UserError if none is whole, or for another format, or for the checkpoint of another config.
+        Raises UserError if no file is intact, for another format, and for the checkpoint of another config.
         """
         damaged: list[tuple[Path, str]] = []
         for path in self.files():
@@ -128,7 +128,7 @@ class CheckpointFile:
                 continue
             self._check(path, state)
             for file, problem in damaged:
-                # Out of the way: the next save must not move it up over this whole one.
+                # Out of the way, so that the next save does not rename it over this intact one.
                 file.replace(file.with_name(f"{file.name}.damaged"))
                 self.notice(
                     f"checkpoint {str(file)!r} is damaged ({problem}); continuing from the one before it, "
@@ -143,7 +143,7 @@ class CheckpointFile:
             "\n".join(
                 f"checkpoint {str(file)!r} is damaged ({problem})" for file, problem in damaged
             )
-            + "\nNo whole checkpoint is left; remove the damaged files and start the run again"
+            + "\nNo intact checkpoint is left; remove the damaged files and start the run again"
         )
 
     def _check(self, path: Path, state: Mapping[str, Any]) -> None:
@@ -155,10 +155,10 @@ class CheckpointFile:
         if state["config"] == self.config:
             return
         before, now = state["config"].splitlines(), self.config.splitlines()
-        changed = [f"{line} (was not so)" for line in now if line not in before]
-        changed += [f"{line} (was so)" for line in before if line not in now]
+        changed = [f"{line} (now)" for line in now if line not in before]
+        changed += [f"{line} (before)" for line in before if line not in now]
         raise UserError(
-            f"checkpoint {str(path)!r} is of a run with another config; a resume continues a run as it was. "
+            f"checkpoint {str(path)!r} belongs to a run with another config; a run must be resumed with the same one. "
             f"Different: {'; '.join(changed[:6])}\n"
             "Put config.toml back as it was, or start a new run in another folder"
         )
@@ -166,7 +166,7 @@ class CheckpointFile:
 
 @contextmanager
 def written(checkpoint: CheckpointFile | None) -> Iterator[None]:
-    """The block's checkpoints are on the disk when it is left, in whatever way."""
+    """Make sure that the block's checkpoints are on disk when it exits, even by an exception."""
     try:
         yield
     finally:
@@ -175,10 +175,10 @@ def written(checkpoint: CheckpointFile | None) -> Iterator[None]:
 
 
 def to_host(state: Any) -> tuple[Any, Callable[[], None]] | None:
-    """A copy of a state, its GPU tensors in pinned memory, and what waits until they have arrived; None without any.
+    """A copy of a state with its GPU tensors in pinned memory, and a function that waits until they have arrived.
 
-    The copies are queued on the current stream: they are of the values that all that is queued so far leaves, whatever
-    is queued afterwards.
+    None if no tensor is on a GPU. The copies are queued on the current stream: they see the results of all work queued so
+    far, and nothing of what is queued afterwards.
     """
     tensors = [t for t in tree_leaves(state) if isinstance(t, Tensor)]
     device = next((t.device for t in tensors if t.device.type == "cuda"), None)
@@ -194,7 +194,7 @@ def to_host(state: Any) -> tuple[Any, Callable[[], None]] | None:
 
 
 def _read(path: Path) -> dict[str, Any] | str:
-    """The state in a file, or in words why it is not whole."""
+    """The state in a file, or the reason why the file is damaged."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What compiling a network saves on a GPU, in bytes, counted without running it."""
+"""Estimate the memory traffic that compiling a network saves on a GPU, without running the network."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from torch.utils._pytree import tree_leaves
 
 from ptgm_fast.kernels import cond_norm_act as _registers_the_op  # noqa: F401
 
-# Products and fused ops: what they read and write, they read and write compiled, too.
+# Products and fused ops: compiling does not change what they read and write.
 _OPAQUE = frozenset({"convolution", "mm", "addmm", "bmm", "baddbmm", "attention"})
 FUSED = torch.ops.ptgm_fast.cond_norm_act.default
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Of a forward: how many operators it calls, views left out, and the bytes that fusing those between products saves."""
+    """Of one forward: the number of operator calls, not counting views, and the bytes saved by fusing those between products."""
 
     calls: int
     saved_bytes: int
@@ -30,11 +30,11 @@ class Traffic:
 def traffic(
     network: nn.Module, forward: Callable[[Tensor], Any], shape: tuple[int, ...]
 ) -> Traffic:
-    """The traffic of forward(images) in float32, for images of that shape; network: whose weights it uses.
+    """The traffic of forward(images) in float32 for images of `shape`; network is the module whose weights it uses.
 
-    Operators that are not products become one pass between two products: what one of them writes and another reads is
-    then read nowhere, and written only if a product or the caller reads it. Counted on fake tensors: nothing is computed,
-    and nothing of the network changes. Raises what the network raises where it reads a value.
+    The operators between two products are assumed to fuse into one pass: a tensor that one of them writes and another reads
+    is no longer read from memory, and it is written only if a product or the caller reads it. Counted on fake tensors:
+    nothing is computed, and the network is left unchanged. Raises what the network raises if it reads a tensor's values.
     """
     device = next(t.device for t in network.parameters())
     training = network.training
@@ -52,7 +52,7 @@ def traffic(
 
 
 def bytes_a_second(device: torch.device) -> float:
-    """What a GPU's memory can do, by its clock, both edges, and its bus; 1e12 where torch does not tell."""
+    """Peak memory bandwidth of a GPU: 2 * memory clock * bus width; 1e12 where torch does not report them, and on CPUs."""
     if device.type != "cuda":
         return 1e12
     properties: Any = torch.cuda.get_device_properties(device)
@@ -64,7 +64,7 @@ class _Count(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls = self.reread = 0
-        # Memory that operators between products wrote, and its bytes.
+        # Storages that operators between products wrote, and their sizes in bytes.
         self.between: dict[int, int] = {}
         self.read_by_products: set[int] = set()
         self._alive: list[Tensor] = []
@@ -73,7 +73,7 @@ class _Count(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         read = {_memory(t): _bytes(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         made = [t for t in tree_leaves(out) if isinstance(t, Tensor)]
-        # A memory's address is told from another's as long as it lives.
+        # An address identifies a storage only while the storage is alive.
         self._alive += made
         words = func._schema.name.split("::")[1].split("_")
         viewed = all(_memory(t) in read for t in made) and not func._schema.is_mutable

@@ -1,4 +1,4 @@
-"""What a stage is handed by its caller: spans to time its phases, a place for metrics, a wish to stop, the processes."""
+"""What a caller passes to a stage: spans that time its phases, callbacks for metrics and notices, a stop request, the processes."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ def _ignore(stage: str, step: int, steps: int, metrics: Mapping[str, float]) -> 
 
 @dataclass
 class Context:
-    """spans: see `Spans`. counter(name, value) tells a quantity that changes over time, such as a ring's depth, from any
-    thread. on_metrics(stage, step, steps, metrics) is called every `log_every` steps and after
-    each validation; on_step(stage, step, steps) after each step. stop() is asked after each step: when true,
-    the stage saves a checkpoint and raises `Interrupted`; one process's wish is all processes'. on_notice(message)
-    is told what the user should know though the run goes on. on_images(done, total) is told how many images of a set are
-    decoded. group: the processes of the run; only its first one
-    calls on_metrics and on_step."""
+    """The callbacks and processes of a run, as its stages see them.
+
+    spans: see `Spans`. counter(name, value) records a quantity that changes over time, such as a ring's depth; it is called
+    from any thread. on_metrics(stage, step, steps, metrics) is called every `log_every` steps and after each validation,
+    on_step(stage, step, steps) after each step. stop() is polled after each step: when it returns true on any process,
+    the stage saves a checkpoint and raises `Interrupted` on all of them. on_notice(message) receives warnings that do not
+    end the run. on_images(done, total) receives how many images of a set are decoded. group: the processes of the run; only
+    the first one calls on_metrics and on_step.
+    """
 
     spans: Spans = no_spans
     counter: Counter = no_counter

@@ -27,8 +27,8 @@ def distillation_loss(
 def soft_targets(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """T^2 KL(softmax(t / T) || softmax(s / T)) of student logits s and teacher logits t, both [N, K]; float32 [N].
 
-    A teacher's logit of -inf is a class without probability. Gradients flow to the student only; T^2 keeps their
-    size as T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
+    A teacher logit of -inf means a class of probability 0. Gradients flow to the student only; the factor T^2 keeps their
+    scale as T changes (Hinton et al. 2015, arXiv:1503.02531, section 2).
     """
     student = F.log_softmax(logits / temperature, 1)
     teacher = F.softmax(teacher_logits.detach() / temperature, 1)

@@ -1,7 +1,7 @@
-"""Several processes on one run: who takes which samples, sums over all of them, and what happens when one fails.
+"""Runs of several processes: how samples are divided, reductions over all ranks, and what happens when a process fails.
 
-`torchrun --nproc-per-node N -m ptgm_fast train ...` starts N processes; each is a rank of one `ProcessGroup`. Tensors on CPUs
-travel by gloo, tensors on GPUs by NCCL. There is no DistributedDataParallel: docs/distributed.md says why.
+`torchrun --nproc-per-node N -m ptgm_fast train ...` starts N processes; each is a rank of one `ProcessGroup`. CPU tensors are
+exchanged through gloo, GPU tensors through NCCL. DistributedDataParallel is not used: docs/distributed.md says why.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from torch import Tensor, nn
 from ptgm_fast.errors import UserError
 
 T = TypeVar("T")
-# How long the other ranks let the first one speak when all have met the same mistake.
+# How long the other ranks wait for rank 0 to report when all have failed in the same way.
 _PATIENCE_SECONDS = 2.0
 
 
 class LostProcess(Exception):
-    """A collective could not be finished: another process has ended, or cannot be reached."""
+    """A collective could not complete: another process has ended or is unreachable."""
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run. Every method is called by all ranks, in the same order; alone, each costs nothing."""
+    """The processes of a run. All ranks must call each method, in the same order; with one process, methods cost nothing."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes the folder, prints and evaluates."""
+        """Whether this process writes the run folder, prints and evaluates."""
         return self.rank == 0
 
     def share(self, count: int) -> tuple[int, int]:
         """This rank's contiguous part of `count` items: (offset, number).
 
-        Ranks 0, 1, ... hold the items in order, none twice; the numbers differ by one at most.
+        Ranks 0, 1, ... hold the items in order, without overlap; their numbers differ by at most one.
         """
         first = self.rank * count // self.size
         return first, (self.rank + 1) * count // self.size - first
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all ranks, in place; the same bits on every rank. No gradient flows."""
+        """The sum over all ranks, in place; bitwise equal on every rank. No gradient flows."""
         if self.size > 1:
             with _collective():
                 dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor) -> Tensor:
-        """The ranks' tensors of one shape, stacked: [size, *shape], in the order of ranks. No gradient flows."""
+        """The ranks' tensors, all of one shape, stacked in rank order: [size, *shape]. No gradient flows."""
         if self.size == 1:
             return values.unsqueeze(0)
         parts = [torch.empty_like(values) for _ in range(self.size)]
@@ -66,7 +66,7 @@ class ProcessGroup:
         return torch.stack(parts)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over all ranks: one all-reduce of one flat bucket a dtype."""
+        """Replace each gradient by its sum over all ranks, with one all-reduce of a flat bucket per dtype."""
         if self.size == 1:
             return
         buckets: dict[torch.dtype, list[Tensor]] = {}
@@ -81,11 +81,11 @@ class ProcessGroup:
             )
 
     def any(self, wish: bool) -> bool:
-        """Whether any rank wishes it: all of them get the same answer at the same step."""
+        """Whether `wish` is true on any rank. All ranks get the same answer at the same step."""
         return self.least(int(not wish)) == 0
 
     def least(self, value: int) -> int:
-        """The smallest value of any rank. Travels between hosts: no GPU is waited for."""
+        """The minimum over all ranks. Exchanged between hosts, without waiting for a GPU."""
         if self.size == 1:
             return value
         values = torch.tensor([value], dtype=torch.int64)
@@ -98,7 +98,7 @@ class ProcessGroup:
         self.least(0)
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What `make()` returns on rank 0, on every rank; the others do not call it. It must be picklable."""
+        """Call `make()` on rank 0 only, and return its result on every rank. It must be picklable."""
         if self.size == 1:
             return make()
         made: list[Any] = [make() if self.is_first else None]
@@ -107,7 +107,7 @@ class ProcessGroup:
         return made[0]
 
     def collect(self, value: T) -> list[T]:
-        """The ranks' values, in the order of ranks, on every rank. They must be picklable."""
+        """All ranks' values, in rank order, on every rank. They must be picklable."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -116,7 +116,7 @@ class ProcessGroup:
         return values
 
     def check_equal(self, state: Mapping[str, Tensor], what: str) -> None:
-        """Raises UserError unless `state` is the same, bit for bit, on every rank."""
+        """Raises UserError unless `state` is bitwise equal on every rank."""
         if self.size == 1:
             return
         digest = hashlib.sha256()
@@ -128,12 +128,12 @@ class ProcessGroup:
         if len(set(self.collect(digest.hexdigest()))) > 1:
             raise UserError(
                 f"the processes no longer hold the same {what}: their machines compute differently. "
-                "Run on processors, GPUs and library versions of one kind"
+                "Use the same processors, GPUs and library versions for all of them"
             )
 
 
 def check_share(batch: int, setting: str, group: ProcessGroup) -> None:
-    """Raises UserError unless every process gets a sample of each batch."""
+    """Raises UserError unless every process gets at least one sample of each batch."""
     if batch < group.size:
         raise UserError(
             f"{setting} = {batch} is too small for {group.size} processes: each needs a sample of every batch. "
@@ -156,11 +156,11 @@ def _collective() -> Iterator[None]:
 
 @contextmanager
 def joined() -> Iterator[ProcessGroup]:
-    """The group of this process, for the time of the block: alone unless torchrun started several.
+    """Join the run's process group for the block; a group of one unless torchrun started several processes.
 
-    When the block fails on one rank, its error is the run's: it leaves here as it is, and the other ranks, which
-    wait for that one in vain, leave with SystemExit(2) and say nothing. When all fail, rank 0's error is shown.
-    Raises UserError when a process was lost without a word (killed, out of memory, its machine gone).
+    When the block fails on one rank, its exception propagates unchanged, and the other ranks, which wait for that rank in
+    vain, exit silently with SystemExit(2). When all fail, rank 0's exception is shown.
+    Raises UserError when a process was lost without reporting an error (killed, out of memory, machine down).
     """
     if not several_processes():
         yield ProcessGroup()
@@ -171,18 +171,18 @@ def joined() -> Iterator[ProcessGroup]:
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set. Start several processes with "
             "torchrun --nproc-per-node N -m ptgm_fast ..., or unset WORLD_SIZE"
         )
-    # It takes the group of its time as its functions' default and would keep it beyond its end, with threads that crash
-    # the interpreter's exit now and then (torch 2.14; the first optimizer imports it). Now there is none to keep.
+    # On import it stores the current group as its functions' default, and would keep that group alive beyond its end, with
+    # threads that sometimes crash the interpreter at exit (torch 2.14; the first optimizer imports it). There is no group yet.
     import torch.distributed.nn  # noqa: F401
 
     store, rank, size = next(dist.rendezvous("env://"))
-    # Both back ends where there are GPUs: decisions travel by gloo and never wait for one.
+    # With GPUs, both backends: decisions go through gloo and never wait for a GPU.
     dist.init_process_group(store=dist.PrefixStore("run", store), rank=rank, world_size=size)
     failures = dist.PrefixStore("failures", store)
     group = ProcessGroup(rank, size)
     try:
         yield group
-        # Until the first process has written everything, its failure is everyone's.
+        # Wait until rank 0 has written everything: until then its failure is everyone's.
         group.barrier()
     except LostProcess as lost:
         if not _speaks(failures):
@@ -201,7 +201,7 @@ def joined() -> Iterator[ProcessGroup]:
 
 
 def _speaks(failures: dist.Store) -> bool:
-    """Whether this process is the first of all to report; with the store gone nobody can tell, so it speaks."""
+    """Whether this process is the first to report an error. If the store is gone, nobody can tell, so it reports."""
     try:
         return failures.add("reported", 1) == 1
     except RuntimeError:
@@ -209,7 +209,7 @@ def _speaks(failures: dist.Store) -> bool:
 
 
 def _wait_for_the_first(failures: dist.Store) -> bool:
-    """Whether another process reports within the time it is given."""
+    """Whether another process reports within `_PATIENCE_SECONDS`."""
     deadline = time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         try:
@@ -222,9 +222,9 @@ def _wait_for_the_first(failures: dist.Store) -> bool:
 
 
 def own_device(name: str, group: ProcessGroup) -> None:
-    """Give this process the GPU of its number on its machine, if the run is on GPUs (`name`, as config.device).
+    """Select the GPU with this process's local rank, if the run is on GPUs (`name`: as config.device).
 
-    Raises UserError if one GPU is named for all processes, or if there are fewer GPUs than processes here.
+    Raises UserError if one GPU is named for all processes, or if this machine has fewer GPUs than processes.
     """
     if group.size == 1 or name == "cpu" or not torch.cuda.is_available():
         return

@@ -28,8 +28,8 @@ def evaluate(
 ) -> Evaluation:
     """Top-1 accuracy and expected calibration error of `network` in eval mode.
 
-    images uint8 [N, C, H, W], in memory or on disk; prepare makes a batch of them the network's input. The network's mode is restored.
-    Raises UserError for outputs that are not finite: the loss may have been to the last step.
+    images uint8 [N, C, H, W], in memory or on disk; prepare converts a batch of them to the network's input. The network's
+    mode is restored. Raises UserError for non-finite outputs, which can occur although the loss was finite at every step.
     """
     training = network.training
     network.eval()
@@ -66,7 +66,7 @@ def expected_calibration_error(
 def reliability_bins(
     probabilities: Tensor, labels: Tensor, *, num_bins: int = 15
 ) -> list[tuple[int, float, float]]:
-    """Of each bin of `expected_calibration_error`: samples, mean confidence, accuracy (both 0.0 in an empty bin).
+    """For each bin of `expected_calibration_error`: number of samples, mean confidence, accuracy (both 0.0 if it is empty).
 
     probabilities [N, K], labels int64 [N]; a reliability diagram's bars (Guo et al. 2017, arXiv:1706.04599, figure 1).
     """

@@ -1,4 +1,4 @@
-"""How networks are executed: layout, precision, compiler, and statistics of all processes."""
+"""How networks are executed: memory layout, precision, compilation, and batch statistics over all processes."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from torch import Tensor
 
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
-from ptgm_fast.models.precision import in_precision, resolved
+from ptgm_fast.models.precision import in_precision
 from ptgm_fast.training.batchnorm import SynchronizedBatchNorm, has_batch_norm
 from ptgm_fast.training.compiling import bytes_a_second, traffic
 from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.options import EngineOptions
 
-# Assumed, not measured on a GPU: compiling takes some 20 s and a fifth of a second an operator of the forward; a training
-# step moves what its forward moves three times.
+# Assumed, not measured on a GPU: compiling takes about 20 s plus 0.2 s per operator of the forward; a training step moves
+# three times the bytes of its forward.
 COMPILE_SECONDS, COMPILE_SECONDS_A_CALL, FORWARDS_A_STEP = 20.0, 0.2, 3
 
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is executed, by its settings of the same names: see `decide`, `wrap`, `deterministic`; its processes."""
+    """How a run is executed: the settings of the same names (see `decide`, `wrap`, `deterministic`), and its processes."""
 
     compile: str = "auto"
     precision: str = "auto"
@@ -55,17 +55,19 @@ def decide(
     precision: str,
     group: ProcessGroup,
 ) -> Decision:
-    """Whether to compile the forward of a stage of `steps` steps on images of `shape`: choice is auto, always or never.
+    """Decide whether to compile the forward of a stage of `steps` steps on images of `shape`; choice is auto, always or never.
 
-    auto compiles where the seconds come back: steps * seconds saved a step > seconds of compiling.
+    auto compiles if that saves time overall: steps * seconds saved per step > seconds of compiling.
     On CPUs it never does: on one core (AMD EPYC, AVX2, torch 2.14, forward and backward, batch 128 of 28x28 or 32 of 64x64) compiling
     took 20 s and more, and then the step was 1.08 times as fast for cnn-small, 0.94 for resnet-small, 1.00 for timm's
-    resnet18, 0.97 for its convnext_atto. On GPUs the seconds saved are the memory traffic that fusion saves (`traffic`), at the
-    bandwidth of the device's memory; those of compiling are `COMPILE_SECONDS` and `COMPILE_SECONDS_A_CALL`. No GPU has measured them.
-    The rule knows the stage's steps, its network and its device, no clock and no steps left: a run gives the same bits
-    whenever it is started and wherever it is resumed.
-    Raises UserError for always in several processes of a network with batch norm: its statistics are exchanged in the
-    middle of the forward, which a compiled graph cannot hold.
+    resnet18, 0.97 for its convnext_atto. On GPUs the seconds saved are those of the memory traffic that fusion removes
+    (`traffic`) at the device's memory bandwidth; the seconds of compiling follow from `COMPILE_SECONDS` and
+    `COMPILE_SECONDS_A_CALL`. These have not been measured on a GPU.
+    The rule uses the stage's steps, network and device, but neither a clock nor the number of steps left: a run gives the same
+    bits whenever it is started and wherever it is resumed.
+    precision: of the forward, as `for_training` gives it.
+    Raises UserError for always with several processes and a network with batch norm: batch statistics are exchanged in
+    the middle of the forward, which a compiled graph cannot contain.
     """
     if choice == "never":
         return Decision(False, 'compile = "never"')
@@ -73,7 +75,7 @@ def decide(
     if choice == "always":
         if exchanged:
             raise UserError(
-                f'compile = "always" cannot be had in {group.size} processes for a network with batch norm: its '
+                f'compile = "always" is not possible with {group.size} processes and a network with batch norm: its '
                 'statistics are exchanged within the forward. Use compile = "auto" or "never", or a network without batch norm'
             )
         return Decision(True, 'compile = "always"')
@@ -83,10 +85,10 @@ def decide(
         return Decision(False, "on CPUs a compiled step is not faster")
     try:
         found = traffic(network, network.features, shape)
-    except Exception as error:  # a network of the user's may read values, which fake tensors lack
-        return Decision(False, f"what it would save cannot be counted ({type(error).__name__})")
-    # Counted in float32.
-    part = 0.5 if resolved(precision, device) == "bfloat16" else 1.0
+    except Exception as error:  # a user's network may read values, which fake tensors lack
+        return Decision(False, f"what it would save cannot be estimated ({type(error).__name__})")
+    # `traffic` counts float32.
+    part = 0.5 if precision == "bfloat16" else 1.0
     saved_bytes = FORWARDS_A_STEP * part * found.saved_bytes
     saved = steps * saved_bytes / bytes_a_second(device)
     compiling = COMPILE_SECONDS + COMPILE_SECONDS_A_CALL * found.calls
@@ -96,14 +98,14 @@ def decide(
 
 @contextmanager
 def deterministic(wanted: bool, device: torch.device) -> Iterator[None]:
-    """On a GPU, let cuDNN, cuBLAS and torch's operators choose algorithms that give the same bits each time.
+    """On a GPU, make cuDNN, cuBLAS and torch's operators use deterministic algorithms within the block.
 
-    An operator without such an algorithm warns. What was set before is restored. On a CPU they all are so anyway.
+    An operator that has none warns. The previous settings are restored. On a CPU all operators are deterministic anyway.
     """
     if not wanted or device.type == "cpu":
         yield
         return
-    # cuBLAS is so in several streams only with workspaces of its own; it reads this when it is first used.
+    # With several streams, cuBLAS is deterministic only with this workspace setting; it is read at its first use.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn: Any = torch.backends.cudnn
     enabled = torch.are_deterministic_algorithms_enabled()
@@ -126,10 +128,11 @@ def wrap(
     compiled: bool,
     group: ProcessGroup,
 ) -> Callable[[Tensor], Tensor]:
-    """The features [N, D] of images [N, C, H, W], as a stage computes them; gradients flow.
+    """Return a stage's forward, from images [N, C, H, W] to features [N, D]; gradients flow.
 
-    The weights go to channels-last. precision: as `in_precision`. compiled: by `torch.compile` for fixed shapes; a step's shapes never change,
-    and evaluation, whose last batch is shorter, runs `network` itself. In several processes batch norm is that of all.
+    The weights are converted to channels-last. precision: of the forward, as `for_training` gives it. compiled: by
+    `torch.compile` for fixed shapes; a step's shapes never change, and evaluation, whose last batch is shorter, runs `network`
+    itself. With several processes, batch norm uses the statistics of all of them.
     """
     network.to(memory_format=torch.channels_last)
     extractor = torch.compile(network.features, dynamic=False) if compiled else network.features
@@ -145,7 +148,7 @@ def wrap(
 
 
 class CompileClock:
-    """Seconds that compiling took: of the first step, what it took longer than the median of the four after it."""
+    """Measures compile time: the duration of the first step minus the median of the four after it."""
 
     STEPS = 5
 
@@ -156,7 +159,7 @@ class CompileClock:
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Around a step's forward and backward."""
+        """Time a step's forward and backward."""
         if len(self._seconds) >= self._missing:
             yield
             return

@@ -1,4 +1,4 @@
-"""The loop that trains a stage: steps, schedule, validation, checkpoints, a clean stop."""
+"""The training loop of a stage: steps, schedule, validation, checkpoints, clean stops."""
 
 from __future__ import annotations
 
@@ -22,12 +22,15 @@ from ptgm_fast.training.state import TrainingState
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage did. images_trained counts images through the target network's training forward;
-    images_per_second is that count over `seconds`. best_step is the step of the weights that were kept. compiled,
-    compile_reason: whether the forward was compiled and why; compile_seconds: what that took since the last resume.
-    overlap, overlap_reason: whether the batches were made ahead and why. images_served: pseudo samples of all steps;
-    reuse: how often each of their images was shown; pool_bytes: of the pool they came from; seconds_saved: what as many
-    fresh images would have cost more, at the rate at which images were made here (None where none were)."""
+    """The result of training a stage.
+
+    images_per_second: images through the target network's training forward, per second of `seconds`. best_step: the step
+    whose weights were kept. precision: of the training forward. compiled, compile_reason: whether the forward was compiled
+    and why; compile_seconds: how long that took since the last resume. overlap, overlap_reason: whether batches were
+    prefetched and why. images_served: pseudo samples over all steps; reuse: how often each of their images was shown;
+    pool_bytes: size of the pool they came from; seconds_saved: the extra time that as many fresh images would have taken,
+    at the rate at which images were made here (None if none were).
+    """
 
     stage: str
     steps: int
@@ -36,6 +39,7 @@ class StageResult:
     images_synthesized: int
     best_step: int
     validation_accuracy: float | None
+    precision: str = "float32"
     compiled: bool = False
     compile_reason: str = ""
     compile_seconds: float = 0.0
@@ -57,10 +61,10 @@ def fit(
     checkpoint: CheckpointFile | None = None,
     resume: Mapping[str, Any] | None = None,
 ) -> StageResult:
-    """Train the stage's network from step 0, or from the state `resume`; leaves the best (else the last) weights in it.
+    """Train the stage's network from step 0, or from the state `resume`, and leave the best weights in it.
 
-    Raises UserError when the loss is not finite (the last good checkpoint stays) and Interrupted when the context asks
-    to stop.
+    Without validation, the last weights stay. Raises UserError when the loss is not finite (the last good checkpoint stays)
+    and Interrupted when the context requests a stop.
     """
     context = context or Context()
     options, group, spans = stage.options, stage.group, context.spans
@@ -71,7 +75,7 @@ def fit(
     if resume:
         stage.load_state(resume["of_stage"])
     clock = CompileClock(stage.device, stage.compilation.compiled)
-    # The step at which the loss first was not finite, kept on the device: no synchronization a step.
+    # The first step with a non-finite loss, kept on the device to avoid a synchronization per step.
     bad_step = torch.full((), -1, dtype=torch.int64, device=stage.device)
     stage.network.train()
     with (
@@ -81,7 +85,7 @@ def fit(
         prefetch(stage, first, context) as batches,
     ):
         for step in range(first, options.steps):
-            # Dropout and the like draw from torch's generator: addressed by the step as all else is.
+            # Dropout and the like draw from torch's generator, so it is seeded by the step.
             torch.manual_seed(stage.dropout_seed(step))
             set_learning_rate(state.optimizer, learning_rate(options, step, options.steps))
             batch = next(batches)
@@ -113,7 +117,7 @@ def fit(
             if stop and not last:
                 if checkpoint:
                     checkpoint.wait()
-                # No process ends before the first one has saved: its end would be taken for a failure.
+                # No process may exit before the first one has saved: that would look like a failure.
                 group.barrier()
                 raise Interrupted(stage.name, done)
     if state.validated_at != options.steps:
@@ -129,6 +133,7 @@ def fit(
         images_synthesized=stage.images_synthesized,
         best_step=best_step,
         validation_accuracy=accuracy,
+        precision=stage.training_precision,
         compiled=stage.compilation.compiled,
         compile_reason=stage.compilation.reason,
         compile_seconds=clock.seconds,
@@ -139,7 +144,7 @@ def fit(
 
 
 def _reuse(stage: Stage) -> dict[str, Any]:
-    """What became of pseudo images, as `StageResult` has it."""
+    """The fields of `StageResult` about pseudo images."""
     served, pool = stage.images_served, stage.pool
     if pool is None:
         return {"images_served": served}
@@ -153,7 +158,7 @@ def _reuse(stage: Stage) -> dict[str, Any]:
 
 
 def _count(stage: Stage, made_before: int, *, done: int, context: Context) -> None:
-    """Tell the profile how many images were made and served; without a pool it knows."""
+    """Report to the profile how many images were made and served; without a pool, it knows."""
     if stage.pool is not None:
         context.counter("images synthesized", stage.pool.made - made_before)
         served = stage.group.share(stage.pseudo_images_per_step)[1]
@@ -161,7 +166,7 @@ def _count(stage: Stage, made_before: int, *, done: int, context: Context) -> No
 
 
 def descend(stage: Stage, state: TrainingState, loss: Tensor, context: Context) -> None:
-    """One step of the optimizer, and of the moving average, down the loss of all processes."""
+    """Take one optimizer step on the loss of all processes, and update the moving averages."""
     spans, group, clip = context.spans, stage.group, stage.options.gradient_clip
     with spans("backward"):
         state.optimizer.zero_grad(set_to_none=True)
@@ -180,7 +185,7 @@ def descend(stage: Stage, state: TrainingState, loss: Tensor, context: Context) 
 def _check_finite(
     stage: Stage, bad_step: int, done: int, checkpoint: CheckpointFile | None
 ) -> None:
-    """bad_step: of this process, or -1; the earliest of any process is what counts."""
+    """Raises UserError if the loss was not finite on any process. bad_step: this process's first such step, or -1."""
     bad_step = stage.group.least(bad_step if bad_step >= 0 else done)
     if bad_step == done:
         return

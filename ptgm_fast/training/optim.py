@@ -15,9 +15,9 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum, or AdamW; biases and norm parameters (one dimension) are not decayed.
+    """SGD with Nesterov momentum, or AdamW; biases and norm parameters (one dimension) get no weight decay.
 
-    On GPUs a step is one of torch's fused kernels for each group; on CPUs it is plain arithmetic.
+    On GPUs it uses torch's fused kernels, on CPUs torch's default implementation.
     """
     decayed = [p for p in module.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in module.parameters() if p.requires_grad and p.ndim <= 1]
@@ -33,7 +33,7 @@ def build_optimizer(module: nn.Module, options: OptimizerOptions) -> torch.optim
 
 
 def learning_rate(options: OptimizerOptions, step: int, steps: int) -> float:
-    """The learning rate of step 0 <= step < steps: no state, so a resume needs only the step.
+    """The learning rate of a step, 0 <= step < steps. It has no state, so a resume needs only the step.
 
     cosine: lr (1 + cos(pi s)) / 2 with s = step / steps (Loshchilov and Hutter, arXiv:1608.03983, eq. 5).
     one-cycle: from lr / 25 up to lr over the first 30 % and down to lr / 1e4, both along half a cosine
@@ -59,10 +59,11 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 class ExponentialMovingAverage(Generic[Network]):
-    """A copy of a module whose floating tensors follow it: a <- d a + (1 - d) w, d = min(decay, (1 + t) / (10 + t)).
+    """A moving average of a module's floating-point tensors: a <- d a + (1 - d) w, d = min(decay, (1 + t) / (10 + t)).
 
     The warm-up of d (t counts the updates) lets short stages forget their random start. Batch-norm
-    statistics follow like weights; counters are copied. The copy is in eval mode and takes no gradient.
+    statistics are averaged like weights; integer counters are copied. The average, `module`, is in eval mode and takes no
+    gradient.
     """
 
     def __init__(self, module: Network, decay: float) -> None:
@@ -75,7 +76,7 @@ class ExponentialMovingAverage(Generic[Network]):
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         self.num_updates += 1
         pairs = list(zip(_tensors(self.module), _tensors(module), strict=True))
-        # All tensors at once: on a GPU a few launches, not one a tensor.
+        # All tensors at once: on a GPU a few launches instead of one per tensor.
         averages, values = _split(pairs, floating=True)
         torch._foreach_lerp_(averages, values, 1 - decay)
         counters, counts = _split(pairs, floating=False)

@@ -1,4 +1,4 @@
-"""What the stages can be told: each option with its range, checked when it is read."""
+"""Options of the stages, each validated against its range when it is read."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Distillation = Literal["none", "logit-matching", "soft-target"]
 
 
 class Options(BaseModel):
-    """Frozen; unknown keys are errors; values are checked against their ranges, numbers are finite.
+    """Frozen options: unknown keys are errors, values are checked against their ranges, and numbers must be finite.
 
-    A table that gives some keys only changes those of its field's own default, which may differ from its class's.
+    A table with only some of the keys changes just those of its field's default, which may differ from its class's defaults.
     """
 
     model_config = ConfigDict(
@@ -41,7 +41,7 @@ class Options(BaseModel):
 
 
 def _merged(default: Any, given: Any) -> Any:
-    """A table over the default model that it changes; anything else as it is given."""
+    """A table is merged over the default model that it changes; anything else is returned as given."""
     if not (isinstance(default, BaseModel) and isinstance(given, Mapping)):
         return given
     kept = {name: getattr(default, name) for name in type(default).model_fields}
@@ -67,7 +67,7 @@ def _to_view_spec(value: Any) -> Any:
 
 
 def _view_spec_to_table(spec: ViewSpec) -> dict[str, Any]:
-    """Only what differs from the no-op view, as a table for TOML."""
+    """The fields that differ from the no-op view, as a table for TOML."""
     plain = ViewSpec()
     changed = {
         k: getattr(spec, k)
@@ -85,37 +85,37 @@ View = Annotated[
 
 
 class EngineOptions(Options):
-    """How batches are made ahead of the training that reads them."""
+    """How batches are prefetched while training runs."""
 
     overlap: Overlap = Field(
         "auto",
-        description="make batches ahead: auto does on GPUs, and not on CPUs, where both sides share the cores",
+        description="prefetch batches while training runs: auto does on GPUs, and not on CPUs, where both would share the cores",
     )
-    depth: int = Field(3, ge=1, description="batches ahead")
+    depth: int = Field(3, ge=1, description="number of batches to prefetch")
     capture: bool = Field(False, description="replay synthesis as a CUDA graph (CUDA only)")
 
 
-# One of so many.
+# A fraction 1/N.
 Part = Annotated[str, Field(pattern=r"^1/[1-9][0-9]*$")]
 
 
 class SynthesisOptions(Options):
-    """Where pseudo images come from: the generator at every step, or a pool, made once and served under fresh views."""
+    """Where pseudo images come from: the generator at every step, or a pool that is made once and reused with fresh views."""
 
     images: int | Part | Literal["fresh"] = Field(
         "1/4",
-        description="images of PP's pool: a number, or a part of those that its steps show, 1/4 (of a folder's pool: all); fresh makes new ones at every step",
+        description="size of PP's image pool: a number, or a fraction of the images that its steps show, such as 1/4 (a pool from a folder is used whole); fresh generates new images at every step",
     )
-    images_per_target: int | Literal["fresh"] = Field(
-        "fresh",
-        description="images of P-SSL's pool for each target image that asks (labelled or not); fresh as above",
+    images_per_target: int | Part | Literal["fresh"] = Field(
+        "1/2",
+        description="images in P-SSL's pool for each conditioning target image (labelled or not), or a fraction as above; a fraction of less than two images for each means fresh",
     )
     pool: str = Field(
         "memory",
-        description="memory (beyond the limit: as run), run (in the run's folder), or a folder made by synthesize --format pool",
+        description="where pools are stored: memory (as run if they exceed memory_limit), run (in the run's folder), or a folder made by synthesize --format pool",
     )
     memory_limit: float = Field(
-        4.0, ge=0, description="GiB that pools may take of the memory of the generator's device"
+        4.0, ge=0, description="GiB of memory on the generator's device that pools may take"
     )
 
     @field_validator("images", "images_per_target")
@@ -129,7 +129,7 @@ class SynthesisOptions(Options):
     def _pool_has_effect(self) -> Self:
         if self.pool != "memory" and self.images == self.images_per_target == "fresh":
             raise ValueError(
-                f"pool = {self.pool!r} has no effect while every image is fresh: set images or images_per_target to a number"
+                f"pool = {self.pool!r} has no effect while every image is fresh: set images or images_per_target to a number, or to a fraction such as 1/4"
             )
         return self
 
@@ -143,25 +143,25 @@ class OptimizerOptions(Options):
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"
     gradient_clip: float = Field(
-        0.0, ge=0, description="largest gradient norm; 0 leaves gradients alone"
+        0.0, ge=0, description="gradients are clipped to this norm; 0 is off"
     )
 
 
 class StageOptions(OptimizerOptions):
-    """What every stage has: a budget, an optimizer, an exponential moving average (EMA)."""
+    """Options of every stage: a step budget, an optimizer, an exponential moving average (EMA)."""
 
     steps: int = Field(ge=1, description="optimizer steps")
-    batch_size: int = Field(ge=2, description="images a step")
+    batch_size: int = Field(ge=2, description="images per step")
     ema_decay: float = Field(
         0.0, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off"
     )
     log_every: int = Field(20, ge=1, description="steps between lines of metrics.jsonl")
     checkpoint_every: int = Field(
-        100, ge=0, description="steps between checkpoints; 0 saves at the stage's end only"
+        100, ge=0, description="steps between checkpoints; 0 saves only at the end of the stage"
     )
 
 
-# A part of the side, and the share of the steps until which the views have it.
+# A fraction of the side, and the fraction of the steps until which the views have that size.
 Phase = tuple[Annotated[float, Field(gt=0, le=1)], float]
 WHOLE_SIDE: tuple[Phase, ...] = ((1.0, 1.0),)
 HALF_SIDE_FIRST: tuple[Phase, ...] = ((0.5, 0.6), (1.0, 1.0))
@@ -171,12 +171,12 @@ class PPOptions(StageOptions):
     """Stage 1, pseudo pre-training: cross-entropy on generated images of uniform source labels."""
 
     steps: int = Field(300, ge=1, description="optimizer steps")
-    batch_size: int = Field(128, ge=2, description="generated images a step")
+    batch_size: int = Field(128, ge=2, description="generated images per step")
     lr: float = Field(0.1, gt=0, description="highest learning rate of the schedule")
     views: View = Field(default="weak", description="view of each generated image")  # type: ignore[assignment]
     resolution: Literal["auto"] | tuple[Phase, ...] = Field(
         "auto",
-        description="part of the side of the views, and until which share of the steps; auto: [[0.5, 0.6], [1.0, 1.0]], which begins on images of half the side, where that is at least 8 pixels and the network takes them, else the whole side throughout",
+        description="size of the views over time: pairs of a fraction of the side and the fraction of the steps until which it is used; auto: [[0.5, 0.6], [1.0, 1.0]], which starts with images of half the side, if that is at least 8 pixels and the network accepts them, else full size throughout",
     )
 
     @field_validator("resolution")
@@ -191,16 +191,16 @@ class PPOptions(StageOptions):
 
 
 class TargetOptions(StageOptions):
-    """The target budget: shared by the supervised and the P-SSL stage, so that methods compare fairly."""
+    """The target budget, shared by the supervised and the P-SSL stage so that comparisons are fair."""
 
     steps: int = Field(300, ge=1, description="optimizer steps")
-    batch_size: int = Field(32, ge=2, description="labelled images a step")
+    batch_size: int = Field(32, ge=2, description="labelled images per step")
     ema_decay: float = Field(
         0.99, ge=0, lt=1, description="EMA of the weights, used to evaluate; 0 is off"
     )
     views: View = Field(default="weak", description="view of each labelled target image")  # type: ignore[assignment]
     validate_every: int = Field(
-        50, ge=0, description="steps between validations; 0 validates at the end only"
+        50, ge=0, description="steps between validations; 0 validates only at the end"
     )
 
 

@@ -1,4 +1,4 @@
-"""Stage 2, pseudo semi-supervised learning: labelled target images, and pseudo samples that they asked for."""
+"""Stage 2, pseudo semi-supervised learning: labelled target images, and pseudo samples conditioned on target images."""
 
 from __future__ import annotations
 
@@ -33,9 +33,12 @@ from ptgm_fast.training.unlabelled import UnlabelledLoss
 
 
 class TargetBatch(NamedTuple):
-    """The labelled part, and this process's pseudo samples: the target image that asked for each, int64 [M], its weak and,
-    for methods of two views, strong views [M, C, H, W], then real unlabelled images (which asked for themselves), and the
-    soft source label [M, K_s] that ``source-head`` learns."""
+    """The labelled part of a batch, and this process's pseudo samples, followed by its real unlabelled images.
+
+    provenance, int64 [M]: the target image that each sample was conditioned on (a real image: itself). weak and, for two-view
+    methods, strong: views [M, C, H, W]. soft_labels [M, K_s]: what ``source-head`` learns. kept, bool [M]: the samples that
+    pass the filter; None without a filter.
+    """
 
     labelled: LabelledBatch
     provenance: Tensor
@@ -45,17 +48,17 @@ class TargetBatch(NamedTuple):
     kept: Tensor | None
 
 
-# Where a method's loss is, if not at the target head; "": at the features.
+# The head that a method's loss is on, if not the target head; "": the features.
 HEADS = {"source-head": "source", "feature-mse": ""}
 
 
 class PseudoSemiSupervised(SupervisedStage):
     """minimize CE(f(x_t), y_t) + distillation + lambda L_u(f, x'), x' = G_s(z, softmax(C_s(x_t) / tau)).
 
-    With unlabelled target images, these ask the generator as well, and a share of the samples x' are such images themselves.
-    Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning; the menu of L_u is `PSSLOptions.method`, and of
-    several methods lambda L_u is the sum, each with its own lambda. The student sees one view of a pseudo sample: the
-    strong one if any of the methods has two.
+    Unlabelled target images, if given, also condition the generator, and a share of the samples x' are such images
+    themselves. Yamaguchi et al., arXiv:2204.12833, pseudo semi-supervised learning. `PSSLOptions.method` chooses L_u; with
+    several methods, lambda L_u is their sum, each with its own lambda. The student sees one view of a pseudo sample: the
+    strong one if any of the methods uses two views.
     """
 
     name = "p-ssl"
@@ -95,7 +98,7 @@ class PseudoSemiSupervised(SupervisedStage):
         self.images_per_step = options.batch_size + pssl.batch_size
         self._num_real = 0
         if data.unlabelled is not None:
-            self._num_real = round(pssl.real_share * pssl.batch_size)
+            self._num_real = pssl.real_images
             self.unlabelled_images = data.unlabelled.images.to(self.device)
             self.real_order = AddressedOrder(
                 len(data.unlabelled), seed=seed, purpose="p-ssl/real order", device=self.device
@@ -110,7 +113,7 @@ class PseudoSemiSupervised(SupervisedStage):
             )
         self.pseudo_images_per_step = pssl.batch_size - self._num_real
         if self._num_real:
-            # Evenly among the real ones, so that a process may have one less than its share.
+            # They are spread evenly among the real ones, so a process may have one less than its share.
             half = "half of p_ssl.batch_size (1 - p_ssl.real_share)"
             check_share(self.pseudo_images_per_step // 2, half, self.group)
         self.synthesis = Synthesis(
@@ -130,10 +133,10 @@ class PseudoSemiSupervised(SupervisedStage):
         )
 
     def prepare(self, spans: Spans = no_spans) -> None:
-        """The soft labels of all target images, labelled or not."""
+        """Compute the soft labels of all target images, labelled or not."""
         pssl, recipe = self.pssl, self.pool.recipe if self.pool else None
         with spans("conditioning"):
-            # A pool that is made here has asked for them already.
+            # A pool that this run makes has computed them already.
             self.table = (recipe.table if recipe else None) or conditioning_table(
                 self.source,
                 *self.data.asking,
@@ -185,7 +188,7 @@ class PseudoSemiSupervised(SupervisedStage):
             if batch.kept is not None:
                 terms["kept"] = self.share_of_mean(batch.kept.float().mean(), pssl.batch_size)
             for teacher in list(taught.values())[:1]:
-                # How often the teacher gives a pseudo sample the class of the target image it was made for.
+                # How often the teacher predicts a pseudo sample to be of its conditioning image's class.
                 agreement = self.agreement(teacher["target"], batch.provenance)
                 terms["agreement"] = self.share_of_mean(agreement, pssl.batch_size)
         return terms
@@ -193,8 +196,8 @@ class PseudoSemiSupervised(SupervisedStage):
     def interpolated(self, logits: Tensor, batch: LabelledBatch) -> Tensor:
         """AdaMatch's random logit interpolation: r z + (1 - r) z', r ~ Uniform[0, 1] for each logit.
 
-        z [B, K_t]: the logits under the joint batch's statistics; z': under those of the labelled images alone, which leave the running
-        ones as they are (Berthelot et al. 2022, arXiv:2106.04732). Gradients flow through both.
+        z [B, K_t]: the logits under the joint batch's statistics; z': the logits under the statistics of the labelled images
+        alone, which do not update the running statistics (Berthelot et al. 2022, arXiv:2106.04732). Gradients flow through both.
         """
         assert batch.interpolation is not None
         with frozen_statistics(self.network, use_running=False):
@@ -219,9 +222,9 @@ class PseudoSemiSupervised(SupervisedStage):
         return *inputs, start, self.pseudo_order.indices(start, count)
 
     def shares(self, step: int) -> tuple[tuple[int, int], tuple[int, int]]:
-        """The first number and the number of this process's pseudo samples of a step, and of its real unlabelled images.
+        """This process's pseudo samples of a step, and its real unlabelled images: each as (first index, number).
 
-        The real ones lie evenly among the whole batch, so that each process has its part of both.
+        The real images are spread evenly over the whole batch, so that each process has its part of both.
         """
         whole, real = self.pssl.batch_size, self._num_real
         start, count = self.samples(step, whole)
@@ -237,7 +240,7 @@ class PseudoSemiSupervised(SupervisedStage):
         labelled = self.make_labelled(spans, labelled_start, index)
         pssl = self.pssl
         if "adamatch" in pssl.methods:
-            # The distribution function makes normal numbers uniform ones.
+            # The normal distribution function turns normal draws into uniform ones.
             normal = kernels.latents(
                 len(index),
                 self.data.train.num_classes,
@@ -263,7 +266,7 @@ class PseudoSemiSupervised(SupervisedStage):
             found = self.source_logits(spans, weak).softmax(1)
             if pssl.filter == "confidence":
                 kept = overlap(soft_labels, found) >= pssl.filter_threshold
-                # A real image is what it is.
+                # Real images always count.
                 kept[len(images) :] = True
             soft_labels = found if learned else soft_labels
         return TargetBatch(labelled, provenance, weak, strong, soft_labels, kept)
@@ -280,7 +283,7 @@ class PseudoSemiSupervised(SupervisedStage):
         return weak, strong
 
     def agreement(self, weak_logits: Tensor, provenance: Tensor) -> Tensor:
-        """The share of the samples made for labelled images that are given the class of theirs; 0 without any."""
+        """The share of samples conditioned on a labelled image that are predicted to be of its class; 0 if there are none."""
         known = provenance < len(self.labels)
         labels = self.labels[provenance.clamp(max=len(self.labels) - 1)]
         right = (weak_logits.argmax(1) == labels) & known
@@ -288,13 +291,14 @@ class PseudoSemiSupervised(SupervisedStage):
 
     @torch.no_grad()
     def taught(self, weak: Tensor, average: nn.Module | None) -> dict[str, Tensor]:
-        """Of the weak view in eval mode, by the average of the network or by itself for None: the prediction [M, K_t] under
-        ``target``, the features [M, D] under an empty name."""
+        """Predict the weak views in eval mode, with `average`, or with the network itself if it is None.
+
+        Returns the logits [M, K_t] under ``target`` and the features [M, D] under the empty name."""
         if average is not None:
             assert isinstance(average, TargetNetwork)
-            features = in_precision(average.features, device=self.device, precision=self.precision)(
-                weak
-            )
+            features = in_precision(
+                average.features, device=self.device, precision=self.training_precision
+            )(weak)
             return {"target": average.heads["target"](features), "": features}
         self.network.eval()
         features = self.features(weak)
@@ -304,14 +308,14 @@ class PseudoSemiSupervised(SupervisedStage):
 
 
 def overlap(asked: Tensor, found: Tensor) -> Tensor:
-    """sum over classes of min(asked, found), float32 [N]: how much of the soft label [N, K] that was asked for is there.
+    """sum over classes of min(asked, found), float32 [N]: the overlap of the requested soft labels and those found, [N, K].
 
-    1 less the total variation distance. Of a hard label it is the classifier's probability of that class, by which GaFi
-    (Lampis, Lomurno and Matteucci 2023, arXiv:2305.10118) keeps and drops samples.
+    It is 1 minus the total variation distance. For a hard label it is the classifier's probability of that class, by which
+    GaFi (Lampis, Lomurno and Matteucci 2023, arXiv:2305.10118) filters samples.
     """
     return torch.minimum(asked, found).sum(1)
 
 
 def ramp(step: int, ramp_steps: int) -> float:
-    """A weight's linear rise to 1: (step + 1) / ramp_steps, at most 1; 1 throughout for ramp_steps = 0."""
+    """Linear ramp of a weight to 1: (step + 1) / ramp_steps, at most 1; always 1 for ramp_steps = 0."""
     return min(1.0, (step + 1) / ramp_steps) if ramp_steps else 1.0

@@ -1,4 +1,4 @@
-"""A pool that several processes make together."""
+"""Filling a pool with several processes."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from ptgm_fast.training.distributed import ProcessGroup
 
 
 def fill_together(pool: Pool, group: ProcessGroup) -> None:
-    """Begin a pool; of several processes each makes a share of it, before the first step.
+    """Begin a pool; of several processes, each makes a share of it before the first step.
 
-    Alone a process makes blocks as steps need them. Shards travel through the folder, which all must see; blocks in memory by
-    gathering. Raises UserError for a folder that is not shared, and as `Parts.begin`.
+    A single process makes blocks as steps need them. Several processes exchange shards through the folder, which all must
+    see, and blocks in memory by gathering. Raises UserError for a folder that is not shared, and as `Parts.begin`.
     """
     if group.size > 1 and pool.recipe is not None:
         if isinstance(pool.store, FolderStore):
-            # The first one makes the folder; no process goes on with what another is about to make.
+            # The first process creates the folder, so that no other one continues a folder that is still being created.
             group.from_first(lambda: len(pool.begin()))
             first, number = group.share(pool.store.num_shards)
             for shard in range(first, first + number):
@@ -27,14 +27,14 @@ def fill_together(pool: Pool, group: ProcessGroup) -> None:
             group.barrier()
             if pool.begin(again=True):
                 raise UserError(
-                    f"process {group.rank} does not find the pool's shards that others made: the run's folder must be on a file "
+                    f"process {group.rank} cannot find the pool's shards that other processes made: the run's folder must be on a file "
                     'system that all machines share. Or use synthesis.pool = "memory" with a higher memory_limit'
                 )
         else:
             _gather(pool, group)
     pool.begin()
     if pool.device.type == "cuda":
-        # Its memory was another tensor's a moment ago, and batches are made on another stream.
+        # Its memory may just have been another tensor's, and batches are made on another stream.
         torch.cuda.synchronize()
 
 

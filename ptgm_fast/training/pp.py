@@ -18,12 +18,12 @@ from ptgm_fast.training.options import HALF_SIDE_FIRST, WHOLE_SIDE, Phase, PPOpt
 from ptgm_fast.training.stage import Stage
 
 _log = logging.getLogger("ptgm_fast")
-# Of images that a stage is begun with unasked, in pixels.
+# In pixels: the smallest side of the images that resolution = "auto" starts with.
 LEAST_SIDE = 8
 
 
 class PseudoBatch(NamedTuple):
-    """This process's views [B, C, H, W] and labels, int64 [B], of a step."""
+    """This process's part of a batch: views [B, C, H, W] and labels, int64 [B]."""
 
     inputs: Tensor
     labels: Tensor
@@ -33,8 +33,8 @@ class PseudoPreTraining(Stage):
     """minimize CE(f(x), y), y ~ Uniform{0..K_s-1}, z ~ N(0, I), x = view(G_s(z, y)), on the head ``source``.
 
     Yamaguchi et al., arXiv:2204.12833, pseudo pre-training. The head stays on the network for the target
-    stage, which may use it (source-head loss, distillation) or not. There is no target to validate on: the last weights
-    are kept.
+    stage, which may use it (source-head loss, distillation) or not. There are no target images to validate on: the last
+    weights are kept.
     """
 
     name = "pp"
@@ -52,7 +52,7 @@ class PseudoPreTraining(Stage):
         execution: Execution,
         pool: Pool | None = None,
     ) -> None:
-        """mean, std, form: of what the network trains on; form is channels, height and width, None the generator's."""
+        """mean, std, form: of the images that the network trains on; form is (channels, height, width), None the generator's."""
         self._form = form or source.image_shape
         super().__init__(
             network,
@@ -79,7 +79,7 @@ class PseudoPreTraining(Stage):
         self._phases = self._phases_of(options)
 
     def _phases_of(self, options: PPOptions) -> tuple[Phase, ...]:
-        """The phases asked for; raises UserError for a size that the network, or a captured step, cannot have."""
+        """The phases to train in. Raises UserError for a size that the network or a captured step does not support."""
         asked = options.resolution
         if asked == "auto" and min(self._size(0.5)) < LEAST_SIDE:
             return WHOLE_SIDE
@@ -87,10 +87,10 @@ class PseudoPreTraining(Stage):
         smaller = [self._size(part) for part, _ in phases if part < 1]
         for problem in filter(None, map(self._refusal, smaller)):
             if asked == "auto":
-                _log.info("PP trains on whole images from the first step: %s", problem)
+                _log.info("PP trains on full-size images from the first step: %s", problem)
                 return WHOLE_SIDE
             raise UserError(
-                f"pp.resolution: {problem}; leave it out, or choose parts of the side that fit"
+                f"pp.resolution: {problem}; leave it out, or choose other fractions of the side"
             )
         return phases
 
@@ -102,7 +102,7 @@ class PseudoPreTraining(Stage):
         training = self.network.training
         try:
             self.network.eval()(torch.zeros(2, self._form[0], *size, device=self.device))
-        except Exception as error:  # whatever the network of the user's raises
+        except Exception as error:  # a user's network may raise anything
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             height, width = size
             return f"the target network does not take images of {height}x{width} ({reason})"
@@ -115,7 +115,7 @@ class PseudoPreTraining(Stage):
         return max(1, round(part * height)), max(1, round(part * width))
 
     def size_of(self, step: int) -> tuple[int, int] | None:
-        """Height and width of a step's views; None is the whole."""
+        """Height and width of a step's views; None means full size."""
         last = self._phases[-1][0]
         part = next((part for part, end in self._phases if step < end * self.options.steps), last)
         return None if part == 1 else self._size(part)

@@ -1,4 +1,4 @@
-"""A stage's batches, made when a step needs them or ahead of it."""
+"""A stage's batches, made on demand or prefetched."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ptgm_fast.training.stage import Stage
 
 
 def prefetch(stage: Stage, first: int, context: Context) -> Ring[Any]:
-    """The batches of the steps from `first` on, as `Stage.overlap` plans them; to be closed."""
+    """The batches of the steps from `first` on, made as `Stage.overlap` says. The caller closes the ring."""
     capture = stage.engine.capture
     return stage.overlap.ring(
         replayed(stage, context.spans)
@@ -32,8 +32,8 @@ def prefetch(stage: Stage, first: int, context: Context) -> Ring[Any]:
 
 
 def replayed(stage: Stage, spans: Spans = no_spans) -> Callable[[int], Any]:
-    """`Stage.make_batch` by replays of a CUDA graph."""
-    # Marks of a span inside of the graph would be captured with it.
+    """`Stage.make_batch` as replays of a CUDA graph."""
+    # Span markers inside the graph would be captured with it.
     captured: CapturedStep[Any] = CapturedStep(partial(stage.make, no_spans), stage.device)
 
     def replay(step: int) -> Any:

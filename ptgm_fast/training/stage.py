@@ -1,4 +1,4 @@
-"""What a stage is: the batches it trains on, the losses it minimizes, how it is validated. `loop.fit` trains it."""
+"""The definition of a stage: the batches it trains on, the losses it minimizes, how it is validated. `loop.fit` trains it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ptgm_fast.engine import plan_overlap
 from ptgm_fast.errors import UserError
 from ptgm_fast.models import TargetNetwork
+from ptgm_fast.models.precision import for_training
 from ptgm_fast.sampling import BLOCK, Pool, PoolOrder, SourceModels, derive_seed
 from ptgm_fast.spans import Spans, no_spans
 from ptgm_fast.training.distributed import check_share
@@ -23,17 +24,17 @@ from ptgm_fast.training.pools import fill_together
 class Stage(ABC):
     """One stage of a run over `network`, which `loop.fit` trains in place.
 
-    A step is `losses` of what `make` makes of `batch_inputs`. Everything random is addressed by (seed, stage, step), so a
-    checkpoint holds no generator state and a resumed stage continues bit for bit. The samples of a step are those
-    of the whole batch, whatever the number of processes: each takes its share (`samples`), and its means count by the
-    size of it (`share_of_mean`).
+    A step computes `losses` of the batch that `make` builds from `batch_inputs`. All randomness is addressed by (seed, stage,
+    step), so a checkpoint holds no RNG state and a resumed stage continues bit for bit. A step has the same samples
+    whatever the number of processes: each process takes its share (`samples`), and its means are weighted by the size of that
+    share (`share_of_mean`).
     """
 
     name: str
     images_per_step: int
     pseudo_images_per_step: int
     validate_every: int = 0
-    # Of an average of the weights that teaches the stage, beside the one that is evaluated; 0: there is none.
+    # Decay of an average of the weights that only teaches, beside the one that is evaluated; 0: there is none.
     teacher_decay: float = 0.0
 
     def __init__(
@@ -48,16 +49,18 @@ class Stage(ABC):
         execution: Execution,
         pool: Pool | None = None,
     ) -> None:
-        """batches: the sizes of a step's batches by their settings. form: channels, height and width of their images. pool: where pseudo images come from, instead of from
-        the generator at every step. Changes no weight.
+        """batches: the sizes of a step's batches, by the names of their settings. form: (channels, height, width) of their
+        images. pool: where pseudo images come from, instead of the generator at every step. Changes no weight.
 
-        Raises UserError for what would fail later: a batch with fewer images than processes, a graph without CUDA, a pool
-        too small for its batches, and as `execution.decide` and `plan_overlap`.
+        Raises UserError for what would fail later: a batch with fewer images than processes, graph capture without CUDA, a
+        pool too small for its batches; also as `execution.decide` and `plan_overlap`.
         """
         self.network, self.source, self.options, self.seed = network, source, options, seed
         self.group = execution.group
         self.device = next(network.parameters()).device
+        # The first: of what makes images and labels; the second: of the forward that is trained.
         self.precision, self.engine = execution.precision, execution.engine
+        self.training_precision = for_training(execution.precision, self.device)
         self.deterministic = execution.deterministic
         for setting, size in batches.items():
             check_share(size, setting, self.group)
@@ -72,14 +75,14 @@ class Stage(ABC):
             self.device,
             steps=options.steps,
             shape=(sum(self.group.share(size)[1] for size in batches.values()), *form),
-            precision=self.precision,
+            precision=self.training_precision,
             group=self.group,
         )
         self.overlap = plan_overlap(self.engine.overlap, source)
         self.features = wrap(
             network,
             device=self.device,
-            precision=self.precision,
+            precision=self.training_precision,
             compiled=self.compilation.compiled,
             group=self.group,
         )
@@ -88,46 +91,46 @@ class Stage(ABC):
             setting = f"{self.name.replace('-', '_')}.batch_size"
             if len(pool) < 2 * batches[setting]:
                 raise UserError(
-                    f"a pool of {len(pool)} images is too small for {setting} = {batches[setting]}: no batch shows an image "
-                    f"twice from {2 * batches[setting]} images on. Raise synthesis.images (for P-SSL images_per_target)"
+                    f"a pool of {len(pool)} images is too small for {setting} = {batches[setting]}: at least "
+                    f"{2 * batches[setting]} images are needed so that no batch shows an image twice. Raise synthesis.images (for P-SSL images_per_target)"
                 )
             self.pool_order = PoolOrder(len(pool), seed=seed, purpose=f"{self.name}/pool order")
 
     @property
     def images_served(self) -> int:
-        """Pseudo samples of all steps."""
+        """The number of pseudo samples over all steps."""
         return self.options.steps * self.pseudo_images_per_step
 
     @property
     def images_synthesized(self) -> int:
-        """Images that all steps need made; none of a pool that is only read."""
+        """The number of images that must be made for all steps; 0 for a pool that is only read."""
         if self.pool is None:
             return self.images_served
         needed = -(-self.images_served // BLOCK) * BLOCK
         return min(len(self.pool), needed) if self.pool.recipe else 0
 
     def prepare(self, spans: Spans = no_spans) -> None:
-        """Compute what all steps need, once, before the first."""
+        """Compute what all steps need, once before the first step."""
         if self.pool is not None:
             self.pool.spans = spans
             fill_together(self.pool, self.group)
 
     def pool_images(self, start: int, count: int) -> tuple[Tensor, Tensor]:
-        """The pool's images behind the samples from `start` on, uint8 [count, C, H, W], and their labels, int64 [count]."""
+        """The pool's images for the samples from `start` on, uint8 [count, C, H, W], and their labels, int64 [count]."""
         assert self.pool is not None
         images, labels = self.pool.take(self.pool_order.indices(start, count))
         return images.to(self.device), labels.to(self.device)
 
     @abstractmethod
     def batch_inputs(self, step: int) -> tuple[int | Tensor, ...]:
-        """What tells a step's batch from another step's, on the stage's device: first samples, orders."""
+        """What distinguishes a step's batch from those of other steps, on the stage's device: first sample numbers, orders."""
 
     @abstractmethod
     def make(self, spans: Spans, *inputs: Any) -> Any:
-        """A step's batch of `batch_inputs`: all of the step that depends on no weights that are trained.
+        """Build a step's batch from `batch_inputs`: everything in a step that does not depend on the trained weights.
 
-        So it can be made ahead, in another thread or on another stream. Nothing in it may depend on anything else than
-        the inputs, nor read a number on the host: it may be captured as a CUDA graph, whose inputs are all tensors.
+        It can therefore be prefetched, in another thread or on another stream. It must depend on nothing but the inputs and
+        must not read a value on the host: it may be captured as a CUDA graph, whose inputs are all tensors.
         """
 
     @abstractmethod
@@ -136,17 +139,16 @@ class Stage(ABC):
     ) -> dict[str, Tensor]:
         """The loss terms of a step as scalars; the entry ``loss`` is minimized, the others are only logged.
 
-        batch: what `make` made for the step. average: the moving average of the network that teaches, if there is one.
-        Each term is
-        this process's part (`share_of_mean`): the processes' terms add up to those of the whole batch.
+        batch: what `make` built for the step. average: the moving average of the network that teaches, if there is one.
+        Each term is this process's part (`share_of_mean`): summed over processes, the terms are those of the whole batch.
         """
 
     def state(self) -> dict[str, Any]:
-        """What the losses of a step change and those of the next one read: beside the weights, it makes a resume exact."""
+        """State, beside the weights, that `losses` carries from step to step; a checkpoint holds it so that a resume is exact."""
         return {}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go on from such a dict."""
+        """Continue from a dict that `state` returned."""
         assert not state, "the state of another stage"
 
     def validate(self, network: TargetNetwork) -> float | None:
@@ -155,22 +157,22 @@ class Stage(ABC):
 
     def make_batch(self, step: int, spans: Spans = no_spans) -> Any:
         """The batch of a step."""
-        # A thread has a grad mode of its own, and its default is to record.
+        # Each thread has its own grad mode, which is on by default.
         with torch.no_grad():
             return self.make(spans, *self.batch_inputs(step))
 
     def samples(self, step: int, batch: int) -> tuple[int, int]:
-        """Which samples of a step are this process's: the first one's number in the run, and how many."""
+        """This process's samples of a step: the first one's number in the run, and how many."""
         offset, number = self.group.share(batch)
         return step * batch + offset, number
 
     def share_of_mean(self, mean: Tensor, batch: int) -> Tensor:
-        """This process's part of the mean over a whole batch: the parts of all processes add up to it."""
+        """This process's part of the mean over a whole batch; the parts of all processes sum to that mean."""
         number = self.group.share(batch)[1]
         return mean if number == batch else mean * (number / batch)
 
     def dropout_seed(self, step: int) -> int:
-        """Of torch's own random numbers in a step's training, which differ between processes."""
+        """The seed of torch's own random numbers in a training step. It differs between processes."""
         rank = self.group.rank
         return derive_seed(
             self.seed, f"{self.name}/step {step}" + (f" rank {rank}" if rank else "")

@@ -1,4 +1,4 @@
-"""What the steps of a stage change, and a checkpoint holds: weights, optimizer, moving average, the best weights so far."""
+"""The mutable state of a stage, as a checkpoint holds it: weights, optimizer, moving averages, the best weights so far."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ptgm_fast.training.options import StageOptions
 
 
 class TrainingState:
-    """The state of a stage's training beside its step. All else is a function of the seed and the step."""
+    """The state of a stage's training, apart from its step. Everything else is a function of the seed and the step."""
 
     def __init__(
         self, network: TargetNetwork, options: StageOptions, *, teacher_decay: float = 0.0
     ) -> None:
-        """teacher_decay: of an average of its own for the teacher; 0: the evaluated one teaches."""
+        """teacher_decay: decay of a separate average for the teacher; 0: the evaluated average teaches."""
         self.network = network
         self.optimizer = build_optimizer(network, options)
         decay = options.ema_decay
@@ -31,7 +31,7 @@ class TrainingState:
 
     @property
     def averages(self) -> dict[str, ExponentialMovingAverage[TargetNetwork]]:
-        """What follows the network's steps, by its name in a checkpoint."""
+        """The moving averages of the network, by their names in a checkpoint."""
         both = {"ema": self.average, "teacher": self._teacher}
         return {name: average for name, average in both.items() if average}
 
@@ -41,34 +41,34 @@ class TrainingState:
 
     @property
     def teacher(self) -> TargetNetwork | None:
-        """The average that predicts what a stage learns, where there is one."""
+        """The moving average that teaches, if there is one."""
         return self._teacher.module if self._teacher else self.average_network
 
     @property
     def evaluated(self) -> TargetNetwork:
-        """The network that is validated and kept: the average where there is one."""
+        """The network that is validated and kept: the moving average if there is one."""
         return self.average_network or self.network
 
     def seconds(self) -> float:
-        """Of training, those before the last resume included."""
+        """Seconds of training, including those before the last resume."""
         return time.perf_counter() - self._began
 
     def validated(self, step: int, accuracy: float | None) -> None:
-        """Remember the weights if none before them were better; ties go to the later ones, which have seen more data."""
+        """Remember the weights if no earlier ones were better; ties go to the later ones, which have seen more data."""
         self.validated_at = step
         if accuracy is not None and (self._best is None or accuracy >= self._best["accuracy"]):
             weights = {k: v.detach().clone() for k, v in self.evaluated.state_dict().items()}
             self._best = {"accuracy": accuracy, "step": step, "network": weights}
 
     def keep_best(self, steps: int) -> tuple[float | None, int]:
-        """Load the best weights (without validation the last) into the network; their accuracy and step."""
+        """Load the best weights (the last ones without validation) into the network; return their accuracy and step."""
         best = self._best or {"accuracy": None, "step": steps}
         weights: Mapping[str, Tensor] = best.get("network") or self.evaluated.state_dict()
         self.network.load_state_dict(weights)
         return best["accuracy"], best["step"]
 
     def as_dict(self, stage: str, step: int) -> dict[str, Any]:
-        """What `load` takes, of the stage's name after `step` steps."""
+        """The state after `step` steps of the stage named `stage`, for `load`."""
         return {
             "stage": stage,
             "step": step,
@@ -84,7 +84,7 @@ class TrainingState:
         }
 
     def load(self, state: Mapping[str, Any]) -> int:
-        """Go on from such a dict; returns its step."""
+        """Continue from a dict that `as_dict` returned; returns its step."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         for name, average in self.averages.items():

@@ -28,8 +28,11 @@ from ptgm_fast.training.target_data import TargetData
 
 
 class LabelledBatch(NamedTuple):
-    """This process's normalized views [B, C, H, W] and labels, int64 [B], of a step; C_s's logits [B, K_s] of the views,
-    None without distillation; the parts in [0, 1] [B, K_t] by which ``adamatch`` interpolates logits, None without it."""
+    """This process's labelled part of a batch: normalized views [B, C, H, W] and their labels, int64 [B].
+
+    source_logits [B, K_s]: C_s's logits of the views; None without distillation. interpolation [B, K_t], in [0, 1]: the factors
+    by which ``adamatch`` interpolates logits; None without it.
+    """
 
     views: Tensor
     labels: Tensor
@@ -59,7 +62,7 @@ class SupervisedStage(Stage):
     ) -> None:
         if execution.engine.capture and any(isinstance(each.images, OnDisk) for each in data.sets):
             raise UserError(
-                "engine.capture needs the target images in memory, and they are more than data.memory_limit: raise it, or "
+                "engine.capture needs the target images in memory, but they exceed data.memory_limit: raise it, or "
                 "leave engine.capture out"
             )
         super().__init__(
@@ -100,7 +103,7 @@ class SupervisedStage(Stage):
         return self.make_labelled(spans, *inputs)
 
     def make_labelled(self, spans: Spans, start: int | Tensor, index: Tensor) -> LabelledBatch:
-        """The views of the labelled images `index`, whose samples are start, start + 1, ..."""
+        """The views of the labelled images `index`, which are the samples start, start + 1, ..."""
         with spans("views"):
             views, _ = kernels.views(
                 self.images[index],
@@ -125,7 +128,7 @@ class SupervisedStage(Stage):
     def labelled_losses(
         self, features: Tensor, logits: Tensor, batch: LabelledBatch, spans: Spans
     ) -> dict[str, Tensor]:
-        """Cross-entropy and, if asked for, distillation; ``loss`` is their sum. logits: the target head's."""
+        """Cross-entropy and, if enabled, distillation; ``loss`` is their sum. logits: those of the target head."""
         whole = self.options.batch_size
         with spans("loss"):
             loss = F.cross_entropy(logits, batch.labels)
@@ -143,7 +146,7 @@ class SupervisedStage(Stage):
         return terms
 
     def source_logits(self, spans: Spans, views: Tensor) -> Tensor:
-        """C_s's logits [N, K_s] of normalized views: the normalization is undone first, C_s has its own."""
+        """C_s's logits [N, K_s] of normalized views. The normalization is undone first, since C_s has its own."""
         with spans("classifier"):
             return self.source.classify(views * (2 * self._std) + (2 * self._mean - 1))
 

@@ -1,4 +1,4 @@
-"""The target task as the stages see it."""
+"""The images of the target task, with their normalization."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ptgm_fast.data import Images, ImageSet
 
 @dataclass(frozen=True)
 class TargetData:
-    """The target task as the stages see it. mean, std: normalization of [0, 1] images, one value a channel.
+    """The target task as the stages see it. mean, std: normalization of [0, 1] images, one value per channel.
 
-    unlabelled: further target images, whose labels are not known. read_asking gives the labelled images, then the others, as C_s
-    sees their files, uint8; None: as they are here.
+    unlabelled: further target images, whose labels are not known. read_asking returns the labelled images, then the
+    unlabelled ones, uint8, read from their files in C_s's form; None: C_s sees the images as they are here.
     """
 
     train: ImageSet
@@ -30,15 +30,15 @@ class TargetData:
 
     @cached_property
     def asking(self) -> tuple[Images, ...]:
-        """The images that soft source labels are computed of, uint8 [N, C, H, W], at C_s's own size: the labelled ones, then
-        the others; read when asked for."""
+        """The images from which soft source labels are computed, uint8 [N, C, H, W], at C_s's own size: the labelled ones,
+        then the unlabelled ones. Read on first access."""
         if self.read_asking is not None:
             return self.read_asking()
         return tuple(each.images for each in self.sets)
 
     @property
     def sets(self) -> tuple[ImageSet, ...]:
-        """The images that ask the generator, as the target network sees them."""
+        """The images that condition the generator, as the target network sees them."""
         return (self.train,) if self.unlabelled is None else (self.train, self.unlabelled)
 
     @property

@@ -1,4 +1,4 @@
-"""The losses on pseudo samples: what each P-SSL method asks of the target network."""
+"""The losses on pseudo samples, L_u of each P-SSL method."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ptgm_fast.training.distributed import ProcessGroup
 from ptgm_fast.training.pssl_options import PREDICTED, PSSLOptions
 from ptgm_fast.training.running_means import RunningMeans, align
 
-# The consistency of a method that brings thresholds or weights of its own, or another teacher.
+# The `kernels.consistency` method behind each method that adds its own thresholds, weights or teacher.
 LEARNED_AS = {
     "mean-teacher": "mse",
     "flexmatch": "fixmatch",
@@ -32,18 +32,19 @@ LEARNED_AS = {
 class UnlabelledLoss:
     """L_u of one method, with the running means that it keeps from step to step (`means.values`, for a checkpoint).
 
-    The definitions of ``uda``, ``fixmatch``, ``soft-pseudo-label`` and ``mse`` are those of `kernels.consistency`, that of
-    ``pseudo-label`` is `kernels.pseudo_label` and the cross-entropy with its labels. ``mean-teacher`` is ``mse`` towards the average of the weights
+    ``uda``, ``fixmatch``, ``soft-pseudo-label`` and ``mse`` are defined by `kernels.consistency`; ``pseudo-label`` is the
+    cross-entropy with the labels of `kernels.pseudo_label`. ``mean-teacher`` is ``mse`` towards the average of the weights
     (Tarvainen and Valpola 2017, arXiv:1703.01780, section 2), ``entropy`` the mean of H(p) (Grandvalet and Bengio 2004,
-    eq. 4), ``source-head`` the distillation of q into the source head (`soft_targets` at T = `PSSLOptions.source_temperature`). Aligned predictions (`align`) take the place of the teacher's.
-    ``feature-mse`` is the mean over features of (g(strong) - g(weak))^2, g the network without its head: no head learns from
-    pseudo samples (pseudo consistency regularization, Yamaguchi et al. 2023, arXiv:2307.13899; here the weak view's
+    eq. 4), ``source-head`` the distillation of q into the source head (`soft_targets` at T = `PSSLOptions.source_temperature`).
+    With alignment, aligned predictions (`align`) replace the teacher's.
+    ``feature-mse`` is the mean over features of (g(strong) - g(weak))^2, with g the network without its head: no head learns
+    from pseudo samples (pseudo consistency regularization, Yamaguchi et al. 2023, arXiv:2307.13899; here the weak view's
     features take no gradient).
 
-    ``flexmatch``, ``freematch`` and ``softmatch`` are ``fixmatch`` with the thresholds, or the weights, of `adaptive`; ``freematch``
-    adds `fairness`. ``adamatch`` is KL(p_w || p_s) of aligned predictions above the threshold of `adaptive`, which is the
-    paper's cross-entropy but for a constant (Berthelot et al. 2022, arXiv:2106.04732); its interpolation of the
-    labelled images' logits is the stage's.
+    ``flexmatch``, ``freematch`` and ``softmatch`` are ``fixmatch`` with the thresholds or weights of `adaptive`; ``freematch``
+    adds `fairness`. ``adamatch`` is KL(p_w || p_s) of aligned predictions above the threshold of `adaptive`, which equals the
+    paper's cross-entropy up to a constant (Berthelot et al. 2022, arXiv:2106.04732); the stage does its interpolation of the
+    labelled images' logits.
     """
 
     def __init__(self, method: str, options: PSSLOptions, group: ProcessGroup) -> None:
@@ -58,13 +59,14 @@ class UnlabelledLoss:
         labelled_logits: Tensor,
         kept: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The mean loss over the pseudo samples and the share of samples that count (the mask rate), scalars.
+        """The mean loss over the pseudo samples and the share of samples that count (the mask rate), both scalars.
 
-        student_logits: the target head [N, K_t] on the view that the student sees, the strong one if there is one; for
-        ``source-head`` the source head [N, K_s]. weak_logits [N, K_t]: the teacher's prediction of the weak view, for methods
-        of two views. soft_labels q [N, K_s]: what ``source-head`` learns. labelled_logits [B, K_t]: of the labelled images, for
-        alignment. kept bool [N]: where it is False a sample does not count, but in the running means it does. Gradients flow to the
-        student only. For ``feature-mse``, student and weak features [N, D] take the place of both logits.
+        student_logits: the target head's logits [N, K_t] of the view that the student sees, the strong one if there is one; for
+        ``source-head`` the source head's [N, K_s]. weak_logits [N, K_t]: the teacher's logits of the weak view, for two-view
+        methods. soft_labels q [N, K_s]: what ``source-head`` learns. labelled_logits [B, K_t]: of the labelled images, for
+        alignment and for the threshold of ``adamatch``. kept, bool [N]: samples where it is False do not count, except in
+        running means. Gradients flow to the student only. For ``feature-mse``, student and weak features [N, D] replace both
+        logits.
         """
         if self.method in PREDICTED:
             assert weak_logits is not None
@@ -113,7 +115,7 @@ class UnlabelledLoss:
             weights = softmatch_weights(aligned, means)
         if kept is not None:
             weights = kept.float() if weights is None else weights * kept
-        # SoftMatch weighs by aligned predictions, and learns the labels as they are.
+        # SoftMatch computes its weights from aligned predictions, but learns the labels of the original ones.
         learned = weak_logits if method == "softmatch" else aligned
         loss = kernels.consistency(
             learned,

@@ -1,11 +1,11 @@
-"""What a GPU has to say about this project, in steps of at most ten minutes.
+"""Check and measure this project on a GPU, in parts of at most ten minutes each.
 
-    make gpu-wheels                                    # once, where there is a network
-    python scripts/gpu_check --part 1 2 3 --out OUT    # on the GPU's machine: the parts that matter most
-    python scripts/gpu_check --page OUT                # the last page again, of all files that are in OUT
+    make gpu-wheels                                    # once, on a machine with a network
+    python scripts/gpu_check --part 1 2 3 --out OUT    # on the GPU's machine: the most important parts
+    python scripts/gpu_check --page OUT                # write the summary page again, from all files in OUT
 
-Each part writes OUT/part-N.jsonl, a line a check, and what its processes printed, OUT/part-N.log; OUT/page.txt says it all in
-forty lines. A check that fails, a process that dies and a part that runs out of time stop nothing else. docs/gpu.md
+Each part writes OUT/part-N.jsonl, one line per check, and its processes' output, OUT/part-N.log; OUT/page.txt is a summary of
+at most forty lines. A failed check, a dead process or a part that runs out of time does not stop the rest. See docs/gpu.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ JOBS = {
 
 
 def run(part: int, options: argparse.Namespace, site: Path | None) -> None:
-    """One part in a process of its own; a part that was run before is written anew."""
+    """Run one part in its own process; the results of an earlier run of the part are replaced."""
     path_of(options.out, part).unlink(missing_ok=True)
     print(f"== part {part}, {SECTIONS[part]}", flush=True)
     command = [sys.executable, str(HERE / f"{JOBS[part]}.py"), "--out", str(options.out), "--part", str(part),
@@ -42,7 +42,7 @@ def run(part: int, options: argparse.Namespace, site: Path | None) -> None:
     began = time.monotonic()
     with (options.out / f"part-{part}.log").open("w") as log:
         try:
-            # Checks end by themselves before that; this is for one that hangs.
+            # Checks normally end before that; this is for one that hangs.
             limit = options.seconds + 30
             done = subprocess.run(command, cwd=ROOT, env=environment(site), stdout=log, stderr=log, timeout=limit)  # fmt: skip
             ended = "" if done.returncode == 0 else f"the process ended with {done.returncode}"
@@ -57,13 +57,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", type=int, nargs="+", choices=JOBS, default=list(JOBS), help="which, in this order; all by default")  # fmt: skip
-    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check", help="folder of the files")  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=540.0, help="of each part, at most")
-    parser.add_argument("--page", type=Path, metavar="OUT", help="only write the last page of what is in this folder")  # fmt: skip
-    parser.add_argument("--dry", action="store_true", help="tiny sizes on a CPU, to try the script itself")  # fmt: skip
-    parser.add_argument("--no-install", action="store_true", help="use the packages that Python finds as it is")  # fmt: skip
-    parser.add_argument("--fail", default="", metavar="CHECK", help="let this check fail, to see that the rest goes on")  # fmt: skip
+    parser.add_argument("--part", type=int, nargs="+", choices=JOBS, default=list(JOBS), help="parts to run, in this order (default: all)")  # fmt: skip
+    parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu-check", help="folder for the results")  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=540.0, help="time limit of each part")
+    parser.add_argument("--page", type=Path, metavar="OUT", help="only write the summary page of the results in this folder")  # fmt: skip
+    parser.add_argument("--dry", action="store_true", help="use tiny sizes on a CPU, to test the script itself")  # fmt: skip
+    parser.add_argument("--no-install", action="store_true", help="use the packages that are already installed")  # fmt: skip
+    parser.add_argument("--fail", default="", metavar="CHECK", help="make this check fail, to test that the rest still runs")  # fmt: skip
     options = parser.parse_args()
     out: Path = (options.page or options.out).resolve()
     options.out = out
@@ -76,7 +76,7 @@ def main() -> int:
             except (OSError, subprocess.CalledProcessError) as error:
                 print(f"gpu_check: {error}", file=sys.stderr)
                 return 2
-        # Installing takes of the first part's time, so that a command's limit holds.
+        # Installing counts towards the first part's time, so that a limit on the whole command holds.
         whole, options.seconds = options.seconds, options.seconds - (time.monotonic() - began)
         for part in options.part:
             run(part, options, site)

@@ -1,4 +1,4 @@
-"""Part 6: the ops against PyTorch, and the bandwidth that each kernel reaches of what a copy does."""
+"""Part 6: the ops against PyTorch, and each kernel's bandwidth relative to that of a copy."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cases() -> dict[str, write_gpu_model.Case]:
 
 @contextmanager
 def recorded() -> Iterator[list[tuple[str, int]]]:
-    """Names and bytes of the kernels that the block launches; without a GPU they are compiled and not launched."""
+    """Names and bytes of the kernels that the block launches; without a GPU they are only compiled."""
     if not ON_GPU:
         with fake_driver.compiling("sm_90") as launches:
             found: list[tuple[str, int]] = []
@@ -72,7 +72,7 @@ def recorded() -> Iterator[list[tuple[str, int]]]:
 
 @cache
 def copy_rate() -> float:
-    """Bytes a second of a copy: part 1's, else measured now."""
+    """A copy's bytes per second: from part 1 if available, else measured now."""
     for record in read(job.out, 1):
         if rate := record.facts.get("copy_gb_per_s"):
             return 1e9 * float(rate)
@@ -82,7 +82,7 @@ def copy_rate() -> float:
 
 
 def kernel_seconds(launch: Callable[[], object], name: str) -> float:
-    """The device's time of the kernel alone, without the launch: the median of twenty, by the profiler."""
+    """Device time of the kernel alone, without the launch: the median of twenty runs, from the profiler."""
     from torch.profiler import ProfilerActivity, profile
 
     for _ in range(3):

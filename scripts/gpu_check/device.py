@@ -1,4 +1,4 @@
-"""The device that is checked and its clock; in a dry run the CPU stands in for both."""
+"""The device under test and its clock; in a dry run the CPU replaces both."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 
 
 def beside(*folders: str) -> None:
-    """Let modules of these folders of the checkout be imported by name."""
+    """Make the modules in these folders of the checkout importable by name."""
     sys.path[:0] = [str(ROOT / folder) for folder in folders]
 
 
@@ -28,7 +28,7 @@ def synchronize() -> None:
 
 
 def seconds(call: Callable[[], Any], *, calls: int = 10, warm_ups: int = 3) -> float:
-    """The device's time of a call: the median of `calls`, by events on the stream."""
+    """Device time of a call: the median of `calls` calls, timed by events on the stream."""
     for _ in range(warm_ups):
         call()
     synchronize()
@@ -49,7 +49,7 @@ def seconds(call: Callable[[], Any], *, calls: int = 10, warm_ups: int = 3) -> f
 
 
 def peak_gib(call: Callable[[], Any]) -> float:
-    """The most memory that torch's allocator held at once during a call; 0 on a CPU."""
+    """Peak memory of torch's allocator during a call, in GiB; 0 on a CPU."""
     if not ON_GPU:
         call()
         return 0.0
@@ -60,7 +60,7 @@ def peak_gib(call: Callable[[], Any]) -> float:
     return torch.cuda.max_memory_allocated() / 2**30
 
 
-# By name, how float32 products and convolutions round, and whether autocast is on.
+# By name: whether float32 products and convolutions use TF32, and whether autocast is on.
 PRECISIONS = {"float32": (False, False), "tf32": (True, False), "bfloat16": (True, True)}
 
 
@@ -71,7 +71,7 @@ def precision(name: str) -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")
     try:
-        # Weights that autocast has cast must not outlive a captured graph.
+        # Weights cast by autocast must not outlive a captured graph.
         with torch.autocast(DEVICE.type, torch.bfloat16, autocast, cache_enabled=False):
             yield
     finally:

@@ -1,4 +1,4 @@
-"""Part 1: what this machine is, and what its memory, its matrix units and its launches can do."""
+"""Part 1: the machine, and the speed of its memory, matrix units and launches."""
 
 from __future__ import annotations
 

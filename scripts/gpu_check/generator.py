@@ -1,4 +1,4 @@
-"""Part 4: a frozen BigGAN-deep, batch 256: as it comes, rewritten, captured, compiled, in each precision."""
+"""Part 4: a frozen BigGAN-deep, batch 256: original, rewritten, captured and compiled, in each precision."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from ptgm_fast.generators.adapters.biggan_deep import (  # noqa: E402
 from ptgm_fast.models import save_weights  # noqa: E402
 
 TRUNCATION = 0.4
-# The largest distance from float64 that is taken, |y - y64| / |y64|, unless the original is half as far: random weights are
-# harder than trained ones, on which the tests hold the same bounds.
+# The largest accepted distance from float64, |y - y64| / |y64|; up to twice the original's distance is accepted, too: random
+# weights are harder than trained ones, for which the tests use the same bounds.
 TOLERANCES = {"float32": 1e-5, "tf32": 2e-3, "bfloat16": 1e-2}
 
 
@@ -38,7 +38,7 @@ def config(dry: bool) -> BigGANDeepConfig:
 
 
 def network(dry: bool) -> BigGANDeepNetwork:
-    """With random weights: its speed does not depend on what it learned."""
+    """The generator with random weights: its speed does not depend on training."""
     torch.manual_seed(0)
     made = BigGANDeepNetwork(config(dry)).eval().requires_grad_(False)
     for name, value in made.state_dict().items():
@@ -50,7 +50,7 @@ def network(dry: bool) -> BigGANDeepNetwork:
 
 
 def folder_of(path: Path, dry: bool) -> Path:
-    """The same as a folder that `biggan-deep:` reads."""
+    """Write the same network as a folder that `biggan-deep:` reads."""
     path.mkdir()
     made = config(dry)
     (path / "config.json").write_text(made.model_dump_json())
@@ -62,7 +62,7 @@ def folder_of(path: Path, dry: bool) -> Path:
 
 
 class Forms:
-    """The generator in each form that is timed, as a function of the condition."""
+    """The generator in each of the timed forms, as a function of the condition."""
 
     def __init__(self, dry: bool) -> None:
         torch.manual_seed(1)
@@ -134,7 +134,7 @@ def main() -> None:
         facts = {"seconds": each, "images_per_second": rate, "peak_gib": peak, "apart": apart}
         return f"{1e3 * each:.2f} ms, {rate:,.0f} images/s, {peak:.1f} GiB, {apart:.0e} from float64", facts  # fmt: skip
 
-    # What takes longest to build comes last, in the precisions that matter.
+    # The forms that take longest to build come last, in the most important precisions only.
     rows = [(f, p) for p in PRECISIONS for f in ("original", "rewritten", "captured", "channels_last")]  # fmt: skip
     rows += [("compiled", p) for p in ("bfloat16", "tf32")] if not job.dry else []
     rows += [("max_autotune", p) for p in ("bfloat16", "tf32")] if not job.dry else []

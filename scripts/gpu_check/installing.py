@@ -1,4 +1,4 @@
-"""What the machine lacks, from the wheels that travel along, and the package itself, into a folder of its own."""
+"""Install the packages that the machine lacks, from the wheels brought along, and this package, into a separate folder."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ DONE = SITE / ".done"
 
 
 def install() -> Path:
-    """SITE, ready to be put on PYTHONPATH. The machine's own packages stay as they are; it needs no network.
+    """Return SITE, ready to be put on PYTHONPATH. The machine's own packages are not changed; no network is needed.
 
-    Raises subprocess.CalledProcessError with pip's words, and FileNotFoundError without wheels.
+    Raises subprocess.CalledProcessError if pip fails, and FileNotFoundError without wheels.
     """
     if DONE.is_file():
         return SITE
     wheels = sorted(map(str, WHEELS.glob("*.whl")))
     if not wheels:
-        raise FileNotFoundError(f"{WHEELS} has no wheels: run `make gpu-wheels` where there is a network")  # fmt: skip
+        raise FileNotFoundError(f"{WHEELS} has no wheels: run `make gpu-wheels` on a machine with a network")  # fmt: skip
     _pip(*wheels)
-    # The build needs setuptools and pybind11, which are in the folder now.
+    # The build needs setuptools and pybind11, which are now in the folder.
     _pip("--no-build-isolation", str(ROOT))
     DONE.touch()
     return SITE
@@ -35,7 +35,7 @@ def _pip(*what: str) -> None:
 
 
 def environment(site: Path | None = SITE) -> dict[str, str]:
-    """This process's, with the folder first on Python's path; None: as it is."""
+    """This process's environment, with `site` first on Python's path; None: unchanged."""
     import os
 
     if site is None:

@@ -1,4 +1,4 @@
-"""The last page: at most forty lines that say what all parts found, and which defaults their figures ask for."""
+"""The summary page: at most forty lines with the results of all parts, and the defaults that they suggest."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SECTIONS = {
     7: "compute-sanitizer",
 }
 LINES, WIDTH = 40, 160
-# How much faster something must be before a default changes for it.
+# The smallest speedup that justifies another default.
 WORTH = 1.05
-# What is shown of a section, in this order, while there is room: the rest is in its file.
+# The figures shown of each section, in this order, as far as there is room; the rest is in its file.
 FIRST = {
     1: ("versions", "driver", "copy", "products", "launches"),
     2: (),
@@ -39,7 +39,7 @@ def counted(records: Sequence[Record]) -> str:
 
 
 def page(out: Path) -> str:
-    """Every section's counts, then failures, then figures, as far as forty lines go."""
+    """Every section's counts, then failures, then figures, up to forty lines."""
     found = {part: read(out, part) for part in SECTIONS}
     asked = [f"  {line}" for line in defaults(found)]
     room = LINES - 1 - len(SECTIONS) - 1 - len(asked)
@@ -49,7 +49,7 @@ def page(out: Path) -> str:
         p: [r for name in FIRST[p] for r in records if r.name == name and r.ok]
         for p, records in found.items()
     }
-    # In turn, so that no section takes the lines of all others.
+    # In turn, so that no section takes the lines of the others.
     for mark, lines in (("FAIL ", failed), ("", figures)):
         while room > 0 and any(lines.values()):
             for part, records in lines.items():
@@ -64,7 +64,7 @@ def page(out: Path) -> str:
 
 
 def defaults(found: dict[int, list[Record]]) -> list[str]:
-    """capture, overlap, compile, precision: what was measured, and what it asks for."""
+    """capture, overlap, compile, precision: what was measured, and the default it suggests."""
     facts = {r.name: r.facts for p in (3, 4, 5) for r in found[p] if r.ok}
     return [
         _choice("engine.overlap", facts, "p-ssl, overlap never", "p-ssl, overlap ahead", "never", "ahead, as it is on GPUs"),

@@ -1,4 +1,4 @@
-"""What a check found, a line of JSON each, written as soon as it is known: a part that dies leaves what it had."""
+"""Results of checks, one line of JSON each, written immediately: a part that dies leaves the results it had."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-# What a check gives: a line for the page, and figures for whoever reads the file.
+# A check's result: a line for the page, and figures for the file.
 Found = str | tuple[str, dict[str, Any]]
 
 
 @dataclass
 class Record:
-    """ok: None where nothing could be tried, which the text explains."""
+    """A check's result. ok: None if it could not be tried; the text says why."""
 
     part: int
     name: str
@@ -49,11 +49,11 @@ def read(out: Path, part: int) -> list[Record]:
 
 
 class NotHere(Exception):
-    """What a check needs is not on this machine; no failure."""
+    """The machine lacks something that a check needs. This does not count as a failure."""
 
 
 class Job:
-    """A process of a part: its arguments, and the checks that it makes one after another, whatever they find."""
+    """The process of a part: its arguments, and its checks, which run one after another whether or not they fail."""
 
     def __init__(self, what: str, add: Callable[[argparse.ArgumentParser], None] = lambda _: None):
         parser = argparse.ArgumentParser(description=what)
@@ -74,7 +74,7 @@ class Job:
     def check(
         self, name: str, call: Callable[[], Found], *, needs: float = 5.0, within: Any = None
     ) -> dict[str, Any]:
-        """Record what `call` finds; its figures, empty after a failure. needs: seconds, without which it is not tried."""
+        """Record the result of `call` and return its figures, empty after a failure. needs: seconds it must have left to be tried."""
         if self.seconds_left < needs:
             self._record(name, None, "not tried: no time was left", {}, 0.0)
             return {}

@@ -1,4 +1,4 @@
-"""Part 7: the smallest tests of the kernels under compute-sanitizer, without torch's caching allocator."""
+"""Part 7: the smallest kernel tests under compute-sanitizer, without torch's caching allocator."""
 
 from __future__ import annotations
 

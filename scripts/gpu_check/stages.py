@@ -112,7 +112,7 @@ def task() -> Task:
 
 def stage_steps(name: str, *schedule: str) -> Callable[[], Found]:
     def timed() -> Found:
-        # The rewritten generator is built once; schedules are of the stage.
+        # The rewritten generator is built once; only the stage's schedule changes.
         from dataclasses import replace
 
         own = replace(task(), config=load_config(None, [*settings(), *schedule]))
@@ -138,7 +138,7 @@ def stage_steps(name: str, *schedule: str) -> Callable[[], Found]:
 
 
 def idle_share(*schedule: str) -> Callable[[], Found]:
-    """Of P-SSL's later steps, the part of the time in which no kernel ran."""
+    """The share of time in P-SSL's later steps in which no kernel ran."""
 
     def measured() -> Found:
         if not ON_GPU:

@@ -1,4 +1,4 @@
-"""Part 2: `pytest -m gpu`, a process a file: an illegal access poisons its process and no other."""
+"""Part 2: `pytest -m gpu`, one process per file: an illegal access breaks only its own process."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from device import ROOT
 from records import Found, Job
 
 job = Job(__doc__ or "")
-# Alone, since it measures times.
+# Runs alone, since it measures times.
 TIMED = "test_gpu_times.py"
-# What a dry run collects, and skips.
+# The files that a dry run collects and skips.
 DRY = ("test_gpu_sizes.py",)
 
 
 def files() -> list[Path]:
-    """The files with tests for a GPU; the times last."""
+    """The files with GPU tests; the timed one last."""
     found = [p for p in (ROOT / "tests").rglob("test_*.py") if "mark.gpu" in p.read_text("utf-8")]
     if job.dry:
         found = [p for p in found if p.name in DRY]
@@ -30,7 +30,7 @@ def files() -> list[Path]:
 
 
 def junit_of(path: Path, folder: Path) -> ET.Element:
-    """Run a file's tests for a GPU; pytest's account of them."""
+    """Run a file's GPU tests and return pytest's JUnit report."""
     report = folder / f"{path.stem}.xml"
     command = [sys.executable, "-P", "-m", "pytest", str(path.relative_to(ROOT)), "-m", "gpu", "-q",
                "--tb=short", f"--junitxml={report}"]  # fmt: skip

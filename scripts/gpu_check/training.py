@@ -1,4 +1,4 @@
-"""Part 3: the default training, as people start it; then its schedules against each other, and consumers that read ahead."""
+"""Part 3: the default training as users start it, its schedules against each other, and consumers that read ahead."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from ptgm_fast.training.loop import fit  # noqa: E402
 job = Job(__doc__ or "")
 temporary = TemporaryDirectory()
 FOLDER = Path(temporary.name)
-# Every image fresh, so that synthesis is part of each step; the loop itself never asks the device for a number.
+# All images are fresh, so that synthesis is part of each step; the loop itself never synchronizes with the device.
 STEPS = {"pp": 6, "training": 6} if job.dry else {"pp": 150, "training": 100}
 FRESH = ["synthesis.images=fresh", "training.validate_every=0",
          *(f"{stage}.{what}={steps}" for stage, steps in STEPS.items() for what in ("steps", "log_every"))]  # fmt: skip
@@ -47,7 +47,7 @@ SCHEDULES = {
 
 @cache
 def tiny() -> list[str]:
-    """In a dry run, a tiny task instead of the default one."""
+    """Settings of a tiny task for a dry run; none otherwise."""
     if not job.dry:
         return []
     pair, blobs = write_pair(FOLDER / "pair"), write_blobs(FOLDER / "blobs.npz")
@@ -57,7 +57,7 @@ def tiny() -> list[str]:
 
 
 def command(*settings: str, out: Path) -> float:
-    """Seconds of `ptgm-fast train` in a process of its own."""
+    """Run `ptgm-fast train` in its own process; return its seconds."""
     call = [sys.executable, "-P", "-m", "ptgm_fast", "train", "--out", str(out)]
     for setting in [*tiny(), *settings]:
         call += ["--set", setting]
@@ -85,7 +85,7 @@ def default_train() -> Found:
 
 
 def scheduled(name: str) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """The weights of a schedule, and each stage's seconds a step, without its first tenth."""
+    """The weights after training with a schedule, and each stage's seconds per step, without its first tenth."""
     times: dict[str, list[float]] = {}
 
     def on_step(stage: str, step: int, steps: int) -> None:
@@ -132,7 +132,7 @@ def in_ms(times: dict[str, float]) -> str:
 
 
 def no_host_sync() -> Found:
-    """Every step but the first and the last under torch's own alarm."""
+    """Run every step but the first and the last with torch's sync debug mode set to raise."""
     num = 0
     for name, settings in SCHEDULES.items():
         if name != "never" and not ON_GPU:
@@ -146,7 +146,7 @@ def no_host_sync() -> Found:
 
 
 def replays() -> Found:
-    """A stage's captured batches against those made by launches, at numbers that no capture saw."""
+    """A stage's captured batches against launched ones, at step numbers that no capture saw."""
     if not ON_GPU:
         raise NotHere("a CPU has no CUDA graphs")
     from torch.utils._pytree import tree_leaves

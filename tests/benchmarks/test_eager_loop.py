@@ -169,7 +169,7 @@ def test_average_is_ours(task):
 
 def test_what_is_not_written_out_is_refused(task):
     pair = eager_loop.SourcePair(task)
-    with pytest.raises(ValueError, match="written out for"):
+    with pytest.raises(ValueError, match="implements"):
         eager_loop.PseudoSemiSupervisedLoop(with_loss(task, "entropy"), pair, task.new_network())
-    with pytest.raises(ValueError, match="take none of"):
+    with pytest.raises(ValueError, match="do not support"):
         eager_loop.kornia_view(kernels.view_preset("rand-augment"), (0.5,), (0.5,))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import result_plots
 import result_tables
 import torch
 import write_results
@@ -255,6 +256,21 @@ def test_the_gains_of_recipe_and_engine_are_numbers_of_their_own() -> None:
     assert "make recipes" in result_tables.recipes(
         whole_trainings(ours=1.0).model_copy(update={"cases": ()}), "results.json"
     )
+
+
+def test_a_bar_is_as_long_as_its_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = {"eager channels-last, old recipe": 100.0, "eager channels-last": 40.0, "ours": 20.0}
+    drawn: list[Any] = []
+    monkeypatch.setattr(result_plots, "save", lambda figure, path: drawn.append(figure))
+    result_plots.whole_trainings(whole_trainings(**seconds), tmp_path / "bars.png")
+    (axis,) = drawn[0].axes
+    assert [bar.get_width() for bar in axis.patches] == list(seconds.values())
+    texts = [text.get_text() for text in axis.texts]
+    labels = [label for label, _, _ in result_tables.RECIPES]
+    assert texts == [
+        f"{label}: {value:.0f} s, 95.0 % accurate"
+        for label, value in zip(labels, seconds.values(), strict=True)
+    ]
 
 
 def test_whole_trainings_measured_alone_are_kept_apart(tmp_path: Path) -> None:

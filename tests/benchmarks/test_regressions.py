@@ -187,17 +187,17 @@ def test_critical_values_are_students() -> None:
     ("damage", "message"),
     [
         (None, "No such file.*make bench"),
-        (lambda text: "", "not whole JSON.*make bench"),
-        (lambda text: text[: len(text) // 2], "not whole JSON"),
-        (lambda text: "[" * 100_000, "not whole JSON"),
-        (lambda text: '{"date": "2026-01-31"}', "no file of benchmarks of ptgm-fast"),
+        (lambda text: "", "not valid JSON.*make bench"),
+        (lambda text: text[: len(text) // 2], "not valid JSON"),
+        (lambda text: "[" * 100_000, "not valid JSON"),
+        (lambda text: '{"date": "2026-01-31"}', "not a ptgm-fast file of benchmarks"),
         (lambda text: text.replace('"version": 1', '"version": 7'), "version 7.*reads version 1"),
         (lambda text: text.replace('"seconds": [0.5', '"seconds": [-0.5'), "seconds.*greater than 0"),
         (lambda text: text.replace('"seconds": [0.5', '"seconds": [NaN'), "seconds"),
         (lambda text: text.replace('"seconds": [0.5, 1.0]', '"seconds": [0.5]'), "different numbers of rounds"),
         (lambda text: text.replace('"peer"', '"own"'), "twice"),
         (lambda text: json.dumps({**json.loads(text), "cases": []}), "cases.*at least 1"),
-        (lambda text: json.dumps({**json.loads(text), "cases": json.loads(text)["cases"] * 2}), "cases are there twice: case"),
+        (lambda text: json.dumps({**json.loads(text), "cases": json.loads(text)["cases"] * 2}), "duplicate cases: case"),
         (lambda text: text.replace('"role"', '"part"'), "role"),
     ],
     ids=["none", "empty", "half", "deep", "another file", "another version", "negative", "NaN", "rounds", "name twice", "no case",
@@ -272,4 +272,4 @@ def test_the_command_prints_the_changes_and_ends_with_what_they_are(
     paths[0].write_text(paths[0].read_text()[:100])
     code, out, err = command(*paths)
     assert (code, out) == (2, "")
-    assert "not whole JSON" in err
+    assert "not valid JSON" in err

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: output, exit codes, no traceback for a mistake."""
+"""The command line from a user's view: output, exit codes, no traceback for a user's error."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def test_profile_is_written_printed_and_printed_again(
     code, again, _ = cli("profile", run)
     assert code == 0
     assert again.strip() in out
-    # A resume of a finished run takes no step: the profile stays.
+    # Resuming a finished run takes no step, so the profile stays.
     code, out, _ = cli("train", "--resume", "--out", run, "--profile")
     assert code == 0
     assert "nothing was profiled" in out
@@ -102,7 +102,7 @@ def test_synthesize_a_pool_in_shares_and_train_from_it(
     assert (code, err, list(tmp_path.glob("pool*"))) == (0, "", [])
     assert "5,000 images of 8x8 as pool" in out
     assert [line.split()[1] for line in out.splitlines() if line.startswith("│")] == list("1248")
-    # Made apart, put together: the records of what is done travel with the files.
+    # Made separately, then merged: the records of finished parts come with the files.
     for share in (1, 2):
         code, out, _ = cli(*command, "--out", f"pool-{share}", "--shard", f"{share}/2")
         assert (code, "1 of 2 parts are still missing" in out) == (0, True)
@@ -353,12 +353,12 @@ def test_baselines_are_trained_after_the_run_and_printed_beside_it(
     for row in ("scratch", "soft-target", "this run"):
         assert f"│ {row} " in after
     assert "points against scratch" in after
-    # What to do next ends it.
+    # It ends with what to do next.
     last = [line for line in after.splitlines() if line.startswith("next: ptgm-fast ")]
     assert [line.split()[2] for line in last] == ["report", "compare", "tune"]
     assert after.splitlines()[-3:] == last
     assert (run / "baselines" / "compare.png").is_file()
-    # A second time nothing is trained.
+    # The second time, nothing is trained.
     code, again, _ = cli("train", "--resume", "--out", run, "--baselines")
     assert code == 0
     assert "points against scratch" in again
@@ -367,7 +367,7 @@ def test_baselines_are_trained_after_the_run_and_printed_beside_it(
 def test_a_comparison_goes_on_from_another_directory(
     cli: Run, tiny_toml: Path, blobs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The relative path of the images starts where the comparison did; only the missing row is trained."""
+    """The images' relative path is resolved from where the comparison was started; only the missing row is trained."""
     shutil.copy(blobs, tmp_path / "near.npz")
     images = ("--set", "data.images=npz:near.npz")
     code, _, _ = cli("compare", tiny_toml, *images, "--methods", "scratch,pp", "--seeds", "3,", "--out", "c")  # fmt: skip
@@ -451,6 +451,6 @@ def test_from_own_images_to_a_config(cli: Run, tmp_path: Path) -> None:
     assert "--force" in err
     assert cli("init", "own", "--out", "first.toml", "--force")[0] == 0
     assert (tmp_path / "first.toml").read_text() == written
-    # Without --out beside where it is called, under the folder's name.
+    # Without --out, in the working directory, under the folder's name.
     assert cli("init", "own")[0] == 0
     assert (tmp_path / "own.toml").read_text() == written

@@ -1,4 +1,4 @@
-"""`ptgm-fast compare --panel`: two targets, few steps; the numbers are those of the comparisons that it made."""
+"""`ptgm-fast compare --panel`: two targets, few steps; its numbers are those of the comparisons it runs."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_the_whole_panel_stopped_and_gone_on_with(
     assert not (out / "panel.json").exists()
     code, said, err = cli("compare", "--panel", "--resume", "--out", out)
     assert (code, err) == (0, "")
-    # One target had been finished, and two rows of the other.
+    # One target was finished, and two rows of the other.
     assert len([line for line in said.splitlines() if line.startswith("seed ")]) == 28 - 16
     record = read_panel(out / "panel.json")
     assert (out / "panel.png").stat().st_size > 5000
@@ -106,14 +106,14 @@ def test_the_whole_panel_stopped_and_gone_on_with(
     near = [target.distance for target in record.targets.values()]
     assert near == sorted(near)
     assert all(len(line) <= 80 for line in said.splitlines() if "pp+" in line and "±" in line)
-    # The target that was stopped within is as it would have been in one go, and alone.
+    # The interrupted target has the results of an uninterrupted comparison, and of one without the other target.
     alone = load_config(out / "digits" / "config.toml")
     assert (alone.task, alone.data.images) == ("panel-digits", "panel:digits")
     assert alone.data.labels_per_class == LABELS_PER_CLASS
     whole = compare(alone, asked, tmp_path / "whole")
     for method, row in record.targets["digits"].methods.items():
         assert list(row.test_accuracy) == whole["methods"][method]["test_accuracy"]
-    # Finished, nothing is trained anew, and what was begun with other settings is not mixed in.
+    # Once it is finished nothing is trained again, and a panel started with other settings is not mixed in.
     code, again, err = cli("compare", "--resume", "--out", out)
     assert (code, err) == (0, "")
     assert "seed 4" not in again
@@ -166,7 +166,7 @@ def test_every_target_leaves_images_for_the_reference_row() -> None:
 
 
 def methods(**gains: float) -> dict[str, dict[str, Any]]:
-    """Rows whose accuracies are so many points above scratch, on five seeds, with half a point of noise."""
+    """Rows with the given gains over scratch in points, on five seeds, with half a point of noise."""
     rng = np.random.default_rng(2)
     names = {name.replace("_", "+").replace("9", "-"): value for name, value in gains.items()}
     return {
@@ -182,7 +182,7 @@ def test_the_cheapest_is_the_first_that_none_is_clearly_above() -> None:
     rows = methods(pp_soft9target=3, pp_p9ssl=3)
     assert cheapest(rows) == "pp+soft-target"
     assert cheapest(methods(pp_soft9target=3, pp_p9ssl=5)) == "pp+p-ssl"
-    # The reference is no rival.
+    # The reference does not compete.
     assert cheapest(methods(pp_p9ssl_real=9)) == "scratch"
     one = {name: {"test_accuracy": row["test_accuracy"][:1]} for name, row in rows.items()}
     assert cheapest(one) is None
@@ -238,7 +238,7 @@ def test_the_pictures_names_do_not_collide(measured: PanelRecord) -> None:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     renderer = canvas.get_renderer()
-    # Without the lines that lead to their places.
+    # Without the leader lines.
     names = [Text.get_window_extent(text, renderer) for text in figure.axes[0].texts]
     assert len(names) == len(TARGETS)
     for i, box in enumerate(names):
@@ -271,7 +271,7 @@ def write_panel() -> Any:
 
 
 def test_the_page_is_that_of_the_record(measured: PanelRecord, write_panel: Any) -> None:
-    """Nobody edited a measured table by hand."""
+    """No measured table was edited by hand."""
     page = (write_panel.DOCS / "panel.md").read_text(encoding="utf-8")
     if MEASURED.is_file():
         assert write_panel.page(page, read_panel(MEASURED)) == page, (

@@ -1,4 +1,4 @@
-"""Printing never ends a run: readers that leave, closed and full streams, other encodings, names that are no text."""
+"""Printing never ends a run: readers that go away, closed and full streams, other encodings, names that are not valid text."""
 
 import io
 import os

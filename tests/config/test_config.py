@@ -246,7 +246,7 @@ def test_several_methods_and_their_weights(tmp_path: Path) -> None:
 def test_the_old_name_of_a_method_is_taken_with_a_notice(caplog: pytest.LogCaptureFixture) -> None:
     config = load_config(None, ["p_ssl.method=consistency"])
     assert config.p_ssl.method == "mse"
-    assert '"consistency" is called "mse" now' in caplog.text
+    assert '"consistency" is now called "mse"' in caplog.text
     assert 'method = "mse"' in config_to_toml(config)
 
 

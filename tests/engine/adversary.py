@@ -1,7 +1,7 @@
-"""A runtime that runs queued work in every order that the events allow, and stamps what is in the slots.
+"""A runtime that runs queued work in any order that the events allow, and stamps the contents of the slots.
 
-Both lanes are queues, as streams are: what the ring asks for is done later, when the chooser picks a lane. A lane whose
-next entry waits for an event that has not happened cannot be picked; if that holds for both and something is queued, it
+Both lanes are queues, like streams: the ring's requests run later, when the chooser picks a lane. A lane whose
+next entry waits for an event that has not happened cannot be picked; if that holds for both while something is queued, it
 is a deadlock.
 """
 
@@ -19,7 +19,7 @@ class Hazard(AssertionError):
 
 
 class Adversary:
-    """choose(n) picks one of n lanes; it decides the order."""
+    """choose(n) picks one of n lanes, which determines the order."""
 
     def __init__(self, choose: Callable[[int], int]) -> None:
         self._choose = choose
@@ -53,7 +53,7 @@ class Adversary:
             raise Hazard("deadlock: both lanes wait")
 
     def read(self, slot: Slot[int], expected: int) -> None:
-        """The consumer reads a slot: a beginning and an end, between which the other lane may run."""
+        """Read a slot on the consumer's lane: a start and an end, between which the other lane may run."""
 
         def begin() -> None:
             if slot.batch != expected:
@@ -91,14 +91,14 @@ class Adversary:
 
 
 class ReadingRing(Ring[int]):
-    """Hands out slots, which are read on the consumer's lane as a GPU reads them."""
+    """Hands out slots, which are read on the consumer's lane as on a GPU."""
 
     def _take(self, slot: Slot[int]) -> Any:
         return slot
 
 
 def consume(ring_type: type[ReadingRing], num: int, depth: int, choose: Callable[[int], int]) -> list[int]:  # fmt: skip
-    """Make and read `num` batches; returns those that were read, in order. Raises Hazard."""
+    """Make and read `num` batches; return the batches read, in order. Raises Hazard."""
     adversary = Adversary(choose)
 
     def produce(index: int) -> int:

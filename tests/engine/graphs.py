@@ -23,7 +23,7 @@ class Recorder(TorchDispatchMode):
 
 
 class StandInForCudaGraphs:
-    """`CUDAGraph` and `graph`: a replay runs the same operators on the same memory, and nothing of Python's between."""
+    """`CUDAGraph` and `graph`: a replay runs the same operators on the same memory, without the Python code between them."""
 
     def __init__(self) -> None:
         self.replays = 0

@@ -1,4 +1,4 @@
-"""A captured step of synthesis, with a stand-in for CUDA graphs that replays operators: other numbers, the same bits."""
+"""A captured synthesis step, with a stand-in for CUDA graphs that replays operators: new inputs, the same bits."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ STARTS = (0, 8, 16, 800, 8, 2**40)
 
 @pytest.fixture
 def graphs(monkeypatch: pytest.MonkeyPatch) -> StandInForCudaGraphs:
-    """The stand-in, wherever the engine captures; a CPU passes for a device with graphs."""
+    """Use the stand-in wherever the engine captures; a CPU counts as a device with graphs."""
     stand_in = StandInForCudaGraphs()
     for module in (sampler, prefetch):
         monkeypatch.setattr(module, "CapturedStep", partial(CapturedStep, cuda=stand_in))
@@ -43,7 +43,7 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> StandInForCudaGraphs:
 
 
 def samples(start: int | Tensor) -> tuple[Tensor, Tensor]:
-    """Eight samples' latents and labels, with arithmetic behind them."""
+    """Latents and labels of eight samples, followed by some arithmetic."""
     labels = kernels.class_labels(8, 6, seed=3, start=start, device=CPU)
     latents = kernels.latents(8, 4, seed=5, start=start, device=CPU)
     return (latents * 2).tanh().view(8, 2, 2), labels
@@ -71,7 +71,7 @@ def test_replays_make_the_samples_whose_numbers_lie_in_memory() -> None:
     captured = CapturedStep(step, CPU, stand_in)
     assert_replays_equal(captured, samples, [(start,) for start in STARTS])
     assert stand_in.replays == len(STARTS)
-    # Python runs for the warm-ups and the capture, never again; the numbers it saw were in memory.
+    # Python runs for the warm-ups and the capture only; its inputs were in memory.
     assert len(ran) == WARM_UPS + 1
     assert all(isinstance(start, Tensor) and start.dtype == torch.int64 for start in ran)
     assert stand_in.modes == ["thread_local"]
@@ -97,7 +97,7 @@ def test_tensors_are_copied_in_and_never_held_on_to() -> None:
     ids=["all of it", "the labels", "a factor"],
 )
 def test_a_number_read_on_the_host_is_noticed(baked: Callable[[Any], Any]) -> None:
-    """The comparison of these tests can fail: a number in the step's Python is that of the capture for ever."""
+    """The comparison in these tests can fail: a value read in the step's Python stays that of the capture."""
     captured = CapturedStep(baked, CPU, StandInForCudaGraphs())
     with pytest.raises(AssertionError, match="call"):
         assert_replays_equal(captured, baked, [(torch.tensor([start]),) for start in STARTS])
@@ -205,7 +205,7 @@ def test_a_sampler_replays_the_same_bits(
 def test_replays_of_two_streams_do_not_share_their_memory(
     letters: Generator, graphs: StandInForCudaGraphs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing orders one stream's replay and another's."""
+    """Nothing orders the replays of different streams."""
     made = FastSampler(letters, batch_size=64, overlap="never")
     made._capture = True
     for stream in ("one", "two", "one"):
@@ -216,7 +216,7 @@ def test_replays_of_two_streams_do_not_share_their_memory(
 
 @pytest.mark.parametrize(("current", "captured_on"), [("default", None), ("producer", "producer")])
 def test_a_capture_names_its_device_and_stream(current: str, captured_on: str | None) -> None:
-    """The default stream cannot be captured: torch is left to take one of its own."""
+    """The default stream cannot be captured, so torch uses one of its own."""
     stand_in = StandInForCudaGraphs()
     stand_in.stream = current
     CapturedStep(lambda start: start + 1, CPU, cuda=stand_in)(3)

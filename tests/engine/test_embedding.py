@@ -1,4 +1,4 @@
-"""`FastSampler` in other people's programs: workers of every kind, another default dtype, images of other ranges."""
+"""`FastSampler` in other programs: all kinds of workers, another default dtype, other image ranges."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def numbers(batches: list[Batch]) -> list[int]:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_workers_of_every_start_method(letters: Generator, method: str) -> None:
-    """Two epochs of workers that stay, with two batches read ahead: every sample once, the bits of one process."""
+    """Two epochs of persistent workers with two prefetched batches: every sample once, with the bits of one process."""
     with FastSampler(letters, batch_size=8, views="weak", overlap="never") as sampler:
         expected = {n: b for b in sampler.uniform(4) for n in [int(b.indices[0])]}
         loader = DataLoader(

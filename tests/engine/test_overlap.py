@@ -1,4 +1,4 @@
-"""Whether batches are made ahead: a rule without a clock; never where a source draws from torch's own random numbers."""
+"""The rule for prefetching: it uses no clock, and never prefetches from a source that uses torch's own random numbers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 class Elsewhere:
-    """What a rule asks of a source on another device."""
+    """The attributes of a source on another device that the rule reads."""
 
     def __init__(self, kind: str, draws: bool = False) -> None:
         self.device, self.draws_from_torch = torch.device(kind), draws
@@ -36,7 +36,7 @@ def three_threads(set_threads: Callable[[int], None]) -> None:
 
 
 def noisy(generator: Generator) -> Generator:
-    """The generator with noise of torch's in its images."""
+    """The generator, with noise from torch's RNG added to its images."""
     honest = generator.generate
 
     def generate(*arguments: Any, **settings: Any) -> Tensor:
@@ -69,11 +69,16 @@ def test_another_choice_is_refused(source: FrozenGenerator) -> None:
 
 def test_what_draws_from_torch_is_not_made_ahead() -> None:
     plan = plan_overlap("auto", Elsewhere("cuda", draws=True))  # type: ignore[arg-type]
-    assert (plan.ahead, plan.reason) == (False, "synthesis draws from torch's own random numbers")
+    assert (plan.ahead, plan.reason) == (
+        False,
+        "synthesis draws from torch's global random number generator",
+    )
     noise = noisy(generators.load("letters"))
-    with pytest.raises(UserError, match=r'draws from torch\'s own random numbers. Use "auto"'):
+    with pytest.raises(
+        UserError, match=r'draws from torch\'s global random number generator. Use "auto"'
+    ):
         plan_overlap("always", FrozenGenerator(noise))
-    with pytest.raises(UserError, match="draws from torch's own"):
+    with pytest.raises(UserError, match="draws from torch's global"):
         FastSampler(noise, batch_size=4, overlap="always")
     assert not FrozenGenerator(generators.load("letters")).draws_from_torch
 

@@ -145,11 +145,11 @@ def test_what_a_pool_has_no_use_for_is_refused(
 ) -> None:
     generator = recipe.source.generator
     for options, message in (
-        ({}, "one of them"),
-        ({"generator": generator, "pool": folder}, "one of them"),
-        ({"pool": folder, "truncation": 0.5}, "a pool has its own"),
-        ({"pool": folder, "reuse": 2, "views": "weak"}, "a pool has its own"),
-        ({"pool": folder, "batch_size": 101}, "from 202 images on"),
+        ({}, "either a generator or a pool"),
+        ({"generator": generator, "pool": folder}, "either a generator or a pool"),
+        ({"pool": folder, "truncation": 0.5}, "not to a pool"),
+        ({"pool": folder, "reuse": 2, "views": "weak"}, "not to a pool"),
+        ({"pool": folder, "batch_size": 101}, "at least 202"),
         ({"pool": open_pool(folder), "device": "meta"}, "the pool is on cpu"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -159,5 +159,5 @@ def test_what_a_pool_has_no_use_for_is_refused(
     sampler = FastSampler(pool=folder, batch_size=10)
     with pytest.raises(ValueError, match="serves a pool"):
         sampler.sample(labels=torch.arange(3))
-    with pytest.raises(ValueError, match="give a pool"):
+    with pytest.raises(ValueError, match="pass a pool"):
         FastSampler(generator, batch_size=10).dataset()

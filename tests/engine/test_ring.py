@@ -1,4 +1,4 @@
-"""The ring: order, overlap, failures; every order that events allow; planted faults are found."""
+"""The ring: order, overlap, failures; all orders that events allow; planted bugs are found."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class NoWaitForRead(ReadingRing):
 
 
 class FreedEarly(ReadingRing):
-    """The slot is given back before what reads it is queued."""
+    """Releases a slot before its reader is queued."""
 
     def _take(self, slot: Slot[int]) -> Any:
         self._held = slot
@@ -42,7 +42,7 @@ class FreedEarly(ReadingRing):
 
 
 class OneTooFar(ReadingRing):
-    """Launches a batch more than there are slots."""
+    """Launches one batch more than there are slots."""
 
     def _launch_ahead(self) -> None:
         super()._launch_ahead()
@@ -74,7 +74,7 @@ def test_planted_faults_are_found(fault: type[ReadingRing], depth: int) -> None:
 def test_waiting_for_each_other_is_found() -> None:
     class Crossed(ReadingRing):
         def _await_ready(self, slot: Slot[int]) -> None:
-            # The producer is to wait for what the consumer only does afterwards.
+            # The producer waits for something that the consumer does only afterwards.
             self._runtime.wait(next(iter(self._runtime._queues)), 10_000)  # type: ignore[attr-defined]
             super()._await_ready(slot)
 
@@ -123,7 +123,7 @@ def test_a_failure_reaches_the_consumer_with_its_place(make: Callable[[], Any]) 
 
     with pytest.raises(KeyError, match="broken lens") as caught:
         consume_slowly()
-    # At once: not after the batches that were made before it.
+    # Immediately, not after the batches made before it.
     assert len(got) < 4
     assert caught.value.__notes__ == ["while making batch 4"]
     assert any(frame.name == "produce" for frame in caught.traceback)
@@ -156,7 +156,7 @@ def test_a_slow_producer_is_not_waited_for_long_when_left() -> None:
 
 
 class FakeStream:
-    """A stream that writes down what is queued on it."""
+    """A stream that records what is queued on it."""
 
     def __init__(self, log: list[Any], name: str) -> None:
         self.log, self.name = log, name
@@ -211,7 +211,7 @@ class FakeDevice:
 
 @pytest.mark.parametrize("depth", [1, 2, 3])
 def test_streams_wait_for_each_other(depth: int) -> None:
-    """The trace of a recorded device, against the rules of the ring: in program order a lane, across lanes by events."""
+    """A recorded device's trace against the ring's rules: program order within a lane, events across lanes."""
     fake = FakeDevice()
     num = 7
 
@@ -224,7 +224,7 @@ def test_streams_wait_for_each_other(depth: int) -> None:
         assert batch.tolist() == [index, index]
         fake.log.append(("read", fake.current.name, index))
     assert fake.log[0] == ("wait stream", "producer", "consumer")
-    # What is known to be done: on a lane everything earlier, and what the events waited for bring along.
+    # What is known to be done: everything earlier on the same lane, and everything before the awaited events.
     known: dict[str, set[Any]] = {"producer": set(), "consumer": set()}
     at_event: dict[int, set[Any]] = {}
     for kind, lane, *what in fake.log:
@@ -244,7 +244,7 @@ def test_streams_wait_for_each_other(depth: int) -> None:
 
 
 class OnDevice(torch.Tensor):
-    """A tensor that passes for one on a GPU and tells the allocator's stand-in which streams read it."""
+    """A tensor that pretends to be on a GPU and tells the allocator's stand-in which streams read it."""
 
     device = torch.device("cuda")  # type: ignore[assignment]
     readers: list[str]
@@ -260,7 +260,7 @@ def on_device(value: int) -> OnDevice:
 
 
 def test_a_consumer_may_read_ahead_and_keep_what_it_got() -> None:
-    """A batch is its consumer's: reading all of them first, as list() and some loaders do, changes none."""
+    """A batch belongs to its consumer: reading all of them first, as list() and some loaders do, changes none."""
     fake = FakeDevice()
     runtime = StreamRuntime(torch.device("cuda"), module=fake)
     ring = Ring(lambda i: (on_device(i), {"more": [on_device(-i)]}), stop=9, runtime=runtime)
@@ -282,7 +282,7 @@ def test_a_device_has_one_producers_stream() -> None:
 
 
 def test_training_goes_before_the_producer() -> None:
-    """On a stream of higher priority, ordered after what was queued before it and before what follows."""
+    """It runs on a stream of higher priority, ordered after earlier work and before later work."""
     fake = FakeDevice()
     with before_producer(torch.device("cuda"), module=fake):
         assert fake.current.name == "priority -1"
@@ -291,7 +291,7 @@ def test_training_goes_before_the_producer() -> None:
         ("wait stream", "priority -1", "consumer"),
         ("wait stream", "consumer", "priority -1"),
     ]
-    # A stage that was stopped or failed leaves its stream in order, too.
+    # A stage that was stopped or failed leaves its stream correctly ordered, too.
     fake.log.clear()
     with pytest.raises(KeyError), before_producer(torch.device("cuda"), module=fake):
         raise KeyError

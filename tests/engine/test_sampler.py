@@ -1,4 +1,4 @@
-"""FastSampler: the same bits however it is run; conditions, reuse, faults, workers, memory."""
+"""FastSampler: the same bits however it runs; conditions, reuse, failures, workers, memory."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def letters() -> Generator:
 
 
 def gathered(batches: list[Any], num: int = SAMPLES) -> list[torch.Tensor]:
-    """The first samples, whatever batches they came in."""
+    """The first samples, regardless of their batches."""
     fields = [f for f in ("images", "strong", "labels", "indices", "soft_labels") if getattr(batches[0], f) is not None]  # fmt: skip
     return [torch.cat([getattr(b, f) for b in batches])[:num] for f in fields]
 
@@ -138,7 +138,7 @@ def test_loader_workers_share_the_batches(letters: Generator, workers: int) -> N
 
 
 class Broken(Generator):
-    """Fails at its third block; its network is a parameter."""
+    """Fails at its third block; its network is a single parameter."""
 
     def __init__(self, card: Any) -> None:
         super().__init__()
@@ -184,13 +184,13 @@ def test_mistakes(letters: Generator) -> None:
     for options, message in (
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"depth": 0}, "depth must be at least 1"),
-        ({"reuse": 2}, "give views"),
+        ({"reuse": 2}, "pass views"),
         ({"overlap": True}, "overlap must be"),
         ({"views": "wild"}, "unknown view preset"),
     ):
         with pytest.raises(ValueError, match=message):
             FastSampler(letters, **{"batch_size": 4, **options})
-    with pytest.raises(TypeError, match="no end"):
+    with pytest.raises(TypeError, match="endless"):
         len(FastSampler(letters, batch_size=4).uniform())
     with pytest.raises(ValueError, match="at least one label"):
         FastSampler(letters, batch_size=4).sample(labels=torch.zeros(0, dtype=torch.int64))

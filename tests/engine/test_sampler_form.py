@@ -1,4 +1,4 @@
-"""`FastSampler` serves another size and other channels than its generator makes."""
+"""`FastSampler` serves images of another size and with other channels than its generator makes."""
 
 from __future__ import annotations
 

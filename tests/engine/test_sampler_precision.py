@@ -1,4 +1,4 @@
-"""`FastSampler` computes its frozen networks in the precision asked for; what it serves is float32."""
+"""`FastSampler` runs its frozen networks in the requested precision and serves float32."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def generator(pair: Path) -> Generator:
 
 
 def served(generator: Generator, **options: Any) -> Tensor:
-    """The first images, whatever batches they came in."""
+    """The first images, regardless of their batches."""
     with FastSampler(generator, seed=2, **{"batch_size": 40, **options}) as sampler:
         count = -(-80 // options.get("batch_size", 40))
         return torch.cat([batch.images for batch in sampler.uniform(count)])[:80]
@@ -64,15 +64,15 @@ def test_the_classifier_computes_in_it_too(generator: Generator, pair: Path) -> 
 def test_mistakes(generator: Generator) -> None:
     with pytest.raises(ValueError, match="precision must be one of"):
         FastSampler(generator, batch_size=4, precision="half")
-    with pytest.raises(ValueError, match="TF32 is a GPU's; the generator is on cpu"):
+    with pytest.raises(ValueError, match="TF32 needs a CUDA GPU; the generator is on cpu"):
         FastSampler(generator, batch_size=4, precision="tf32")
     pool = memory_pool(Recipe(FrozenGenerator(generator), seed=1), 64)
-    with pytest.raises(ValueError, match="precision, reuse and capture are a generator's"):
+    with pytest.raises(ValueError, match="precision, reuse and capture apply to a generator"):
         FastSampler(pool=pool, batch_size=4, precision="bfloat16")
 
 
 class Convolutions(TorchDispatchMode):
-    """What convolutions compute in, and whether matrix products may be rounded meanwhile."""
+    """Records the dtype of convolutions, and whether matrix products may be rounded at that time."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A tiny pair on disk, made without training: its weights are random, its card is true."""
+"""A tiny pair on disk, made without training: its weights are random, its card is correct."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def make_card() -> Callable[..., GeneratorCard]:
 def tiny(make_card: Callable[..., GeneratorCard]) -> ConditionalBatchNormGenerator:
     torch.manual_seed(0)
     generator = ConditionalBatchNormGenerator(make_card())
-    # Scales of 0.02 would make all conditions nearly alike.
+    # With scales of 0.02 all conditions would be nearly alike.
     for name, parameter in generator.named_parameters():
         if "scale_shift.weight" in name:
             torch.nn.init.normal_(parameter, std=0.5)

@@ -1,3 +1,3 @@
-"""A module whose import fails otherwise than for what it imports."""
+"""A module whose import fails for another reason than a missing import."""
 
 raise OSError("weights.pt is not there")

@@ -1,4 +1,4 @@
-"""A user's module: what docs/generators.md shows."""
+"""A user's module, as shown in docs/generators.md."""
 
 import torch
 from torch import Tensor, cat, nn
@@ -16,7 +16,7 @@ class DCGAN(nn.Module):
 
 
 class Indexed(nn.Module):
-    """Takes only class indices, with two tables of a row a class."""
+    """Takes only class indices, with two tables of one row per class."""
 
     num_classes, latent_dim, condition = 5, 3, "class-index"
 
@@ -31,7 +31,7 @@ class Indexed(nn.Module):
 
 
 class Guided(nn.Module):
-    """As Meta's DiT and VAR: a null class behind the others, guidance in a batch of twice the size."""
+    """Like Meta's DiT and VAR: a null class after the others, guidance in a batch of twice the size."""
 
     num_classes, latent_dim, condition, null_class = 5, 3, "class-index", 5
 
@@ -47,7 +47,7 @@ class Guided(nn.Module):
 
 
 class Checked(Indexed):
-    """Uses its labels beside its tables."""
+    """Uses its labels outside its tables, too."""
 
     def forward(self, latents: Tensor, labels: Tensor) -> Tensor:
         return super().forward(latents, labels) * (labels + 1)[:, None, None, None].clamp(max=3) / 3
@@ -64,7 +64,7 @@ class Deaf(DCGAN):
 
 
 class OwnSeed(DCGAN):
-    """Draws from a seed of its own, whatever the latents."""
+    """Draws from its own seed, regardless of the latents."""
 
     def forward(self, latents: Tensor, one_hot: Tensor) -> Tensor:
         seeded = torch.Generator().manual_seed(0)
@@ -98,7 +98,7 @@ class Noise(DCGAN):
 
 
 class Unbuildable(DCGAN):
-    """As a package that reads its checkpoint, saved on a GPU, while it is built."""
+    """Like a package that reads its checkpoint, saved on a GPU, when it is built."""
 
     def __init__(self) -> None:
         raise RuntimeError("Attempting to deserialize object on a CUDA device")

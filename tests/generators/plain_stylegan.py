@@ -54,7 +54,7 @@ def with_zeros(x: np.ndarray, factor: int) -> np.ndarray:
 
 
 def upsampled(x: np.ndarray, taps: np.ndarray) -> np.ndarray:
-    """Zeros between pixels, then the filter, centered; its gain makes up for the zeros."""
+    """Insert zeros between pixels, then apply the filter, centered; its gain compensates for the zeros."""
     kernel = np.outer(taps, taps) / taps.sum() ** 2 * 4
     before, after = (len(taps) + 1) // 2, (len(taps) - 2) // 2
     padded = np.pad(with_zeros(x, 2), ((0, 0), (before, after), (before, after)))
@@ -71,7 +71,7 @@ def stylegan2(state: State, config: dict[str, Any], z: np.ndarray, y: np.ndarray
     def layer(name: str, x: np.ndarray, up: bool, gain: float) -> np.ndarray:
         weight = modulated(state[f"{name}.weight"], linear(state, f"{name}.affine", w), True)
         if up:
-            # The kernel of an upsampling layer is stored mirrored.
+            # An upsampling layer's kernel is stored mirrored.
             kernel = np.outer(taps, taps) / taps.sum() ** 2 * 4
             before, after = 1 + (len(taps) + 1) // 2, 1 + (len(taps) - 2) // 2
             x = np.pad(with_zeros(x, 2), ((0, 0), (before, after), (before, after)))
@@ -176,7 +176,7 @@ def stylegan3(
     channels, size, rate, cutoff = geometry.first
     t = linear(state, "synthesis.input.affine", w)
     cosine, sine, dx, dy = t / np.hypot(t[0], t[1])
-    # Rotate the resulting image, then move it: the inverse transform of its coordinates.
+    # Rotate the resulting image, then shift it: the inverse transform of its coordinates.
     turn = np.array([[cosine, -sine], [sine, cosine]])
     freqs = state["synthesis.input.freqs"] @ turn
     phases = state["synthesis.input.phases"] + freqs @ -np.array([dx, dy])

@@ -123,7 +123,7 @@ def test_is_rewritten_whole(chunk: int, tmp_path: Path) -> None:
 
 
 def test_without_shared_embeddings(tmp_path: Path) -> None:
-    """Every norm has a table of classes: the same as a shared table of one-hot rows and transposed Linears."""
+    """Every norm has its own class table: equivalent to a shared table of one-hot rows and transposed Linears."""
     state = made(0)
     tables = {}
     for name in [n for n in state if re.search(r"bn[12]\.(gain|bias)\.weight$", n)]:
@@ -144,7 +144,7 @@ def test_without_shared_embeddings(tmp_path: Path) -> None:
 
 
 def test_standing_statistics(tmp_path: Path) -> None:
-    """Collected once where a file has none: then every norm's input has mean 0 and variance 1 over many samples."""
+    """Collected once if the file has none: normalized by them, a norm's input has mean 0 and variance 1."""
     path, state = tmp_path / "G.pth", made(CHUNK)
     for name, value in state.items():
         if name.endswith(("stored_mean", "stored_var")):
@@ -166,7 +166,7 @@ def test_standing_statistics(tmp_path: Path) -> None:
 
 
 def test_checkpoints_as_authors_save_them(tmp_path: Path) -> None:
-    """Beside a script's arguments, in a dict, under the prefixes of wrappers, one of several."""
+    """Next to a script's arguments, in a dict, with wrappers' prefixes, or one of several."""
     path, state = tmp_path / "G.pth", made(CHUNK)
     torch.save(state, path)
     z, labels = torch.randn(2, CHUNK * 4), torch.tensor([0, 5])

@@ -30,7 +30,7 @@ CONFIGS = {
 
 
 def made(config: BigGANConfig, folder: Path) -> BigGAN:
-    """A network with random weights and statistics, saved as the package does."""
+    """A network with random weights and statistics, saved as the package saves it."""
     torch.manual_seed(0)
     model = BigGAN(config).eval()
     # Singular vectors as training leaves them; random ones would make weights explode.
@@ -103,11 +103,11 @@ def test_safetensors_legacy_files_and_the_sha256(tmp_path: Path) -> None:
     [
         (
             {"num_classes": 11},
-            r"of another shape: embeddings\.weight \[6, 10\] \(expected \[6, 11\]\)",
+            r"of the wrong shape: embeddings\.weight \[6, 10\] \(expected \[6, 11\]\)",
         ),
         (
             {"channel_width": 16},
-            r"of another shape: .*generator\.bn\.bias \[8\] \(expected \[16\]\)",
+            r"of the wrong shape: .*generator\.bn\.bias \[8\] \(expected \[16\]\)",
         ),
         ({"output_dim": 256}, "the layers make 128x128"),
         ({"eps": "small"}, "eps"),

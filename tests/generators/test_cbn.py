@@ -91,7 +91,7 @@ def test_truncation_scales_latents(tiny: ConditionalBatchNormGenerator) -> None:
 def test_latents_of_another_shape(
     tiny: ConditionalBatchNormGenerator, shape: tuple[int, ...]
 ) -> None:
-    with pytest.raises(ValueError, match=r"expected \[4, 3\], one row a condition"):
+    with pytest.raises(ValueError, match=r"expected \[4, 3\], one row per condition"):
         tiny.generate(torch.zeros(shape), torch.zeros(4, dtype=torch.int64))
 
 

@@ -1,4 +1,4 @@
-"""A condition's form is decided by dtype and shape, and refused where that leaves a doubt."""
+"""A condition's kind follows from its dtype and shape; ambiguous ones are refused."""
 
 from __future__ import annotations
 

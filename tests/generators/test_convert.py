@@ -1,4 +1,4 @@
-"""NVIDIA's pickles: networks come out equal, nothing of them runs, what is no network is refused."""
+"""NVIDIA's pickles: converted networks are equal, none of their code runs, anything but a network is refused."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ THREE = SIZES | DEEP | {"img_resolution": 32}
 
 
 class EasyDict(dict):
-    """Pickled under the name of dnnlib's class."""
+    """Pickled under the name of dnnlib's EasyDict."""
 
 
 class Persistent:
-    """Pickled as torch_utils.persistence does: a function, and a dict with the source code and the attributes."""
+    """Pickled as by torch_utils.persistence: a function, and a dict with the source code and the attributes."""
 
     def __init__(self, class_name: str, state: dict[str, Any]) -> None:
         self.class_name, self.state = class_name, state
@@ -51,7 +51,7 @@ def reconstruct(meta: Any) -> Any:
 
 @pytest.fixture
 def nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The modules under whose names the objects are pickled; gone when they are read."""
+    """The modules under whose names the objects are pickled; removed before they are read."""
     for name in ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     reconstruct.__module__, reconstruct.__qualname__ = "torch_utils.persistence", "_reconstruct_persistent_obj"  # fmt: skip
@@ -69,7 +69,7 @@ def persistent(module: torch.nn.Module, class_name: str, config: dict[str, Any])
         size=np.broadcast_to(np.asarray(3), [2]),
         device=torch.device("cpu"),
     )
-    # Only our modules have this: typed options, which no pickle of NVIDIA's holds.
+    # Only our modules have typed options; NVIDIA's pickles do not contain them.
     state.pop("config", None)
     return Persistent(class_name, state)
 
@@ -109,7 +109,7 @@ def test_a_network_comes_out_equal(
 
 
 class Malicious:
-    """Pickled as a call, and a state to set on what it returns."""
+    """Pickled as a call, and a state to set on its result."""
 
     def __init__(self, function: Any, *arguments: Any, state: Any = None) -> None:
         self.call = (function, arguments) if state is None else (function, arguments, state)
@@ -130,7 +130,7 @@ def rebuilt(
 
 
 def network(**state: Any) -> dict[str, Any]:
-    """A snapshot with just what is looked at first."""
+    """A snapshot with only what is read first."""
     empty = {"_parameters": {}, "_buffers": {}, "_modules": {}}
     inner = {"b4": Persistent("SynthesisBlock", empty)}
     parts = {
@@ -172,9 +172,9 @@ def test_what_is_no_network_is_named(nvidia: None, tmp_path: Path) -> None:
     write(good, "stylegan2-ada", TWO)
     whole = good.read_bytes()
     cases: list[tuple[bytes, str]] = [
-        (whole[: len(whole) // 2], "damaged or no pickle"),
-        (b"not a pickle", "damaged or no pickle"),
-        (b"", "damaged or no pickle"),
+        (whole[: len(whole) // 2], "damaged or not a pickle"),
+        (b"not a pickle", "damaged or not a pickle"),
+        (b"", "damaged or not a pickle"),
         (pickle.dumps({"E": 1}), "holds no network 'G_ema'; it holds: E"),
         (pickle.dumps([1]), "it holds: list"),
         (pickle.dumps({"G_ema": Persistent("Encoder", {})}), "Encoder is neither"),
@@ -212,7 +212,7 @@ def test_a_network_of_the_tensorflow_version_is_told_the_way_through(tmp_path: P
 
 
 def test_arrays_are_not_made(nvidia: None, tmp_path: Path) -> None:
-    """Bytes that a pickle declares to be pointers would end the process; sizes that it makes up would fill the memory."""
+    """Bytes that a pickle declares to be pointers would crash the process; made-up sizes would fill the memory."""
     pointers = b"A" * 8
     fields = (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0)
     structured = Malicious(np.dtype, "V8", False, True, state=fields)
@@ -228,7 +228,7 @@ def test_arrays_are_not_made(nvidia: None, tmp_path: Path) -> None:
         path.write_bytes(pickle.dumps(network(_init_kwargs={"z_dim": made_up, "c_dim": 2})))
         with pytest.raises(UserError, match=r"G_ema: .*(number|damaged|buffer)"):
             convert(path, tmp_path / "out.safetensors")
-        # As an attribute that nobody needs it is left alone.
+        # It is ignored as an attribute that is not needed.
         path.write_bytes(pickle.dumps(network(size=made_up)))
         with pytest.raises(UserError, match="w_dim: Field required"):
             convert(path, tmp_path / "out.safetensors")
@@ -248,7 +248,7 @@ def test_a_pickle_changes_nothing_that_it_finds(tmp_path: Path) -> None:
         # BUILD with a dict of attributes, and with one of slots, which is set by setattr.
         for state in (b"}\x8c\x08__call__K\x01s", b"N}\x8c\x08__call__K\x01s\x86"):
             path.write_bytes(b"\x80\x04" + place + state + b"b.")
-            with pytest.raises(UserError, match="damaged or no pickle"):
+            with pytest.raises(UserError, match="damaged or not a pickle"):
                 convert(path, tmp_path / "out.safetensors")
 
 
@@ -280,10 +280,10 @@ def test_damaged_networks(nvidia: None, tmp_path: Path) -> None:
         ({"_parameters": {"w": rebuilt(storage, -1)}}, "w cannot be read"),
         ({"_parameters": {"w": rebuilt(storage, 0, (10**12,), (0,))}}, "4 numbers for the shape"),
         ({"_parameters": {"w": rebuilt(1)}}, "w cannot be read: it is damaged"),
-        ({"_buffers": {"w": 3}}, "w cannot be read: it is no tensor"),
+        ({"_buffers": {"w": 3}}, "w cannot be read: it is not a tensor"),
         ({"_buffers": [1]}, r"Generator\._buffers is a list"),
-        ({"_modules": [1]}, "is neither StyleGAN2-ADA's nor"),
-        ({"_init_kwargs": endless}, "nested without end"),
+        ({"_modules": [1]}, "is neither a StyleGAN2-ADA nor"),
+        ({"_init_kwargs": endless}, "nested too deeply"),
         ({"_init_kwargs": {"z_dim": {1}}}, "a set is neither a number"),
         ({"_init_kwargs": {}}, "are missing"),
     ):
@@ -294,7 +294,7 @@ def test_damaged_networks(nvidia: None, tmp_path: Path) -> None:
 
 
 def test_stylegan2_of_stylegan3s_repository(nvidia: None, tmp_path: Path) -> None:
-    """Its arguments are not nested, and its default clamp is known to its layers alone."""
+    """Its arguments are not nested, and only its layers know its default clamp."""
     network = built("stylegan2-ada", TWO)
     state = randomized(network)
     with_filters(state, TWO)

@@ -41,7 +41,7 @@ def made(folder: Path, num_classes: int) -> None:
     pipeline.save_pretrained(folder)
 
 
-# The pipeline's null class is 1000 whatever the model; guidance of another number of classes is compared without it.
+# The pipeline's null class is 1000 for any model; with another number of classes, guidance is compared without it.
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver"])
 @pytest.mark.parametrize(
     ("num_classes", "guidance"), [(1000, 3.0), (7, 1.0)], ids=["guided", "plain"]
@@ -77,13 +77,13 @@ def test_soft_labels_mix_the_class_embeddings(tmp_path: Path) -> None:
     uri = f"diffusers:{tmp_path}?steps=2&guidance=2"
     noise, labels = torch.randn(2, 4, 8, 8), torch.tensor([1, 6])
     one_hot = F.one_hot(labels, 7).float()
-    with pytest.raises(UserError, match="never hardened in silence"):
+    with pytest.raises(UserError, match="never hardened silently"):
         generators.load(uri).generate(noise, one_hot)
     ours = generators.load(uri, soft="mix-embedding")
     with torch.no_grad():
         by_class = ours.generate(noise, labels)
         torch.testing.assert_close(ours.generate(noise, one_hot), by_class, atol=1e-5, rtol=0)
-        # A mixture is what a class whose row of every table holds that mixture would be.
+        # A mixture equals a class whose row in every table is that mixture.
         soft = torch.softmax(torch.randn(1, 7), 1).expand(2, 7)
         mixed = ours.generate(noise, soft)
         for block in ours.transformer.transformer_blocks:
@@ -95,7 +95,7 @@ def test_soft_labels_mix_the_class_embeddings(tmp_path: Path) -> None:
 
 
 def test_images_are_decoded_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A decoder's activations are some hundred times its images: they would decide the batch that fits."""
+    """A decoder's activations are about a hundred times as large as its images and would limit the batch size."""
     made(tmp_path, 7)
     ours, sizes = generators.load(f"diffusers:{tmp_path}?steps=1&guidance=1"), []
     ours.vae.decoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
@@ -109,7 +109,7 @@ def test_images_are_decoded_some_at_a_time(tmp_path: Path, monkeypatch: pytest.M
 
 
 def latents_of(uri: str, noise: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """What the sampler hands to the decoder."""
+    """What the sampler passes to the decoder."""
     ours, seen = generators.load(uri), []
     ours.vae.post_quant_conv.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     with torch.no_grad():

@@ -57,7 +57,7 @@ def test_samples_obey_their_label_and_vary() -> None:
         predict(classifier, images), labels, class_groups(card.class_names, "ignore-case")
     )
     assert found["equivalent"] >= 0.9
-    # One image a class would be 0; a quarter of two random letters' distance is far above any rounding.
+    # A single image per class would give 0; a quarter of the distance of two random letters is far above any rounding.
     between = images[torch.randperm(len(images), generator=torch.Generator().manual_seed(0))]
     assert diversity(images.view(52, 8, -1), between.view(52, 8, -1)) > 0.25
 
@@ -73,7 +73,7 @@ def test_mixed_conditions_lie_between_their_classes(kind: str) -> None:
     latents = kernels.latents(64, generator.card.latent_dim, seed=5, start=0)
     images = generator.generate(latents, condition)
     assert images.shape == (64, 1, 28, 28)
-    # A mixture is neither class for sure: its classifier is less certain than on pure classes.
+    # A mixture is neither class: the classifier is less certain than on pure classes.
     pure = generator.generate(latents, torch.full((64,), names.index("T")))
     confidence = [torch.softmax(classifier(x), 1).amax(1).mean().item() for x in (images, pure)]
     assert confidence[0] < confidence[1]

@@ -1,4 +1,4 @@
-"""Loading a pair: what is read, what is checked, and each mistake's message."""
+"""Loading a pair: what is read, what is checked, and the message for each error."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_damaged_weights(pair_folder: Path, name: str, damage: str) -> None:
     expected = (
         "weights that card.json names: file .* does not exist"
         if damage == "missing"
-        else "is not the file asked for"
+        else "is not the expected file"
     )
     with pytest.raises(UserError, match=expected):
         load(str(pair_folder))

@@ -67,7 +67,7 @@ def test_mix_embedding_mixes_every_table() -> None:
 
 
 def test_a_null_class_is_not_mixed() -> None:
-    """Guidance doubles the batch inside; mixed classes are traced and rewritten as any others."""
+    """Guidance doubles the batch inside; mixed classes are traced and rewritten like any others."""
     generator = generators.load("module:own_dcgan:Guided?soft=mix-embedding")
     network = generator.network
     latents, soft = torch.randn(4, 3), torch.softmax(torch.randn(4, 5), 1)
@@ -97,7 +97,7 @@ def test_labels_that_are_used_in_other_ways_cannot_be_mixed() -> None:
         ("Unconditional", "ignores its label"),
         ("Deaf", "ignores its latents"),
         ("Unit", r"none negative.*output_range=0,1"),
-        ("Bytes?output_range=0,100", "the output_range 0,100 does not hold them"),
+        ("Bytes?output_range=0,100", "the output_range 0,100 does not contain them"),
     ],
 )
 def test_what_is_most_likely_not_meant_is_said(uri: str, message: str) -> None:
@@ -121,7 +121,7 @@ def test_sampled_classes_follow_the_soft_label_and_the_sample() -> None:
     shares = torch.bincount(classes, minlength=4) / 20_000
     torch.testing.assert_close(shares, soft[0], atol=0.015, rtol=0)
     assert shares[2] == 0
-    # The class is no function of the latents' sign or size: the two draws must look independent.
+    # The class must not depend on the latents' sign or size: the two draws must look independent.
     assert (latents[classes == 0].mean(0)).abs().max() < 0.04
     parts = [sample_classes(soft[:7], part, seed=1) for part in latents[:21].split(7)]
     assert torch.equal(torch.cat(parts), classes[:21]), "depends on the batch"
@@ -142,8 +142,8 @@ def test_sampled_classes_follow_the_soft_label_and_the_sample() -> None:
         ("module:not_there:G", "cannot be imported"),
         ("module:own_dcgan:DCGAN?weights=none.pt", "does not exist"),
         ("module:own_dcgan:DCGAN?num_classes=9", "the network failed on latents"),
-        ("module:own_dcgan:OwnSeed", "another image alone than in a batch"),
-        ("module:own_dcgan:BatchStatistics", "another image alone than in a batch"),
+        ("module:own_dcgan:OwnSeed", "a different image alone than in a batch"),
+        ("module:own_dcgan:BatchStatistics", "a different image alone than in a batch"),
         ("module:own_dcgan:Bytes", r"no output_range is stated.*output_range=0,255"),
         ("module:own_dcgan:RGBA", "4 channels; accepted: 1 .* or 3"),
         ("module:own_dcgan:Unbuildable", r"RuntimeError: Attempting .*own_dcgan\.py line \d+"),
@@ -204,7 +204,7 @@ def test_wrong_tensors_are_named(tmp_path: Path) -> None:
     state = {"net.0.weight": torch.zeros(27, 3, 8, 8), "extra": torch.zeros(1)}
     torch.save(state, tmp_path / "g.pt")
     with pytest.raises(
-        UserError, match=r"missing: net\.0\.bias\nunexpected: extra\nof another.*27"
+        UserError, match=r"missing: net\.0\.bias\nunexpected: extra\nof the wrong shape.*27"
     ):
         generators.load(f"module:own_dcgan:DCGAN?weights={tmp_path / 'g.pt'}")
 

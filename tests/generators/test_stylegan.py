@@ -1,4 +1,4 @@
-"""StyleGAN2-ADA and StyleGAN3 against a plain implementation; conditions, truncation, what does not fit."""
+"""StyleGAN2-ADA and StyleGAN3 against a plain implementation; conditions, truncation, weights that do not fit."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ THREE: dict[str, dict[str, Any]] = {
 
 
 def randomized(network: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A state dict in which nothing is at a value where it would not show."""
+    """A state dict in which every value has a visible effect."""
     generator = torch.Generator().manual_seed(0)
     state = {}
     for name, tensor in network.state_dict().items():
@@ -61,17 +61,17 @@ def randomized(network: torch.nn.Module) -> dict[str, torch.Tensor]:
         elif name.endswith("transform"):
             value = torch.eye(3)
         elif "torgb" in name or re.search(r"L6_\d+_\d\.(weight|bias)", name):
-            # Images that are not clipped through and through.
+            # Images that are not clipped everywhere.
             value = value * 0.1
         state[name] = value
     return state
 
 
 def with_filters(state: dict[str, torch.Tensor], config: dict[str, Any]) -> None:
-    """The low-pass filters, which are part of the weights."""
+    """With the low-pass filters, which are part of the weights."""
     for name in state:
         if name.endswith("resample_filter"):
-            # As NVIDIA's network: a convolution that does not upsample has the default filter, whatever it is given.
+            # Like NVIDIA's network: a convolution that does not upsample uses the default filter, whatever it is given.
             given = {} if "conv1" in name else config["synthesis_kwargs"]
             taps = torch.tensor(given.get("resample_filter", [1, 3, 3, 1]))
             state[name] = torch.outer(taps, taps).float() / taps.sum() ** 2
@@ -177,7 +177,7 @@ def test_what_does_not_fit(tmp_path: Path) -> None:
     for change, message in (
         ({"c_dim": 0}, "unconditional"),
         ({"c_dim": 6}, r"mapping.embed.weight \[7, 5\] \(expected \[7, 6\]\)"),
-        ({"img_resolution": 12}, "no power of 2"),
+        ({"img_resolution": 12}, "not a power of 2"),
         ({"color": "blue"}, "color"),
         ({"synthesis_kwargs": NARROW | {"resample_filter": [1, 2, 1]}}, "3 taps; supported: 2, 4"),
         ({"img_resolution": 32}, "missing: .*synthesis.b32"),

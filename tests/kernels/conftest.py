@@ -1,4 +1,4 @@
-"""The C++ implementations with each instruction set that this processor has."""
+"""Fixtures: the C++ implementations with each instruction set that this processor supports."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SETS = ("portable", "avx2", "avx512")
 
 
 def use(name: str) -> Iterator[None]:
-    """Use that instruction set until resumed; skip where it or the extension is missing."""
+    """Use this instruction set until resumed; skip if it or the extension is missing."""
     if reason := dispatch.extension_missing():
         pytest.skip(reason)
     from ptgm_fast import _C

@@ -1,4 +1,4 @@
-"""What a new op touches: its folder, its C++ file and its folder of tests. It is found, dispatched, differentiated, traced."""
+"""A new op adds only its folder, its C++ file and its tests; it is found, dispatched, differentiated and traced."""
 
 from __future__ import annotations
 

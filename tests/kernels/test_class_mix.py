@@ -1,4 +1,4 @@
-"""`class_mix` against float64, its options, its extremes, its gradients, its errors."""
+"""`class_mix` against float64: options, extreme values, gradients and errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pair(
 
 
 def exact(logits: Tensor, embedding: Tensor, temperature: float, top_k: int | None) -> Tensor:
-    """The definition once more, in float64 and row by row."""
+    """The definition again, in float64 and row by row."""
     rows = []
     for row in logits.double():
         kept = row >= row.sort(descending=True).values[min(top_k or len(row), len(row)) - 1]
@@ -129,9 +129,9 @@ def ones(*shape: int) -> Tensor:
         (lambda: class_mix(ones(3), ones(3, 2)), r"logits must be a matrix of floats.*\[3\]"),
         (lambda: class_mix(ones(1, 3).long(), ones(3, 2)), "logits must be a matrix of floats"),
         (lambda: class_mix(ones(1, 3), ones(3)), "embedding must be a matrix of floats"),
-        (lambda: class_mix(ones(1, 3), ones(4, 2)), r"one C >= 1, got \[1, 3\] and \[4, 2\]"),
-        (lambda: class_mix(ones(1, 0), ones(0, 2)), "one C >= 1"),
-        (lambda: class_mix(ones(1, 3), ones(3, 2).to("meta")), "must be on one device"),
+        (lambda: class_mix(ones(1, 3), ones(4, 2)), r"the same C >= 1, got \[1, 3\] and \[4, 2\]"),
+        (lambda: class_mix(ones(1, 0), ones(0, 2)), "the same C >= 1"),
+        (lambda: class_mix(ones(1, 3), ones(3, 2).to("meta")), "must be on the same device"),
         (lambda: class_mix(ones(1, 3), ones(3, 2), temperature=0.0), "must be a positive number"),
         (lambda: class_mix(ones(1, 3), ones(3, 2), temperature=float("nan")), "must be a positive"),
         (lambda: class_mix(ones(1, 3), ones(3, 2), top_k=0), "top_k must be at least 1"),

@@ -1,4 +1,4 @@
-"""`torch.set_default_dtype(torch.float64)` in the program around changes no op: each states its dtypes."""
+"""No op depends on `torch.set_default_dtype(torch.float64)` in the calling program: each sets its dtypes explicitly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The choice of an implementation: by device or by name, said when it is not the fastest, cold until it is needed."""
+"""The choice of an implementation: by device or name, logged if it is not the fastest, imported only when needed."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_reason_when_the_extension_is_missing(
 ) -> None:
     monkeypatch.setattr("ptgm_fast.__path__", [str(tmp_path)])
     break_extension(monkeypatch)
-    with pytest.raises(ImplementationError, match="was not built; install again where a C"):
+    with pytest.raises(ImplementationError, match="was not built; reinstall with a C"):
         dispatch.select("consistency", CPU, "cpu")
     forget()
     (tmp_path / "_C.cpython-00.so").touch()
@@ -124,7 +124,7 @@ def test_the_reason_when_the_extension_is_older_than_the_op(
     from ptgm_fast import _C
 
     monkeypatch.delattr(_C, "consistency")
-    with pytest.raises(ImplementationError, match="built before the op was written"):
+    with pytest.raises(ImplementationError, match="out of date and lacks this op"):
         dispatch.select("consistency", CPU, "cpu")
     assert dispatch.select("pseudo_label", CPU, "cpu") == "cpu"
 
@@ -144,7 +144,7 @@ def test_a_slower_choice_is_said_once(
     texts = [record.getMessage() for record in caplog.records]
     assert len(texts) == 2
     assert all(
-        t.startswith("pseudo_label runs its plain PyTorch reference on cpu: ") for t in texts
+        t.startswith("pseudo_label falls back to the PyTorch reference on cpu: ") for t in texts
     )
     assert "float64" in texts[1]
 
@@ -157,7 +157,7 @@ def test_the_fastest_is_chosen_in_silence(caplog: pytest.LogCaptureFixture) -> N
             assert dispatch.select("consistency", CUDA) == "triton"
         assert not caplog.records
         assert dispatch.select("consistency", META) == "reference"
-    assert "no implementation is written for meta" in caplog.text
+    assert "there is no implementation for meta" in caplog.text
 
 
 def test_status_tells_what_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +174,7 @@ def test_status_tells_what_can_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_importing_is_cold() -> None:
-    """No Triton, no compiler, no C++ extension, no CUDA; and the status asks without loading Triton."""
+    """Importing loads no Triton, compiler or C++ extension and does not touch CUDA; the status does not load Triton."""
     code = """
 import sys
 from ptgm_fast import kernels

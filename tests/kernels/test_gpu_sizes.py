@@ -1,4 +1,4 @@
-"""Every op at the sizes that launches get wrong: one of everything, and more images than a grid's second axis has.
+"""Every op at sizes where launches go wrong: one of everything, and more images than a grid's second axis allows.
 
 The same checks run here with the C++ implementation and, marked `gpu`, with the Triton kernels.
 """
@@ -33,7 +33,7 @@ NO_GPU = "there is no CUDA device here"
     ]
 )
 def on(request: pytest.FixtureRequest) -> dict[str, Any]:
-    """The device and the implementation that is held against the reference."""
+    """The device, and the implementation that is compared with the reference."""
     if request.param == "cpu" and (reason := dispatch.extension_missing()):
         pytest.skip(reason)
     return {"device": request.param, "impl": "cpu" if request.param == "cpu" else "triton"}
@@ -112,7 +112,7 @@ def assert_norm(x: Tensor, channels: int, on: dict[str, Any], options: dict[str,
 
 
 def test_more_images_than_a_grid_has_rows(on: dict[str, Any]) -> None:
-    """CUDA's second and third axes end at 65,535."""
+    """CUDA's second and third grid axes are limited to 65,535."""
     images = draw(MANY, 1, 2, 3).clamp(-1, 1)
     spec = view_preset("weak")
     made = kernels.views(images.to(on["device"]), spec, None, seed=5, impl=on["impl"])[0]

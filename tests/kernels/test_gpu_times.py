@@ -1,6 +1,6 @@
 """Time on a real GPU: each Triton kernel against its plain PyTorch reference on the same tensors, at benchmark sizes.
 
-Nothing here has run yet where this was written: there was no GPU. The bound is the least that a fused kernel owes.
+These tests have not run where they were written, for lack of a GPU. The bound is the minimum for a fused kernel.
 """
 
 from __future__ import annotations

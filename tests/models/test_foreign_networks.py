@@ -225,17 +225,17 @@ class Mixed(Body):
 
 
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "scaled": (lambda: Plain(lambda z: 10 * z), "cannot be exported.*other probabilities"),
+    "scaled": (lambda: Plain(lambda z: 10 * z), "cannot be exported.*probabilities differ"),
     "bounded": (lambda: Plain(torch.tanh), "cannot be exported.*as logits, log_softmax or softmax"),
     "sigmoid": (lambda: Plain(torch.sigmoid), "cannot be exported"),
     "tied": (Tied, "cannot be exported"),
     "cosine": (lambda: nn.Sequential(nn.Flatten(), Cosine(144, K, bias=False)), "cannot be export"),
-    "forgetful": (Forgetful, "keep all that training changes in its state dict"),
+    "forgetful": (Forgetful, "keep everything that training changes in its state dict"),
     "mixed": (Mixed, "cannot be exported"),
     "extra state": (Unsaveable, "has a dict under '_extra_state'"),
     "several": (
         lambda: Body(a=nn.Linear(6, K), b=nn.Linear(6, K)),
-        "returns several classifications in evaluation, of the layers a; b",
+        "returns several classifications in evaluation, from the layers a; b",
     ),
     "reparametrized": (
         lambda: nn.Sequential(
@@ -269,7 +269,9 @@ def test_a_network_that_computes_otherwise_afterwards_is_noticed() -> None:
     state = OrderedDict((k, v.clone()) for k, v in network.export_state().items())
     with torch.no_grad():
         network.heads["target"].weight.mul_(-1)
-    with pytest.raises(UserError, match=r"other probabilities than the trained network \(by up to"):
+    with pytest.raises(
+        UserError, match=r"probabilities differ from the trained network's \(by up to"
+    ):
         models.check_exported(network, Plain(), state, IMAGES, name="network")
 
 

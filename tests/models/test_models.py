@@ -111,7 +111,7 @@ def test_weights_round_trip(tmp_path: Path) -> None:
 
 def test_weights_that_do_not_fit_name_the_tensors(tmp_path: Path) -> None:
     models.save_weights(nn.Sequential(nn.Linear(3, 4)), tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match=r"of another shape: 0\.bias \[4\] \(expected \[5\]\)"):
+    with pytest.raises(UserError, match=r"of the wrong shape: 0\.bias \[4\] \(expected \[5\]\)"):
         models.load_weights(nn.Sequential(nn.Linear(3, 5)), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"missing: 1\.bias, 1\.weight"):
         models.load_weights(

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptgm_fast import generators
 from ptgm_fast.errors import UserError
-from ptgm_fast.models.precision import exact_float32, in_precision, resolved
+from ptgm_fast.models.precision import exact_float32, for_training, in_precision, resolved
 
 aten = torch.ops.aten
 backends: Any = torch.backends
@@ -147,3 +147,19 @@ def test_a_precision_that_is_none_is_refused() -> None:
             resolved(wrong, torch.device("cpu"))
     names = [resolved("auto", torch.device(device)) for device in ("cpu", "cuda")]
     assert names == ["float32", "bfloat16"]
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_trains_in_bfloat16_where_the_processor_multiplies_it(
+    native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert for_training("auto", cpu) == ("bfloat16" if native else "float32")
+    assert for_training("auto", cuda) == "bfloat16"
+    for named in ("float32", "bfloat16"):
+        assert for_training(named, cpu) == named
+    # Images and labels are the same on every CPU.
+    assert resolved("auto", cpu) == "float32"
+    with pytest.raises(ValueError, match="must be one of"):
+        for_training("bf16", cpu)

@@ -278,9 +278,9 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> str:
     ("damage", "message"),
     [
         (None, "--profile"),
-        (lambda text: text[: len(text) // 2], "not whole JSON"),
-        (lambda text: "", "not whole JSON"),
-        (lambda text: "[1, 2]", "no profile of ptgm-fast"),
+        (lambda text: text[: len(text) // 2], "not valid JSON"),
+        (lambda text: "", "not valid JSON"),
+        (lambda text: "[1, 2]", "not a ptgm-fast profile"),
         (
             lambda text: text.replace('"version": 2', '"version": 3', 1),
             "version 3.*reads version 2",

@@ -1,6 +1,6 @@
-"""Runs a synthesis in processes of its own and kills each at a random moment; prints whether the folders are the same.
+"""Runs a synthesis in child processes and kills each at a random moment; prints whether the folders are the same.
 
-python kill_synthesis_worker.py CONFIG.toml FOLDER KILLS FORMAT. Forked, as in kill_worker.py: the moments fall into the work.
+python kill_synthesis_worker.py CONFIG.toml FOLDER KILLS FORMAT. Forked as in kill_worker.py, so that the kills hit the work.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COUNT = 6000
 def forked(
     toml: Path, out: Path, format: str, kill_after: float | None, count: int = COUNT
 ) -> float:
-    """The seconds of a synthesis in a process of its own, killed after some of them."""
+    """The seconds that a synthesis ran in a child process, which is killed after some time if given."""
     started = time.perf_counter()
     pid = os.fork()
     if pid == 0:
@@ -69,7 +69,7 @@ def main() -> None:
     random.seed(0)
     left: list[int] = []
     for _ in range(kills):
-        # Some in what comes before the work, most in an eighth of it: it goes on and on.
+        # Some during startup, most within an eighth of the work, so that it makes progress.
         moment = random.random() * (idle + max(seconds - idle, 0) / 8)
         forked(toml, folder / "killed", format, moment)
         left.append(len(list((folder / "killed").rglob("*"))))

@@ -1,7 +1,7 @@
-"""Runs the tiny task in processes of its own and kills each at a random moment; prints what the resumed runs end with.
+"""Runs the tiny task in child processes and kills each at a random moment; prints the results of the resumed runs.
 
 python kill_worker.py CONFIG.toml FOLDER KILLS. The processes are forked from one that has imported everything, so that
-the moments fall into the run and not into its imports.
+the kills hit the run and not its imports.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ OFTEN = ("pp.checkpoint_every=1", "training.checkpoint_every=1", "pp.log_every=1
 
 
 def run(toml: Path, out: Path) -> None:
-    """Start the run, or go on with it: what a user would do who finds it gone."""
+    """Start or resume the run, as a user would who finds it killed."""
     config = load_config(toml, list(OFTEN))
     try:
         train(config, out, resume=True)
@@ -40,7 +40,7 @@ def run(toml: Path, out: Path) -> None:
 
 
 def forked(toml: Path, out: Path, kill_after: float | None) -> float:
-    """The seconds of a run in a process of its own, killed after some of them."""
+    """The seconds of a run in a child process, which is killed after some time if given."""
     started = time.perf_counter()
     pid = os.fork()
     if pid == 0:
@@ -69,14 +69,14 @@ def outcome(out: Path) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     toml, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    # The first run also loads what is not loaded yet; the second one's time is that of all to come.
+    # The first run also loads things lazily; the second one's time is that of all later runs.
     forked(toml, folder / "first", None)
     seconds = forked(toml, folder / "whole", None)
     random.seed(0)
     report: dict[str, Any] = {**outcome(folder / "whole"), "kills": []}
     for number in range(kills):
         out = folder / f"killed-{number}"
-        # One moment in each part of the run: random, yet all of it is covered.
+        # One random moment in each part of the run, so that all of it is covered.
         moment = seconds * (number + random.random()) / kills
         forked(toml, out, moment)
         checkpoint = None

@@ -1,4 +1,4 @@
-"""What the tests of runs share: the weights that a run ends with, a stage that is ready, and a wish to stop."""
+"""Shared by the tests of runs: a run's final weights, a prepared stage, and a request to stop."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def weights(out: Path) -> dict[str, torch.Tensor]:
 
 
 def trained(config: RunConfig) -> dict[str, torch.Tensor]:
-    """The weights a run ends with, without its folder and pictures."""
+    """A run's final weights, without its folder and pictures."""
     task = build_task(config)
     network = task.new_network()
     run_stages(make_stages(task, network), Context())
@@ -25,7 +25,7 @@ def trained(config: RunConfig) -> dict[str, torch.Tensor]:
 
 
 def ready(stage: Stage) -> Stage:
-    """A stage whose batches can be made, as `fit` has it at its first step."""
+    """A stage that is ready to make batches, as at `fit`'s first step."""
     stage.prepare()
     return stage
 

@@ -1,4 +1,4 @@
-"""The bundled pair with one mistake planted at a time: each is named."""
+"""The bundled pair with one planted mistake at a time: each is reported."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def letters() -> torch.nn.Module:
 def with_letters(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, letters: torch.nn.Module
 ) -> Callable[..., RunConfig]:
-    """The bundled pair: a module's letters, and their classifier with its last layer's rows in any order."""
+    """The bundled pair: the letters generator as a module, and its classifier with its last layer's rows in any order."""
     name = f"pairs_{abs(hash(tmp_path)):x}"
     (tmp_path / f"{name}.py").write_text(textwrap.dedent(MODULES))
     monkeypatch.chdir(tmp_path)
@@ -154,7 +154,7 @@ def test_a_pair_that_fits(
 
 
 def test_agreement_is_counted(with_letters: Callable[..., RunConfig], tmp_path: Path) -> None:
-    """Against a count by the networks themselves; a classifier that knows one class agrees with its samples alone."""
+    """Against a direct count; a classifier that predicts a single class agrees only with that class's samples."""
     task = build_task(with_letters("letters", rows=torch.zeros(52, dtype=torch.long)))
     record = check(task, tmp_path / "out", samples=416)
     assert record.pair.top1 == pytest.approx(1 / 52)
@@ -167,7 +167,7 @@ def test_agreement_is_counted(with_letters: Callable[..., RunConfig], tmp_path: 
 def test_what_target_images_ask_for(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Known soft labels: classes 0 and 1 ask alike, class 2 for something else; one image is undecided."""
+    """Known soft labels: those of classes 0 and 1 are alike, class 2's differ; one image is undecided."""
     task = build_task(tiny())
     labels = task.data.train.labels
     logits = torch.full((len(labels), 6), -30.0)
@@ -188,7 +188,7 @@ def test_what_target_images_ask_for(
     assert target.uncertain[0].entropy == pytest.approx(1.0)
     assert target.alike[0].classes == ("0", "1")
     assert target.alike[0].overlap == pytest.approx(1.0)
-    # One of five images of class 2 asks for the class 0 with a sixth.
+    # One of five images of class 2 gives class 0 a sixth.
     assert target.alike[1].overlap == pytest.approx(1 / 30, abs=1e-6)
 
 

@@ -62,7 +62,7 @@ def test_soft_labels_are_of_the_files(with_a_vit: Tiny, photographs: np.ndarray)
     network = timm.create_model("test_vit", num_classes=6).eval()
     network.load_state_dict(task.source.classifier.state_dict())
     transform = create_transform(**resolve_data_config(model=network))
-    # Which photographs they are, by what the target network sees of them.
+    # Identify the photographs by what the target network sees of them.
     every = build_task(with_a_vit()).read.images.images
     rows = [int((every == image).flatten(1).all(1).nonzero()) for image in task.data.train.images]
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Comparisons: the same data, budget and start for every method; the report and its verdict."""
+"""Comparisons: the same data, budget and initial weights for every method; the report and its verdict."""
 
 import json
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def test_a_row_is_what_train_gives(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_a_run_beside_its_baselines(tiny: Tiny, tmp_path: Path) -> None:
-    """The rows are what compare gives for the same seed, and the run's own summary; a second time nothing is trained."""
+    """The rows match compare's for the same seed, and the run's own summary; the second time, nothing is trained."""
     config, out = tiny(seed=3), tmp_path / "run"
     summary = train(config, out)
     rows: list[Row] = []
@@ -116,7 +116,7 @@ def test_unfinished_baselines_are_made_anew(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def fake(**accuracies: list[float]) -> dict[str, dict[str, Any]]:
-    """Methods of which each takes half a minute more than the one before it."""
+    """Methods that each take half a minute more than the previous one."""
     return {
         name.replace("_", "-").replace("pp-p-ssl", "pp+p-ssl"): {
             "test_accuracy": a,
@@ -134,7 +134,7 @@ def test_verdict_says_helped_hurt_or_neither() -> None:
     said = verdict(fake(pp=[0.90, 0.91, 0.92], pp_p_ssl=[0.89, 0.90, 0.91]))
     assert "P-SSL after PP hurt: -1.0" in said
     assert said.endswith("for 30.0 s more, -2.0 points a minute.")
-    # A gain of P-SSL that distillation alone has too is not P-SSL's.
+    # If distillation alone has the same gain, the gain is not due to P-SSL.
     rows = fake(pp=[0.90, 0.91, 0.92], pp_p_ssl=[0.92, 0.93, 0.94])
     rows["pp+soft-target"] = {"test_accuracy": [0.92, 0.94, 0.93], "seconds": 50.0}
     said = verdict(rows)
@@ -143,7 +143,7 @@ def test_verdict_says_helped_hurt_or_neither() -> None:
         "P-SSL after PP, beyond distillation, made no clear difference: +0.0 points (pp+p-ssl against pp+soft-target)"
         in said
     )
-    # What is not told from chance is not divided by minutes; nor is what takes less time.
+    # A gain within the noise is not divided by minutes; nor is that of a method that takes less time.
     said = verdict(fake(scratch=[0.90, 0.91, 0.92], pp=[0.92, 0.89, 0.94]))
     assert "made no clear difference" in said
     assert said.endswith("(pp against scratch) for 30.0 s more.")
@@ -181,7 +181,7 @@ POOLS = ("synthesis.images=100", "synthesis.images_per_target=3")
 def test_methods_of_a_seed_share_their_pools(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every row is what `train` gives; the blocks are made once a seed, with --share-pool PP's once."""
+    """Every row matches `train`; blocks are made once per seed, and PP's only once with --share-pool."""
     blocks: list[tuple[int, bool, int]] = []
     block = Recipe.block
 
@@ -205,7 +205,7 @@ def test_methods_of_a_seed_share_their_pools(
     shared = replace(asked, share_pool=True)
     compare(tiny(*POOLS), shared, tmp_path / "shared")
     assert sorted(blocks) == sorted(uniform[:2] + conditioned)
-    # On disk they are found in the comparison's folder.
+    # On disk, they are in the comparison's folder.
     blocks.clear()
     disk = compare(tiny(*POOLS, "synthesis.pool=run"), shared, tmp_path / "disk")
     assert len(open_pool(tmp_path / "disk" / "pool" / "pp")) == 100
@@ -236,7 +236,7 @@ def test_networks_are_compared_on_one_pool(tiny: Tiny, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pool", ["memory", "run"])
 def test_a_stopped_comparison_goes_on(tiny: Tiny, tmp_path: Path, pool: str) -> None:
-    """The finished rows are kept, a line cut off by a kill is made again, and the accuracies are those of one go."""
+    """Finished rows are kept, a line truncated by a kill is made again, and the accuracies are those of an uninterrupted run."""
     config = tiny(*POOLS, f"synthesis.pool={pool}")
     networks = ("ptgm:cnn-small", "ptgm:resnet-small")
     asked = Asked(("scratch", "pp", "pp+p-ssl"), (3, 4), networks, share_pool=True)

@@ -29,7 +29,7 @@ def torchrun(*arguments: object, processes: int = 2) -> list[str]:
 
 
 def command(*arguments: object, processes: int = 2) -> "subprocess.CompletedProcess[str]":
-    """`ptgm-fast ARGUMENTS` in several processes, finished."""
+    """Run `ptgm-fast ARGUMENTS` in several processes until it ends."""
     return subprocess.run(
         torchrun("-m", "ptgm_fast", *arguments, processes=processes),
         env=ENVIRONMENT,
@@ -40,13 +40,13 @@ def command(*arguments: object, processes: int = 2) -> "subprocess.CompletedProc
 
 
 def own_lines(output: str) -> list[str]:
-    """What ptgm-fast itself said, without torchrun's report of the exit codes."""
+    """ptgm-fast's own output, without torchrun's report of the exit codes."""
     return [line for line in output.splitlines() if line.startswith("ptgm-fast:")]
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory, pair: Path, blobs: Path) -> list[Any]:
-    """What the worker's cases give in one process and in two."""
+    """The results of the worker's cases in one process and in two."""
     folder = tmp_path_factory.mktemp("worlds")
     toml = folder / "tiny.toml"
     toml.write_text(
@@ -83,8 +83,8 @@ def worker_cases() -> list[str]:
 def test_curves_of_one_and_two_processes_agree(outcomes: list[Any], case: str) -> None:
     """Over 50 steps of each stage: losses, accuracies, mask rates, validation.
 
-    To 1e-5 in float64 at the usual learning rates. In float32 at 0.01 to 1e-3: training multiplies its rounding (at the
-    usual 0.1 by 10^6 in 50 steps), and that of any other order of sums too; 1e-6 to 1e-4 was seen.
+    To 1e-5 in float64 at the usual learning rates. In float32, at a rate of 0.01, to 1e-3: training amplifies its rounding
+    errors (by 10^6 in 50 steps at the usual 0.1), as with any other order of sums; 1e-6 to 1e-4 was seen.
     """
     tolerance = 1e-3 if case == "float32" else 1e-5
     alone, both = (o[case] for o in outcomes)
@@ -97,8 +97,8 @@ def test_curves_of_one_and_two_processes_agree(outcomes: list[Any], case: str) -
 
 
 def test_a_run_goes_on_in_another_number_of_processes(tiny_toml: Path, tmp_path: Path) -> None:
-    """One process, killed; two processes to the end: close to one process throughout (float32, small steps)."""
-    calm = ["pp.lr=0.01", "training.lr=0.01"]
+    """One process, killed, then two processes to the end: close to a single process throughout (float32, small steps)."""
+    calm = ["pp.lr=0.01", "training.lr=0.01", "precision=float32"]
     config, out = load_config(tiny_toml, calm), tmp_path / "parts"
     whole = train(config, tmp_path / "whole")
 
@@ -167,7 +167,7 @@ def test_a_mistake_of_all_is_told_once(tiny_toml: Path, tmp_path: Path) -> None:
 
 
 def test_a_mistake_of_one_ends_all(tiny_toml: Path, tmp_path: Path, blobs: Path) -> None:
-    """The data is there for the first process only, as on a machine where it was not copied."""
+    """Only the first process has the data, as if it was not copied to another machine."""
     (tmp_path / "here").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "here" / "blobs.npz").write_bytes(blobs.read_bytes())
@@ -201,7 +201,7 @@ def test_more_processes_than_samples_is_said_before_there_is_a_folder(
 
 
 def test_the_first_process_says_it_though_it_starts_last(tiny_toml: Path, tmp_path: Path) -> None:
-    """torchrun ends every process when one has ended: the others must not end before the one that speaks."""
+    """torchrun ends every process once one has ended, so the others must not end before the one that reports."""
     script = tmp_path / "late.py"
     script.write_text(
         "import os, time, ptgm_fast.cli\n"

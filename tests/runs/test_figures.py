@@ -1,4 +1,4 @@
-"""A figure drawn once, saved twice: as a PNG, and as an SVG whose colors are the page's."""
+"""A figure drawn once and saved twice: as a PNG, and as an SVG with the page's colors."""
 
 import json
 import re

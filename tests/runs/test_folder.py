@@ -1,4 +1,4 @@
-"""The run folder: one writer, names found atomically, errors that name the place, relative paths that stay true."""
+"""The run folder: one writer, atomically claimed names, errors that name the place, relative paths that stay valid."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Runs with the rewritten generator, and with a generator of one's own."""
+"""Runs with the rewritten generator, and with a user's own generator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,8 @@ Tiny = Callable[..., RunConfig]
 
 def test_the_rewritten_generator_makes_the_same_run(tiny: Tiny, tmp_path: Path) -> None:
     both = [
-        train(tiny(f"source.optimize={choice}"), tmp_path / choice) for choice in ("true", "false")
+        train(tiny(f"source.optimize={choice}", "precision=float32"), tmp_path / choice)
+        for choice in ("true", "false")
     ]
     rewritten, original = (summary["source"]["optimized"] for summary in both)
     assert original is None
@@ -25,7 +26,7 @@ def test_the_rewritten_generator_makes_the_same_run(tiny: Tiny, tmp_path: Path) 
     counts = rewritten["multiply_adds_per_image"]
     assert counts["after"] < counts["before"]
     first, second = (weights(tmp_path / choice) for choice in ("true", "false"))
-    # Images differ by rounding: so do the weights, and nothing else.
+    # Images differ by rounding, and so do the weights, but nothing else.
     for name, value in first.items():
         torch.testing.assert_close(value, second[name], atol=1e-3, rtol=1e-3)
 
@@ -36,7 +37,7 @@ def test_the_rewritten_generator_makes_the_same_run(tiny: Tiny, tmp_path: Path) 
 def test_a_generator_of_ones_own(
     network: str, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The whole run with a module by URI, rewritten; its answer to soft labels is in the summary."""
+    """A whole run with a module by URI, rewritten; how it handles soft labels is in the summary."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "generators"))
     num_classes, size = (10, 8) if network == "DCGAN" else (5, 4)
     classifier = build("ptgm:cnn-small", num_classes=num_classes, channels=3, image_size=size)

@@ -1,4 +1,4 @@
-"""`ptgm-fast init`: what it sees in a folder, and a config that a run takes as it is."""
+"""`ptgm-fast init`: what it finds in a folder, and a config that a run accepts unchanged."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ptgm_fast.runs.task import build_task
 def write(
     folder: Path, size: tuple[int, int] = (20, 30), *, grey: bool = False, **counts: int
 ) -> Path:
-    """counts images a class, width x height."""
+    """Write `counts` images per class, width x height."""
     rng = np.random.default_rng(0)
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)
@@ -68,7 +68,7 @@ def test_the_split_follows_from_the_smallest_class(
     test: int,
 ) -> None:
     folder = write(tmp_path / "d", (8, 8), **counts)
-    # Tracing the generator takes longer than all else.
+    # Tracing the generator takes longer than everything else.
     config = load_config(config_of(folder, tmp_path, pair), ["source.optimize=false"])
     assert (config.data.validation_per_class, config.data.test_per_class) == (validation, test)
     data = build_task(config).data
@@ -76,7 +76,7 @@ def test_the_split_follows_from_the_smallest_class(
 
 
 def test_a_run_takes_the_config_as_it_is(tmp_path: Path, pair: Path) -> None:
-    """The fewest images that are accepted: batches are larger than the labelled set."""
+    """With the fewest images that are accepted, batches are larger than the labelled set."""
     from ptgm_fast.runs.train import make_stages, run_stages
     from ptgm_fast.training.context import Context
 
@@ -84,7 +84,7 @@ def test_a_run_takes_the_config_as_it_is(tmp_path: Path, pair: Path) -> None:
     path = config_of(folder, tmp_path, pair)
     few = ["pp.steps=2", "training.steps=2", "pp.batch_size=8", "source.optimize=false"]
     task = build_task(load_config(path, few))
-    # Colour files of grey images are grey.
+    # Grey images in colour files count as grey.
     assert task.data.train.form == (1, 8, 8)
     results = run_stages(make_stages(task, task.new_network()), Context())
     assert [result.steps for result in results] == [2, 2]

@@ -1,4 +1,4 @@
-"""SIGKILL at any moment: what is left behind goes on to bitwise the weights, or the images, of an uninterrupted run."""
+"""SIGKILL at any moment: the resumed run ends with bitwise the weights, or images, of an uninterrupted one."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_weights(
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout)
     assert len(report["kills"]) == KILLS
-    # The kills hit runs in different phases: which ones exactly is up to the machine's clock.
+    # The kills hit different phases of the runs; which ones depends on timing.
     assert len({kill["checkpoint"] for kill in report["kills"]}) > 1
     for kill in report["kills"]:
         assert kill["weights"] == report["weights"], kill
@@ -41,5 +41,5 @@ def test_a_synthesis_killed_at_random_moments_ends_in_the_same_bytes(
     report = json.loads(result.stdout)
     assert report["different"] == []
     assert report["files"] > 10
-    # Work was kept from one kill to the next.
+    # Work survived from one kill to the next.
     assert len(set(report["left"])) > 2

@@ -1,4 +1,4 @@
-"""A generator in colour, of another size than the target, with no classifier: one is trained on its samples first."""
+"""A colour generator of another size than the target and without a classifier: one is trained on its samples first."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Colours(nn.Module):
 
 @pytest.fixture
 def alone(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tiny:
-    """The tiny task with that generator alone; its target sees 1x13x13."""
+    """The tiny task with only that generator; its target sees 1x13x13."""
     name = f"colours_{abs(hash(tmp_path)):x}"
     (tmp_path / f"{name}.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
@@ -121,7 +121,7 @@ def test_it_is_of_its_seed_alone(alone: Tiny, tmp_path: Path) -> None:
     def trained(name: str, *settings: str, seed: int = 0) -> bytes:
         config = alone("source.training.steps=3", *settings, seed=seed)
         source = build_source(config)
-        # A network is built with torch's own first weights before its file is loaded.
+        # A network is built with torch's initial weights before its file is loaded.
         state = torch.get_rng_state()
         train_classifier(source, config, tmp_path / name)
         assert torch.equal(torch.get_rng_state(), state)

@@ -1,4 +1,4 @@
-"""The table that a default is chosen by: fresh images and pools, on validation images."""
+"""The table from which a default is chosen: fresh images and pools, on validation images."""
 
 import importlib.util
 from pathlib import Path

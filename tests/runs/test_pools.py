@@ -1,4 +1,4 @@
-"""Training from a pool: the same bits wherever it is kept, however batches are scheduled, wherever a run is resumed."""
+"""Training from a pool: the same bits wherever it is stored, however batches are scheduled, wherever a run is resumed."""
 
 import json
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ptgm_fast.config import RunConfig
 from ptgm_fast.errors import UserError
 from ptgm_fast.generators import Generator
 from ptgm_fast.profiling import read_profile
-from ptgm_fast.runs.pools import Pools, conditioned_recipe, uniform_recipe
+from ptgm_fast.runs.pools import Pools, conditioned_recipe, images_per_target, uniform_recipe
 from ptgm_fast.runs.synthesize import synthesize
 from ptgm_fast.runs.task import build_source, build_task
 from ptgm_fast.runs.train import make_stage, train
@@ -37,7 +37,7 @@ def test_weights_are_the_same_wherever_the_pool_is(tiny: Tiny, tmp_path: Path) -
     assert not (tmp_path / "memory" / "pool").exists()
     run = train(tiny(*POOLS, "synthesis.pool=run"), tmp_path / "run")
     train(tiny(*POOLS, "synthesis.memory_limit=0"), tmp_path / "limited")
-    # Made before, by another command; more images than are used.
+    # Made earlier by another command, with more images than are used.
     made = tmp_path / "made"
     made.mkdir()
     synthesize(tiny(), 150, made / "pp", format="pool")
@@ -46,7 +46,7 @@ def test_weights_are_the_same_wherever_the_pool_is(tiny: Tiny, tmp_path: Path) -
     for name in ("run", "limited", "path"):
         assert same(weights(tmp_path / name), weights(tmp_path / "memory")), name
     assert not same(trained(tiny()), weights(tmp_path / "memory"))
-    # What a run kept can be another's pool.
+    # A pool that one run kept can serve another.
     assert len(open_pool(tmp_path / "limited" / "pool" / "pp")) == 100
     kept = f"synthesis.pool={tmp_path / 'run' / 'pool'}"
     train(tiny(*POOLS, kept), tmp_path / "again")
@@ -62,7 +62,7 @@ def test_weights_are_the_same_wherever_the_pool_is(tiny: Tiny, tmp_path: Path) -
 
 
 def test_an_image_behind_a_sample_is_the_pools(tiny: Tiny) -> None:
-    """Written out: the order, the images, the views of the samples' numbers."""
+    """Computed step by step: the order, the images, the views addressed by the samples' numbers."""
     config = tiny(*POOLS)
     task = build_task(config)
     stage = ready(make_stage("pp", task, task.new_network()))
@@ -107,7 +107,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
 
 
 def test_images_are_made_as_they_are_needed(tiny: Tiny, tmp_path: Path) -> None:
-    """Training does not wait for the whole pool: its first epoch comes in the order of the blocks."""
+    """Training does not wait for the whole pool: its first epoch is in the order of the blocks."""
     task = build_task(tiny("synthesis.images=500", "pp.steps=60"))
     stage = ready(make_stage("pp", task, task.new_network()))
     assert stage.pool is not None
@@ -145,8 +145,8 @@ def test_profile_tells_what_was_made_and_served(tiny: Tiny, tmp_path: Path) -> N
         (["synthesis.images=1"], "at least 2"),
         (["synthesis.images=frsh"], "synthesis.images"),
         (["synthesis.images=100", "synthesis.pool=nowhere"], "holds no pool"),
-        (["synthesis.images=151", "synthesis.pool=POOL"], "holds 150 images, 151 are asked for"),
-        (["synthesis.images=100", "synthesis.pool=POOL", "source.truncation=0.5"], "truncation: nothing there, 0.5 asked"),
+        (["synthesis.images=151", "synthesis.pool=POOL"], "holds 150 images, 151 are needed"),
+        (["synthesis.images=100", "synthesis.pool=POOL", "source.truncation=0.5"], "truncation: nothing there, 0.5 requested"),
         (["synthesis.images=100", "synthesis.images_per_target=3", "synthesis.pool=POOL"], 'labels.law: "uniform" there'),
     ],
 )  # fmt: skip
@@ -160,8 +160,52 @@ def test_what_does_not_fit_is_said_before_there_is_a_folder(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "each"),
+    [
+        # 20 steps of 8 are 160 images, for 15 targets.
+        (["synthesis.images_per_target=1/2"], 5),
+        (["synthesis.images_per_target=1/4"], 2),
+        # One for each target image is not enough, nor are 30 for two batches of 16.
+        (["synthesis.images_per_target=1/8"], "fresh"),
+        (["synthesis.images_per_target=1/8", "p_ssl.batch_size=16"], "fresh"),
+        (["synthesis.images_per_target=1/8", "training.steps=60"], 4),
+        (["synthesis.images_per_target=7"], 7),
+        (["synthesis.images_per_target=fresh"], "fresh"),
+        # Half of the batch is of the 30 images a class that the split leaves, and they ask, too.
+        (["synthesis.images_per_target=1/2", "data.unlabelled=rest", "training.steps=600"], 26),
+    ],
+)
+def test_a_part_of_what_p_ssl_shows(tiny: Tiny, settings: list[str], each: int | str) -> None:
+    task = build_task(tiny(*settings))
+    assert images_per_target(task.config, task.data) == each
+    pool = Pools().of("p-ssl", task)
+    assert (len(pool) if pool else "fresh") == (
+        each * task.data.num_asking if isinstance(each, int) else "fresh"
+    )
+
+
+def test_a_part_and_a_folder(tiny: Tiny, tmp_path: Path) -> None:
+    """Of a folder's pool for P-SSL all images are used; where it has PP's alone, P-SSL's is made here."""
+    synthesize(tiny(), 100, tmp_path / "pools" / "pp", format="pool")
+    part = ("synthesis.images_per_target=1/4", f"synthesis.pool={tmp_path / 'pools'}")
+    for path in (tmp_path / "pools", tmp_path / "pools" / "pp"):
+        task = build_task(tiny("synthesis.images=100", part[0], f"synthesis.pool={path}"))
+        pools = Pools()
+        here, made = (pools.of(stage, task) for stage in ("pp", "p-ssl"))
+        assert here is not None
+        assert made is not None
+        assert (here.recipe, len(here)) == (None, 100)
+        assert made.recipe is not None
+        assert len(made) == 2 * 15
+    synthesize(tiny(), 90, tmp_path / "pools" / "p-ssl", format="pool", conditioned=True)
+    found = Pools().of("p-ssl", build_task(tiny("synthesis.images=100", *part)))
+    assert found is not None
+    assert (found.recipe, len(found)) == (None, 90)
+
+
 def test_a_pool_of_another_seed_serves(tiny: Tiny, tmp_path: Path) -> None:
-    """The seed of a run is that of its order and views; a pool is paid for once."""
+    """A run's seed determines its order and views only, so a pool is made once for all seeds."""
     synthesize(tiny(seed=4), 150, tmp_path / "pool", format="pool")
     settings = ("synthesis.images=100", f"synthesis.pool={tmp_path / 'pool'}")
     a, b = (trained(tiny(*settings, seed=seed)) for seed in (0, 1))
@@ -169,7 +213,7 @@ def test_a_pool_of_another_seed_serves(tiny: Tiny, tmp_path: Path) -> None:
 
 
 class Noisy(Generator):
-    """A generator that adds torch's own random numbers to its images."""
+    """A generator that adds noise from torch's RNG to its images."""
 
     def __init__(self, inner: Generator) -> None:
         super().__init__()

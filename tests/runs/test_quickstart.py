@@ -1,4 +1,4 @@
-"""The notebook of the examples: kept without outputs, and it runs from top to bottom."""
+"""The example notebook: it is stored without outputs, and runs from top to bottom."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_it_is_kept_without_outputs() -> None:
 def test_it_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In one namespace, as a kernel does; no Jupyter is needed."""
+    """In one namespace, as in a kernel; Jupyter is not needed."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, Any] = {}
     for number, cell in enumerate(code_cells(), 1):

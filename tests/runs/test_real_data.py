@@ -1,4 +1,4 @@
-"""Runs over image files: from the disk or from memory, with a cache or without, decoded once."""
+"""Runs on image files: from disk or memory, with or without a cache, decoded once."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_captured_step_needs_its_images_in_memory(
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """The image files that are decoded from here on."""
+    """Records the image files that are decoded from now on."""
     files: list[Path] = []
 
     def read(file: Path, *arguments: object) -> object:
@@ -101,7 +101,7 @@ def test_a_run_and_its_baselines_decode_once(
 def test_only_images_with_soft_labels_are_decoded_for_the_classifier(
     tiny: Tiny, folder: Path, tmp_path: Path, decoded: list[Path], cached: bool
 ) -> None:
-    """The target sees 12x12, the classifier 8x8: 15 of 90 images are labelled, and 90 are of the other folder."""
+    """The target sees 12x12, the classifier 8x8: 15 of 90 images are labelled, and 90 come from the other folder."""
     keep = [f"data.cache={tmp_path / 'cache'}"] * cached
     config = tiny(f"data.images=folder:{folder}", "data.image_size=12", *keep)
     task = build_task(config)
@@ -110,7 +110,7 @@ def test_only_images_with_soft_labels_are_decoded_for_the_classifier(
     asking = task.data.asking[0]
     again = decoded[number:]
     assert len(again) == len(set(again)) == len(asking) == len(task.data.train) == 15
-    # In the order of the labelled images, threads or not.
+    # In the order of the labelled images, with or without threads.
     train = task.data.train
     expected = data.load(f"folder:{folder}", channels=1, image_size=8).images
     own = task.read.images.images
@@ -119,7 +119,7 @@ def test_only_images_with_soft_labels_are_decoded_for_the_classifier(
     del decoded[:]
     assert build_task(config).data.asking[0].equal(asking)
     assert len(decoded) == (0 if cached else 105)
-    # Another seed has other labelled images; where they are most of the set, it is read whole, once.
+    # Another seed has other labelled images; if they are most of the set, the whole set is read, once.
     most = config.model_copy(
         update={"data": config.data.model_copy(update={"labels_per_class": 15})}
     )
@@ -133,7 +133,7 @@ def test_only_images_with_soft_labels_are_decoded_for_the_classifier(
 def test_unlabelled_images_at_the_classifiers_size(
     tiny: Tiny, folder: Path, tmp_path: Path, decoded: list[Path]
 ) -> None:
-    """Soft labels of both sets are of their files at 8x8, not of what the target network sees."""
+    """Soft labels of both sets are computed from their files at 8x8, not from what the target network sees."""
     rng = np.random.default_rng(1)
     (tmp_path / "more").mkdir()
     for i in range(5):
@@ -157,5 +157,5 @@ def test_unlabelled_images_at_the_classifiers_size(
     assert torch.allclose(stage.table.soft_labels, table.soft_labels, atol=1e-6)  # type: ignore[attr-defined]
     shrunk = conditioning_table(task.source, task.data.unlabelled.images).soft_labels
     assert not torch.allclose(table.soft_labels[15:], shrunk, atol=1e-4)
-    # What is trained on is of the target network's size all the same.
+    # The training images still have the target network's size.
     assert stage.make_batch(0).weak.shape[1:] == (1, 12, 12)

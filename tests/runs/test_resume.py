@@ -1,4 +1,4 @@
-"""A run that was stopped, killed or ran out of disk goes on to the same bits."""
+"""A run that was stopped, killed or ran out of disk space resumes to the same bits."""
 
 import errno
 import json
@@ -68,7 +68,7 @@ def test_what_the_losses_remember_is_resumed(
 
 
 def test_a_killed_run_resumes_from_its_last_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
-    """An exception out of nowhere, as a kill would be: the checkpoint of step 6 is there, and used."""
+    """After an unexpected exception, as after a kill, the checkpoint of step 6 is there and used."""
     config = tiny()
     train(config, tmp_path / "whole")
 
@@ -95,10 +95,10 @@ def test_resume_of_a_finished_run_is_its_summary(tiny: Tiny, tmp_path: Path) -> 
     config = tiny("training.steps=4", "pp.steps=2")
     summary = train(config, tmp_path / "run")
     assert train(config, tmp_path / "run", resume=True) == summary
-    # Damaged, it is named with the fix, and the fix works.
+    # If it is damaged, the error names it and the fix, and the fix works.
     file = tmp_path / "run" / "summary.json"
     file.write_text(file.read_text()[:100])
-    with pytest.raises(UserError, match=r"summary\.json.*not whole JSON.*Remove it.*--resume"):
+    with pytest.raises(UserError, match=r"summary\.json.*not valid JSON.*Remove it.*--resume"):
         train(config, tmp_path / "run", resume=True)
     file.unlink()
     assert train(config, tmp_path / "run", resume=True)["target"] == summary["target"]

@@ -89,7 +89,7 @@ def test_an_existing_folder_is_left_alone(tiny: Tiny, tmp_path: Path) -> None:
         synthesize(tiny(), 0, tmp_path / "t")
 
 
-# Any format: shared out, stopped, damaged -------------------------------------------------------------------------------
+# Any format: divided, stopped, damaged ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("conditioned", [False, True])
@@ -108,7 +108,7 @@ def test_shares_without_coordination_end_in_the_same_bytes(
     assert [len(o.get("missing_parts", ())) > 0 for o in outcomes] == [True, True, False]
     assert outcomes[-1] == whole
     assert contents(tmp_path / "many") == contents(tmp_path / "one")
-    # Once more: everything is there.
+    # Run again: everything is already there.
     told: list[tuple[int, int]] = []
     again = synthesize(
         tiny(),
@@ -164,7 +164,7 @@ def test_what_is_missing_or_damaged_is_named_and_made_again(
     assert contents(out) == before
     for file in (lost, broken):
         assert any(str(file.relative_to(out)) in line for line in said), said
-    # Nothing else was named.
+    # Nothing else was reported.
     assert len(said) == 2
 
 
@@ -175,11 +175,11 @@ def test_a_folder_of_something_else_is_refused_with_both_values(
     for share in ((1, 2), (1, 1)):
         synthesize(tiny(), 300, tmp_path / "s", format=format, shard=share)
         before = contents(tmp_path / "s")
-        with pytest.raises(UserError, match="seed: 0 there, 5 asked for"):
+        with pytest.raises(UserError, match="seed: 0 there, 5 requested"):
             synthesize(tiny(seed=5), 300, tmp_path / "s", format=format)
-        with pytest.raises(UserError, match=r"there, .* asked for"):
+        with pytest.raises(UserError, match=r"there, .* requested"):
             synthesize(tiny(), 300, tmp_path / "s", format=format, conditioned=True)
-        with pytest.raises(UserError, match="count: 300 there, 200 asked for"):
+        with pytest.raises(UserError, match="count: 300 there, 200 requested"):
             synthesize(tiny(), 200, tmp_path / "s", format=format)
         assert contents(tmp_path / "s") == before
     other = {"folder": "pool", "pool": "webdataset", "webdataset": "folder"}[format]
@@ -214,7 +214,7 @@ def tar_samples(out: Path) -> dict[str, dict[str, bytes]]:
 
 @pytest.mark.parametrize("conditioned", [False, True])
 def test_tar_shards_hold_the_pools_images(tiny: Tiny, tmp_path: Path, conditioned: bool) -> None:
-    """The layout that WebDataset documents: files of one base name that follow each other are a sample."""
+    """The layout that WebDataset documents: consecutive files with the same base name form a sample."""
     synthesize(tiny(), 300, tmp_path / "tar", format="webdataset", conditioned=conditioned)
     synthesize(tiny(), 300, tmp_path / "pool", format="pool", conditioned=conditioned)
     pool = open_pool(tmp_path / "pool")

@@ -1,4 +1,4 @@
-"""What does not fit together is said before anything is trained."""
+"""Settings that do not fit together are reported before anything is trained."""
 
 import shutil
 from collections.abc import Callable
@@ -159,7 +159,7 @@ class Named(Net):
 
 @pytest.fixture
 def others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of networks, by its name; imported from the working directory."""
+    """The name of a module with networks, imported from the working directory."""
     name = f"nets_{abs(hash(tmp_path)):x}"
     (tmp_path / f"{name}.py").write_text(NETWORKS)
     monkeypatch.chdir(tmp_path)
@@ -214,7 +214,7 @@ def test_what_a_source_classifier_returns(
     notices: list[str] = []
     if message is None:
         build_task(tiny(*settings), on_notice=notices.append)
-        assert "source classifier: 'c.pt': loaded what it holds under 'state_dict'" in notices
+        assert "source classifier: 'c.pt': loaded the weights under 'state_dict'" in notices
     else:
         with pytest.raises(UserError, match=message):
             build_task(tiny(*settings))

@@ -1,4 +1,4 @@
-"""Networks that nobody here wrote, each at its own size: a BigGAN-deep of 128, a ViT of 224, a ResNet of 96."""
+"""Third-party networks, each at its own size: a BigGAN-deep of 128, a ViT of 224, a ResNet of 96."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ batch_size = 4
 
 
 def write_photographs(folder: Path) -> None:
-    """Three classes of eight JPEGs, 140x180 and upright by their EXIF alone."""
+    """Write three classes of eight JPEGs, 140x180, which are upright only by their EXIF orientation."""
     rng = np.random.default_rng(0)
     for label in range(3):
         (folder / f"class-{label}").mkdir(parents=True)
@@ -63,7 +63,7 @@ def write_photographs(folder: Path) -> None:
 
 
 def write_biggan(folder: Path) -> None:
-    """Random weights of a narrow BigGAN-deep 128 with ten classes, as the package saves them."""
+    """Write random weights of a narrow BigGAN-deep 128 with ten classes, as the package saves them."""
     torch.manual_seed(0)
     model = BigGAN(BigGANConfig(128, 6, 6, 8, 10, BigGANConfig().layers, 8, 1e-4, 51)).eval()
     for module in model.modules():
@@ -103,7 +103,7 @@ def test_each_network_sees_its_own_size(photographs: RunConfig, tmp_path: Path) 
     assert task.data.asking[0].shape == (9, 3, 224, 224)
     results = run_stages(make_stages(task, network), Context())
     assert [result.steps for result in results] == [2, 2]
-    # PP begins on images of half the side.
+    # PP starts with images of half the side.
     assert seen == {"classifier": {(3, 224, 224)}, "target": {(3, 48, 48), (3, 96, 96)}}
 
 

@@ -1,4 +1,4 @@
-"""Whole runs on the tiny task: what is written, determinism, what every setting does, faults."""
+"""Whole runs on the tiny task: what is written, determinism, the effect of every setting, failures."""
 
 import json
 import math
@@ -155,7 +155,7 @@ def test_every_setting_of_two_views_has_an_effect(tiny: Tiny, method: str, setti
 
 
 def test_the_loss_of_several_methods_is_the_sum_of_their_losses(tiny: Tiny) -> None:
-    """Of the same student's view: both have a strong one."""
+    """Both losses are of the same student view: both methods have a strong one."""
     found = {}
     for methods in ("['source-head', 'mean-teacher']", "mean-teacher", "['source-head', 'mse']"):
         weights = "[0.5, 3.0]" if "[" in methods else "3.0"
@@ -177,7 +177,7 @@ def test_the_loss_of_several_methods_is_the_sum_of_their_losses(tiny: Tiny) -> N
 
 
 def test_the_filter_keeps_what_was_asked_for(tiny: Tiny) -> None:
-    """Those whose classifier's label overlaps enough with the one they were made for; all at 0, none or few at 1."""
+    """Samples whose predicted label overlaps enough with the requested one; all at threshold 0, none or few at 1."""
     shares = []
     for threshold in (0.0, 0.6, 1.0):
         settings = ("p_ssl.filter=confidence", f"p_ssl.filter_threshold={threshold}")

@@ -1,4 +1,4 @@
-"""Whole runs whose target network sees another size and other channels than the generator makes."""
+"""Whole runs whose target network sees images of another size and with other channels than the generator makes."""
 
 from __future__ import annotations
 

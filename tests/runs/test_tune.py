@@ -1,4 +1,4 @@
-"""The search for a cheaper budget: what is drawn, what is kept, what is chosen, and that it can be stopped."""
+"""The search for a cheaper budget: what is drawn, kept and chosen, and that it can be stopped."""
 
 import json
 import tomllib
@@ -39,7 +39,7 @@ def budget(number: int, accuracy: float, seconds: float, error: float = 0.01) ->
 
 @pytest.mark.usefixtures("quick")
 def test_a_search_from_the_config_to_a_config(tiny: Tiny, tmp_path: Path) -> None:
-    """Every budget is what its settings say, trained as any run is; the test images are not looked at."""
+    """Every budget follows its settings and is trained like any run; the test images are not used."""
     trials: list[Trial] = []
     report = tune(tiny(), tmp_path / "t", minutes=1e-9, on_trial=trials.append)
     assert json.loads((tmp_path / "t" / "tune.json").read_text()) == report
@@ -74,7 +74,7 @@ def test_a_stopped_search_goes_on(tiny: Tiny, tmp_path: Path) -> None:
 
 
 def test_what_is_searched_fits_the_config(tiny: Tiny) -> None:
-    """Each value alone makes a config; the config's own comes first."""
+    """Each value by itself gives a valid config; the config's own value comes first."""
     config = tiny()
     values = space(config)
     assert {"pp.steps", "pp.resolution", "synthesis.images", "p_ssl.batch_size"} <= set(values)

@@ -1,4 +1,4 @@
-"""Real unlabelled target images in P-SSL: they ask the generator, and a share of each batch is images of theirs."""
+"""Real unlabelled target images in P-SSL: they condition the generator, and make up a share of each batch."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_batch_has_pseudo_samples_and_real_images(
     assert further.form == data.train.form
     stage = stage_of(config)
     ready(stage)
-    # All of them ask, the labelled ones first.
+    # All of them condition the generator, the labelled ones first.
     together = torch.cat([data.train.images, further.images])  # type: ignore[list-item]
     options = {"temperature": config.p_ssl.pcs_temperature}
     table = conditioning_table(task.source, together, **options)
@@ -85,7 +85,7 @@ def test_a_batch_has_pseudo_samples_and_real_images(
         assert batch.weak[6:].equal(expected[0])
         assert batch.strong[6:].equal(expected[1])
         assert batch.soft_labels.equal(stage.table.soft_labels[batch.provenance])
-    # 36 samples of 17 images: every image has asked.
+    # 36 samples from 17 images: every image has been used.
     assert asked == set(range(len(data.train) + COUNT))
     assert stage.pseudo_images_per_step == 6
     assert stage.images_synthesized == 6 * config.training.steps
@@ -146,7 +146,7 @@ def test_a_run_with_unlabelled_images(
 
 
 def test_the_bytes_of_a_run_without_them_stay(tiny: Tiny) -> None:
-    """No unlabelled images: the same inputs to every batch as an order over the labelled ones alone gives."""
+    """Without unlabelled images, every batch has the inputs that an order over the labelled images alone gives."""
     stage = ready(stage_of(tiny()))
     size = stage.pssl.batch_size
     *_, start, provenance = stage.batch_inputs(5)  # type: ignore[misc]
@@ -167,7 +167,7 @@ def test_what_has_no_effect_or_leaks_is_refused(tiny: Tiny, unlabelled: str, blo
 
 
 def test_what_the_split_leaves_is_unlabelled(tiny: Tiny) -> None:
-    """The parts are all the images; labels are gone; the labelled ones ask first."""
+    """The parts make up all images; labels are removed; the labelled images come first."""
     plain, task = build_task(tiny()), build_task(tiny("data.unlabelled=rest"))
     data, further = task.data, task.data.unlabelled
     assert further is not None

@@ -134,7 +134,7 @@ def test_a_larger_pool_begins_with_the_smaller_one(source: SourceModels, tmp_pat
     assert large.made == 192
     made(recipe, COUNT, tmp_path / "at once")
     assert files(tmp_path / "grows") == files(tmp_path / "at once")
-    with pytest.raises(UserError, match="count: 300 there, 200 asked for"):
+    with pytest.raises(UserError, match="count: 300 there, 200 requested"):
         folder_pool(recipe, 200, tmp_path / "grows").begin()
 
 
@@ -216,20 +216,23 @@ def test_what_was_made_for_something_else_is_refused_with_both_values(
     plain = SourceModels(generators.load(str(pair)), generators.load_classifier(str(pair)))
     stranger = FrozenGenerator(generators.load("letters"), truncation=0.8)
     for asked, message in (
-        (Recipe(plain, seed=7), "truncation: 0.8 there, nothing asked for"),
+        (Recipe(plain, seed=7), "truncation: 0.8 there, nothing requested"),
         (Recipe(stranger, seed=7), 'generator.sha256.generator.safetensors: "'),
-        (Recipe(stranger, seed=7), "image_size: 8 there, 28 asked for"),
-        (conditioned(source, targets()), 'labels.law: "uniform" there, "of target images" asked'),
+        (Recipe(stranger, seed=7), "image_size: 8 there, 28 requested"),
+        (
+            conditioned(source, targets()),
+            'labels.law: "uniform" there, "of target images" requested',
+        ),
     ):
         with pytest.raises(UserError, match=message):
             check_pool(pool, asked, COUNT, "the pool")
-    with pytest.raises(UserError, match="holds 300 images, 301 are asked for"):
+    with pytest.raises(UserError, match="holds 300 images, 301 are needed"):
         check_pool(pool, recipe, 301, "the pool")
     # Whoever adds to a folder must make the same images.
-    with pytest.raises(UserError, match="seed: 7 there, 8 asked for"):
+    with pytest.raises(UserError, match="seed: 7 there, 8 requested"):
         folder_pool(Recipe(source, seed=8), COUNT, tmp_path / "p").begin()
     a = made(conditioned(source, targets()), COUNT, tmp_path / "c")
-    with pytest.raises(UserError, match=r"labels.temperature: 1.0 there, 2.0 asked"):
+    with pytest.raises(UserError, match=r"labels.temperature: 1.0 there, 2.0 requested"):
         check_pool(a, conditioned(source, targets(), 2.0), COUNT, "the pool")
 
 
@@ -238,7 +241,7 @@ def test_a_missing_shard_is_named_and_made_again(source: SourceModels, tmp_path:
     made(recipe, COUNT, tmp_path / "p")
     before = files(tmp_path / "p")
     (tmp_path / "p" / "images-00001.npy").unlink()
-    with pytest.raises(UserError, match=r"images-00001.npy missing or of another size"):
+    with pytest.raises(UserError, match=r"images-00001.npy missing or of the wrong size"):
         open_pool(tmp_path / "p")
     again = folder_pool(recipe, COUNT, tmp_path / "p")
     all_of(again)
@@ -261,7 +264,7 @@ def test_other_bytes_of_another_machine_are_refused(source: SourceModels, tmp_pa
     parts.begin()
     parts.write({"a": b"one"}, 0)
     parts.write({"a": b"one"}, 0)
-    with pytest.raises(UserError, match="other bytes than when it was made first"):
+    with pytest.raises(UserError, match="different bytes than when it was first made"):
         parts.write({"a": b"two"}, 0)
     assert (tmp_path / "p" / "a").read_bytes() == b"one"
     assert parts.missing() == [1]
@@ -288,7 +291,7 @@ def test_nothing_in_a_pool_is_executed(source: SourceModels, tmp_path: Path, wha
     ("text", "message"),
     [
         ("{", "damaged"),
-        ("[]", "describes no folder"),
+        ("[]", "does not describe a folder"),
         ('{"count": 3, "format": "x", "version": 1}', "this version reads 'ptgm-fast pool'"),
         ('{"count": 3, "format": "ptgm-fast pool", "version": 1}', "not finished"),
         ('{"count": 3, "format": "ptgm-fast pool", "version": 1, "parts": []}', "damaged"),

@@ -130,6 +130,6 @@ def test_each_image_has_its_own_draws() -> None:
 
 @pytest.mark.parametrize("scale", [(1.2, 0.8), (0.0, 1.0)])
 def test_scale_must_be_ordered(scale: tuple[float, float]) -> None:
-    with pytest.raises(ValidationError, match="0 < least <= greatest"):
+    with pytest.raises(ValidationError, match="0 < min <= max"):
         DeformationOptions(scale=scale)
     assert math.isclose(DeformationOptions(scale=(0.9, 0.9)).scale[0], 0.9)

@@ -19,7 +19,7 @@ def test_groups() -> None:
 @pytest.mark.parametrize(
     ("groups", "message"),
     [
-        ((("A", "c"),), "names the class 'c', which the data has not"),
+        ((("A", "c"),), "names the class 'c', which the data does not have"),
         ((("A", "b"), ("b", "1")), "names the class 'b' twice"),
     ],
 )

@@ -174,7 +174,7 @@ def test_a_wrong_group_is_found_before_training(make_options: MakeOptions, tmp_p
 def test_options_that_do_not_fit(make_options: MakeOptions) -> None:
     with pytest.raises(ValidationError, match="image_size = 14 is not a multiple of 4"):
         make_options(image_size=14)
-    with pytest.raises(ValidationError, match=r"a judge apart needs another one"):
+    with pytest.raises(ValidationError, match=r"the judge needs a different one"):
         make_options(judge={"architecture": "ptgm:cnn-small"})
     with pytest.raises(ValidationError, match=r"generator\.lrr"):
         make_options(generator={"lrr": 1.0})

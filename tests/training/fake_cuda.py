@@ -1,4 +1,4 @@
-"""Fake CUDA tensors: shapes, dtypes and devices of a step on a GPU, where there is none."""
+"""Fake CUDA tensors: shapes, dtypes and devices of a step on a GPU, without having one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ptgm_fast.runs.task import Task
 from ptgm_fast.sampling import SourceModels, randomness
 
 GPU = torch.device("cuda", 0)
-# torch has no shapes of these, which change their arguments and return nothing.
+# torch has no fake kernels for these, which change their arguments and return nothing.
 _shapes = torch.library.Library("aten", "IMPL")
 for _name in ("_fused_sgd_", "_fused_adamw_"):
     _shapes.impl(_name, lambda *_, **__: None, "Meta")
@@ -28,7 +28,7 @@ for _name in ("_fused_sgd_", "_fused_adamw_"):
 def _to(
     module: nn.Module, device: Any = None, *, memory_format: torch.memory_format | None = None
 ) -> nn.Module:
-    """nn.Module.to: its own swaps a fake parameter's memory, which fake tensors cannot."""
+    """Replaces nn.Module.to, which swaps a parameter's memory; fake tensors do not support that."""
 
     def moved(value: Tensor) -> Tensor:
         if not isinstance(value, FakeTensor):
@@ -48,11 +48,11 @@ def _to(
 
 
 def _backward(loss: Tensor) -> None:
-    """loss.backward() node by node: autograd's engine asks the CUDA driver for streams, and there is no driver."""
+    """Runs loss.backward() node by node: autograd's engine asks the CUDA driver for streams, and there is no driver."""
     gradients: dict[Any, list[Tensor | None]] = {loss.grad_fn: [torch.ones_like(loss)]}
     with torch.no_grad():
         for node in _consumers_first(loss.grad_fn):
-            # As the engine does: sums over what was broadcast, and casts, to the forward's shape and dtype.
+            # Like the engine: sum over broadcast dimensions, and cast, to the forward's shape and dtype.
             given = [
                 None if g is None else g.sum_to_size(m.shape).to(m.dtype)
                 for g, m in zip(gradients.pop(node), node._input_metadata, strict=False)
@@ -65,7 +65,7 @@ def _backward(loss: Tensor) -> None:
             given += [None] * (len(node._input_metadata) - len(given))
             made = node.apply(*given) if hasattr(node, "apply") else node(*given)
             made = made if isinstance(made, tuple) else (made,)
-            # A custom op's numbers and names come after its tensors and have no edge.
+            # A custom op's non-tensor arguments come after its tensors and have no edge.
             while len(made) > len(node.next_functions) and made[-1] is None:
                 made = made[:-1]
             for (target, place), gradient in zip(node.next_functions, made, strict=True):
@@ -92,7 +92,7 @@ def _consumers_first(root: Any) -> list[Any]:
 
 
 class OffTheDevice(TorchDispatchMode):
-    """Which operators made a tensor elsewhere than on the GPU."""
+    """Records the operators that made a tensor outside the GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -110,12 +110,12 @@ class OffTheDevice(TorchDispatchMode):
 
 @contextmanager
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
-    """Every tensor within is fake; one that is not, or whose number is read on the host, raises."""
+    """Within the block every tensor is fake; a real one, or reading a value on the host, raises."""
     monkeypatch.setattr(nn.Module, "to", _to)
     monkeypatch.setattr(Tensor, "backward", _backward)
-    # A copy of a tensor (the average's) is of the same mode.
+    # A copy of a tensor (as for the average) has the same mode.
     monkeypatch.setattr(FakeTensorMode, "__deepcopy__", lambda mode, memo: mode, raising=False)
-    # autocast and the compiler's rule ask the driver, too: an H100's memory.
+    # autocast and the rule for compiling also query the driver: values of an H100.
     memory = SimpleNamespace(memory_clock_rate=2619000, memory_bus_width=5120)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda *_: memory)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
@@ -129,13 +129,13 @@ def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorMode]:
                 host = mode.from_tensor(torch.from_numpy(values))
             return host.to(device)
 
-        # The one way to the device that a step has; a copy to a real one starts in pinned memory.
+        # The only way to the device within a step; a copy to a real one starts in pinned memory.
         monkeypatch.setattr(randomness, "uploaded", uploaded)
         yield mode
 
 
 def on_gpu(task: Task, mode: FakeTensorMode) -> Task:
-    """The task as it would be built on a GPU."""
+    """The task as built on a GPU."""
     source, train = task.source, task.data.train
     images, labels = mode.from_tensor(train.images), mode.from_tensor(train.labels)
     fake = SourceModels(

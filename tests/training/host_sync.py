@@ -1,4 +1,4 @@
-"""A loop in which torch raises at every wait of the host for the device."""
+"""A loop in which torch raises whenever the host waits for the device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def watched(set_mode: Callable[[str], None]) -> Iterator[Callable[[str, int, int], None]]:
-    """A `Context.on_step` that raises the alarm after a stage's first two steps and takes it back before the last.
+    """A `Context.on_step` that turns the sync check on after a stage's first two steps, and off before the last one.
 
-    The first compile kernels, fill the ring and capture; the last logs, and a log reads its numbers. set_mode:
-    `torch.cuda.set_sync_debug_mode`. The loop must log and save at its end only, and needs five steps.
+    The first steps compile kernels, fill the ring and capture; the last one logs, which reads values. set_mode:
+    `torch.cuda.set_sync_debug_mode`. The loop must log and save only at its end, and needs five steps.
     """
 
     def on_step(stage: str, step: int, steps: int) -> None:

@@ -1,4 +1,4 @@
-"""FlexMatch, FreeMatch, SoftMatch and AdaMatch over several steps, against their formulas written out here."""
+"""FlexMatch, FreeMatch, SoftMatch and AdaMatch over several steps, against formulas written here."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ Step = tuple[Tensor, Tensor, Tensor]
 
 
 def steps(count: int = 5) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Student, weak and labelled logits; the predictions favour some classes and grow surer."""
+    """Student, weak and labelled logits; the predictions favour some classes and become more confident."""
     generator = torch.Generator().manual_seed(0)
     favoured = torch.linspace(2, 0, K)
     for step in range(count):
@@ -103,7 +103,7 @@ def adamatch() -> Callable[..., Step]:
         aligned = p * state["q"] / state["p"]
         aligned /= aligned.sum(1, keepdim=True)
         counts = (aligned.amax(1) >= THRESHOLD * q.amax(1).mean()).float()
-        # The cross-entropy less the entropy of what is learned.
+        # The cross-entropy minus the entropy of the target.
         entropy = -(aligned * aligned.log()).sum(1)
         return counts, aligned, -(counts * entropy).mean()
 

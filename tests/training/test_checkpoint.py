@@ -1,4 +1,4 @@
-"""Checkpoints: whole or absent, read without running code."""
+"""Checkpoints: atomic, and read without running code."""
 
 import contextlib
 import os
@@ -89,7 +89,7 @@ def test_a_damaged_newest_one_falls_back_to_the_one_before(tmp_path: Path) -> No
     assert all("\n" not in line for line in said)
     assert "checkpoint.pt" in said[0]
     assert "step 1 of stage 'pp'" in said[0]
-    # They are out of the way, and not lost: the next saves must not count them as checkpoints.
+    # They are renamed, not lost: the next saves must not count them as checkpoints.
     assert (tmp_path / "checkpoint.pt.damaged").exists()
     assert file.files() == [tmp_path / "checkpoint.2.pt"]
     said.clear()
@@ -101,7 +101,7 @@ def test_no_whole_checkpoint_left(tmp_path: Path) -> None:
     file = saved(tmp_path, 2, keep=2)
     for path in file.files():
         path.write_bytes(b"x")
-    with pytest.raises(UserError, match="No whole checkpoint is left"):
+    with pytest.raises(UserError, match="No intact checkpoint is left"):
         file.load()
     assert len(file.files()) == 2
 
@@ -125,7 +125,7 @@ def test_no_flipped_bit_goes_unnoticed(
 def test_a_kill_between_any_two_steps_of_a_save_leaves_a_whole_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: int, fails_at: int
 ) -> None:
-    """Every flush and every rename of the last save is the last thing that happens, in turn."""
+    """The last save is interrupted after each of its flushes and renames in turn."""
     file = saved(tmp_path, 4, keep=keep)
     calls: list[int] = []
 
@@ -156,6 +156,6 @@ def test_a_kill_between_any_two_steps_of_a_save_leaves_a_whole_checkpoint(
 
 def test_a_checkpoint_of_another_config_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, 1, config="seed = 1\nlr = 0.1\n")
-    with pytest.raises(UserError, match=r"seed = 2 \(was not so\); seed = 1 \(was so\)"):
+    with pytest.raises(UserError, match=r"seed = 2 \(now\); seed = 1 \(before\)"):
         CheckpointFile(tmp_path / "checkpoint.pt", config="seed = 2\nlr = 0.1\n").load()
     assert CheckpointFile(tmp_path / "checkpoint.pt", config="seed = 1\nlr = 0.1\n").load()

@@ -1,4 +1,4 @@
-"""Checkpoints of a GPU: copied to the host, written by a thread. A stand-in makes the copies where there is no GPU."""
+"""Checkpoints from a GPU: copied to the host, written by a thread. Without a GPU, a stand-in makes the copies."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Tiny = Callable[..., RunConfig]
 
 
 class StandIn:
-    """Copies as `to_host` does, of tensors wherever they are; they arrive when the gate is opened."""
+    """Copies tensors of any device as `to_host` does; the copies arrive when the gate is opened."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -58,7 +58,7 @@ def test_the_training_goes_on_while_a_checkpoint_is_written(
     weight += 1
     assert not file.path.exists()
     device.gate.set()
-    # Each of these waits for what is being written.
+    # Each of these waits for the pending write.
     assert file.exists()
     assert torch.equal(file.load()["w"], torch.zeros(3))
     file.save({"stage": "pp", "step": 2, "w": weight})
@@ -102,7 +102,7 @@ def test_an_error_of_the_thread_is_raised_once(
 def test_a_run_is_the_same_and_ends_with_its_thread(
     tiny: Tiny, tmp_path: Path, device: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Run through, stopped, and ended by an exception out of nowhere: the last checkpoint is whole in each case."""
+    """Finished, stopped, or ended by an unexpected exception: the last checkpoint is intact in each case."""
     device.gate.set()
     config, before = tiny(), set(threading.enumerate())
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Shares of a batch, and what a process says that was not started as it should be. (Several at once: tests/runs.)"""
+"""Shares of a batch, and the errors of a wrongly started process. (Several processes at once: tests/runs.)"""
 
 import pytest
 import torch

@@ -54,7 +54,7 @@ def test_accuracy_agrees_with_scikit_learn() -> None:
 
 
 def test_outputs_that_are_not_finite_are_said() -> None:
-    """A last step may have spoilt the weights, with every loss before it finite."""
+    """The last step may have broken the weights although every earlier loss was finite."""
     network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
     torch.nn.init.constant_(network[1].weight, float("inf"))
     images = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""How the forward is executed: when it is compiled, in which precision, and that nothing else changes."""
+"""Execution of the forward: when it is compiled, in which precision, and that nothing else changes."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -49,7 +49,7 @@ def decided(
 
 @pytest.fixture
 def slow_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A GPU of a million bytes a second."""
+    """A GPU with a bandwidth of a million bytes per second."""
     monkeypatch.setattr(execution, "bytes_a_second", lambda device: 1e6)
 
 
@@ -77,19 +77,19 @@ def test_auto_compiles_on_gpus_where_the_seconds_come_back() -> None:
     assert f"in {steps} steps fusion saves about {steps * each:.0f} s" in few.reason
     assert f"compiling takes about {seconds:.0f} s" in few.reason
     # Half the bytes in bfloat16; twice the images, twice the bytes.
-    assert not decided("auto", net, GPU, steps + 1, precision="auto").compiled
-    assert decided("auto", net, GPU, steps + 1, precision="auto", shape=(8, 1, 8, 8)).compiled
+    assert not decided("auto", net, GPU, steps + 1, precision="bfloat16").compiled
+    assert decided("auto", net, GPU, steps + 1, precision="bfloat16", shape=(8, 1, 8, 8)).compiled
 
 
 def test_the_traffic_that_fusion_saves() -> None:
-    """Of a norm and a ReLU between two convolutions: the norm's output, neither written nor read."""
+    """For a norm and a ReLU between two convolutions: the norm's output is neither written nor read."""
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     found = traffic(net, net, (4, 3, 18, 18))
     assert found == Traffic(4, 2 * 4 * 8 * 16 * 16 * 4)
     assert net.training
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
-    # Nothing lies between these; what the caller gets must be written.
+    # There is nothing between these; what the caller gets must be written.
     plain = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.ReLU())
     assert traffic(plain, plain, (4, 3, 18, 18)) == Traffic(3, 0)
 
@@ -100,7 +100,7 @@ def test_a_network_that_reads_values_is_not_compiled() -> None:
     net.features = lambda images: features(images * float(images.max()))  # type: ignore[method-assign]
     found = decided("auto", net, GPU, 10**9)
     assert not found.compiled
-    assert "cannot be counted" in found.reason
+    assert "cannot be estimated" in found.reason
 
 
 def test_a_gpus_bandwidth(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,12 +133,11 @@ def test_precision_is_that_of_the_forward_only() -> None:
     net = network()
     plain = net.to(memory_format=torch.channels_last).features(images)
     outputs = {}
-    for precision in ("auto", "float32", "bfloat16"):
+    for precision in ("float32", "bfloat16"):
         features = wrap(net, device=CPU, precision=precision, compiled=False, group=ProcessGroup())
         net.load_state_dict(network().state_dict())
         outputs[precision] = features(images)
         assert outputs[precision].dtype == torch.float32
-    assert torch.equal(outputs["auto"], plain)
     assert torch.equal(outputs["float32"], plain)
     error = (outputs["bfloat16"] - plain).abs().max() / plain.abs().max()
     # bfloat16 has 8 bits of mantissa: visible, and small.
@@ -167,6 +166,21 @@ def test_the_decision_is_in_the_summary(tiny: Tiny) -> None:
         assert stage["compiled"] is False
         assert "CPU" in stage["compile_reason"]
         assert stage["compile_seconds"] == 0.0
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_auto_is_bfloat16_of_the_forward_alone_where_the_processor_multiplies_it(
+    tiny: Tiny, native: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native)
+    few = ("training.steps=2", "pp.steps=2")
+    task = build_task(tiny(*few))
+    network = task.new_network()
+    results = [result.as_dict() for result in run_stages(make_stages(task, network), Context())]
+    assert {stage["precision"] for stage in results} == {"bfloat16" if native else "float32"}
+    plain = trained(tiny(*few, "precision=float32"))
+    same = [torch.equal(value, plain[name]) for name, value in network.export_state().items()]
+    assert all(same) is not native
 
 
 def test_precision_has_an_effect_on_a_run(tiny: Tiny) -> None:
@@ -223,12 +237,13 @@ def own_compiler_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
 def test_compiled_training_is_the_same_training_and_compiles_once_a_shape(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each shape and mode once, at its first use; nothing more for the later steps, and nothing for evaluation."""
+    """Each shape and mode is compiled once, at its first use; nothing is compiled for later steps or for evaluation."""
     settings = (
         "stages=['p-ssl']",
         "training.steps=6",
         "training.validate_every=2",
         "training.lr=0.01",
+        "precision=float32",
     )
     settings += ("p_ssl.batch_norm=concat", "p_ssl.method=uda", "p_ssl.threshold=0.0")
     results, counts = {}, []
@@ -258,7 +273,7 @@ def test_compiled_training_is_the_same_training_and_compiles_once_a_shape(
 
 @pytest.mark.parametrize("stage", ["pp", "p-ssl"])
 def test_batches_depend_on_no_weights_that_are_trained(tiny: Tiny, stage: str) -> None:
-    """So they can be made ahead of time: the same before and after the weights have changed, in any order."""
+    """So they can be prefetched: they are the same before and after the weights change, in any order."""
     task = build_task(tiny("p_ssl.method=uda"))
     network = task.new_network()
     made = ready(make_stage(stage, task, network))

@@ -1,4 +1,4 @@
-"""A whole step of each stage on fake CUDA tensors: no GPU has run it, and this is what can be known without one."""
+"""A whole step of each stage on fake CUDA tensors: what can be checked without a GPU."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def form(values: Any) -> list[tuple[Any, ...]]:
 
 
 def step_of(stage: Stage) -> dict[str, Any]:
-    """One step, and the forms of what it made: the batch, the terms, the gradients, the weights."""
+    """Run one step; return the forms of its batch, terms, gradients and weights."""
     state = TrainingState(stage.network, stage.options)
     stage.network.train()
     batch = stage.make_batch(0)
@@ -100,7 +100,7 @@ def test_a_whole_step_stays_on_the_device(
 def test_numbers_of_a_replay_are_read_on_the_device(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """`make` with its inputs in device memory, as a capture gives them, and with one read on the host: that is refused."""
+    """`make` works with its inputs in device memory, as in a capture; reading one on the host raises."""
     task = build_task(tiny(NO_TRIAL, "p_ssl.method=uda"))
     network = task.new_network()
     with fake_gpu(monkeypatch) as mode:
@@ -137,7 +137,7 @@ def test_a_tensor_left_on_the_cpu_is_found(tiny: Tiny, monkeypatch: pytest.Monke
 
 
 class Products(TorchDispatchMode):
-    """The dtypes that convolutions, and losses, compute in."""
+    """Records the dtypes that convolutions and losses compute in."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ LOSSES = (
 def test_every_network_of_a_step_computes_in_the_runs_precision(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, precision: str
 ) -> None:
-    """Generator, source classifier, student and the average that teaches it; the losses are float32's."""
+    """Generator, source classifier, student and the average that teaches it; losses are float32."""
     settings = ("p_ssl.method=uda", "p_ssl.teacher=ema", "p_ssl.distillation=soft-target")
     task = build_task(tiny(NO_TRIAL, *settings, f"precision={precision}"))
     network = task.new_network()
@@ -192,7 +192,7 @@ class Calls(TorchDispatchMode):
 def test_a_step_of_the_optimizer_is_a_call_a_group(
     monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """And one of the moving average; one more for the counters of its batch norms."""
+    """Also one call for the moving average, and one more for the counters of its batch norms."""
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))  # fmt: skip
     options = OptimizerOptions(optimizer=name)  # type: ignore[arg-type]
     assert not build_optimizer(network, options).param_groups[0]["fused"]

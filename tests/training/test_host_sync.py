@@ -1,4 +1,4 @@
-"""Steps in which the host never waits for the device: on a GPU under torch's own alarm, here with a stand-in for it."""
+"""Steps in which the host never waits for the device: on a GPU with torch's sync debug mode, elsewhere with a stand-in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from host_sync import watched
 
 Tiny = Callable[..., RunConfig]
-# A log, a validation and a checkpoint read numbers: none before the last step.
+# Logs, validations and checkpoints read values, so there are none before the last step.
 QUIET = (
     *(f"pp.{what}" for what in ("steps=12", "log_every=12", "checkpoint_every=0")),
     *(f"training.{what}" for what in ("steps=12", "log_every=12", "checkpoint_every=0")),
@@ -30,7 +30,7 @@ QUIET = (
 @pytest.mark.parametrize("overlap", ["never", "always"])
 @pytest.mark.parametrize("stage", ["pp", "p-ssl", "supervised"])
 def test_the_alarm_is_on_in_the_steps_between(tiny: Tiny, stage: str, overlap: str) -> None:
-    """The stand-in notes at which step what was set; a loop that logged between would be caught by the real one."""
+    """The stand-in records at which step which mode was set; the real one would catch a loop that logs in between."""
     modes: list[tuple[int, str]] = []
     at = [0]
     task = build_task(tiny(*QUIET, f"engine.overlap={overlap}"))
@@ -88,7 +88,7 @@ def test_no_step_waits_for_the_gpu(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
 def test_a_number_read_on_the_host_is_noticed_on_a_gpu(tiny: Tiny) -> None:
-    """The alarm itself works: a stage that reads its loss in every step raises it."""
+    """The sync debug mode itself works: a stage that reads its loss in every step raises."""
     task = build_task(tiny(*QUIET, "device=cuda"))
     stage = make_stage("pp", task, task.new_network())
     honest = stage.losses

@@ -1,4 +1,4 @@
-"""The stages' batches, made ahead or not: the same weights, the same samples; failures, profiles, what is refused."""
+"""The stages' batches with and without prefetching: the same weights and samples; failures, profiles, what is refused."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_supervised_weights_are_the_same_however_batches_are_scheduled(tiny: Tin
 
 
 def test_dropout_draws_the_same_beside_a_producer(tiny: Tiny) -> None:
-    """The trainer's draws from torch's generator are those of the step, whatever the producer is at."""
+    """The trainer's draws from torch's generator depend only on the step, not on the producer."""
     networks = []
     for overlap in ("never", "always"):
         task = build_task(tiny(*FEW, f"engine.overlap={overlap}"))
@@ -130,7 +130,7 @@ def _tensors(batch: Any, prefix: str = "") -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("overlap", ["never", "always"])
 def test_no_graph_is_recorded_for_a_batch(tiny: Tiny, overlap: str) -> None:
-    """A thread has a grad mode of its own, whose default is to record."""
+    """Each thread has its own grad mode, which is on by default."""
     stage = stage_of(build_task(tiny(*FEW, f"engine.overlap={overlap}")), "p-ssl")
     honest, modes = stage.make, []
 
@@ -204,7 +204,7 @@ def test_the_profile_of_an_overlapped_run(tiny: Tiny, tmp_path: Path) -> None:
             lanes.setdefault(span.lane, {})[span.path] = span.count
         assert set(lanes) == {"main", "ptgm-fast producer"}
         main, producer = lanes["main"], lanes["ptgm-fast producer"]
-        # Once a step on either side: what was tried to plan marks no synthesis of its own.
+        # Once per step on either side: the planning trial adds no synthesis span.
         assert main["ring wait",] == producer["generator",] == steps
         assert producer["ring wait",] >= 1
         assert "generator" not in {part for path in main for part in path}

@@ -1,4 +1,4 @@
-"""Pseudo pre-training that begins on smaller images."""
+"""Pseudo pre-training that starts with smaller images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ SIDES = "pp.resolution=[[0.5, 0.25], [0.75, 0.5], [1.0, 1.0]]"
 
 @pytest.mark.parametrize("images", ["fresh", "64"])
 def test_the_views_of_a_step_have_its_side(tiny: Tiny, images: str) -> None:
-    """12 steps: three of 4x4, three of 6x6, six of 8x8; the last are those of a run without phases."""
+    """12 steps: three of 4x4, three of 6x6, six of 8x8; the last six match a run without phases."""
     settings = () if images == "fresh" else (f"synthesis.images={images}",)
     task = build_task(tiny(SIDES, *settings))
     stage = make_stage("pp", task, task.new_network())

@@ -26,7 +26,7 @@ def loss_of(method: str, **settings: float) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def distilled(temperature: float) -> torch.Tensor:
-    """T^2 KL(q^(1/T) / sum || softmax(s / T)) of the soft labels q, one of which has a class without probability."""
+    """T^2 KL(q^(1/T) / sum || softmax(s / T)) of the soft labels q, one of which has a class of probability 0."""
     powers = SOFT ** (1 / temperature)
     q, p = powers / powers.sum(1, keepdim=True), (STUDENT / temperature).softmax(1)
     return temperature**2 * torch.where(q > 0, q * (q.log() - p.log()), 0.0).sum(1)
@@ -119,7 +119,7 @@ def test_mask_rate_is_the_share_of_confident_samples() -> None:
 
 @pytest.mark.parametrize("target", ["uniform", "labelled"])
 def test_aligned_predictions_are_their_formula(target: str) -> None:
-    """p target / mean, renormalized, with running means that begin with the first step's."""
+    """p target / mean, renormalized, with running means that start with the first step's."""
     means = RunningMeans(0.9, ProcessGroup())
     mean, share = torch.zeros(5), torch.full((5,), 0.2)
     for step in range(4):
@@ -137,7 +137,7 @@ def test_aligned_predictions_are_their_formula(target: str) -> None:
 
 
 def test_alignment_draws_a_collapsed_prediction_to_the_target() -> None:
-    """Nearly everything is predicted as one class: aligned, less than half of it is."""
+    """Nearly everything is predicted as one class; after alignment, less than half is."""
     torch.manual_seed(0)
     weak = torch.randn(4000, 5) + torch.tensor([6.0, 0, 0, 0, 0])
     assert (weak.argmax(1) == 0).float().mean() > 0.99

@@ -1,14 +1,14 @@
 """The parameters of a view: how they are packed, composed from named values, and drawn from a spec.
 
-One row of 24 float32 per sample, the same for every implementation. Pixels are those of the view, to whose size the
-image is resized:
+Each sample has one row of 24 float32, the same for every implementation. Pixels are those of the view, to whose size
+the image is resized:
 
 ======  ==================================================================================================
 0..5    inverse affine map, two rows of three: from output to input pixel offsets from the image's centre
 6..17   colour, three rows of four: three factors and an offset, on values in [0, 1]; grey images use 6 and 7,
         the factor and the offset
-18      levels of posterize, 2^bits; 0 is off
-19      threshold of solarize; above 1 is off
+18      posterize levels, 2^bits; 0 is off
+19      solarize threshold; above 1 is off
 20..22  cutout square: top and left pixel (may be negative), side in pixels; side 0 is off
 23      fill value in [-1, 1]
 ======  ==================================================================================================
@@ -27,10 +27,10 @@ from ...latents.reference import STREAM_UNIFORMS, random_words
 from ..spec import CHOOSABLE, ViewSpec
 
 NUM_PARAMETERS = 24
-# Uniform numbers a sample needs for one view: fourteen values, then one key per choosable operation.
+# Uniform numbers per sample and view: fourteen values, then one key per choosable operation.
 NUM_DRAWS = 14 + len(CHOOSABLE)
 SOLARIZE_OFF = 2.0
-# ITU-R BT.601, as PIL and torchvision.
+# ITU-R BT.601, as in PIL and torchvision.
 LUMA = (0.299, 0.587, 0.114)
 
 Value = float | Tensor
@@ -38,9 +38,9 @@ Value = float | Tensor
 
 @dataclass(frozen=True)
 class ViewParameters:
-    """The drawn or given parameters of one view of N images: ``packed`` [N, 24] float32, for 1 or 3 channels.
+    """Drawn or given parameters for one view of N images: ``packed`` [N, 24] float32, for 1 or 3 channels.
 
-    The properties are views of ``packed``.
+    The properties share memory with ``packed``.
     """
 
     packed: Tensor
@@ -63,12 +63,12 @@ class ViewParameters:
 
     @property
     def posterize_levels(self) -> Tensor:
-        """[N]: 2^bits, 0 where off."""
+        """[N]: 2^bits; 0 is off."""
         return self.packed[:, 18]
 
     @property
     def solarize_threshold(self) -> Tensor:
-        """[N]: in [0, 1], above 1 where off."""
+        """[N]: in [0, 1]; above 1 is off."""
         return self.packed[:, 19]
 
     @property
@@ -105,7 +105,7 @@ class ViewParameters:
         fill: Value = -1.0,
         device: torch.device | str | None = None,
     ) -> ViewParameters:
-        """Parameters from named values, each a number or a tensor [num].
+        """Build parameters from named values, each a number or a tensor [num].
 
         flip 0 or 1; translate_* in pixels (positive right and down); rotate in degrees, clockwise; scale above 1
         enlarges; shear in degrees; brightness, contrast, saturation factors; hue in turns; posterize bits; solarize
@@ -143,7 +143,7 @@ class ViewParameters:
 def _inverse_affine(
     flip: Tensor, tx: Tensor, ty: Tensor, rotate: Tensor, scale: Tensor, shear: Tensor
 ) -> Tensor:
-    """[N, 6]: the inverse of flip, then rotation @ shear x scale, then shift (torchvision's order)."""
+    """Return [N, 6]: the inverse of flip, then rotation @ shear x scale, then shift (torchvision's order)."""
     angle, tan = torch.deg2rad(rotate), torch.deg2rad(shear).tan()
     cos, sin = angle.cos(), angle.sin()
     a, b = (cos - sin * tan) / scale, (sin + cos * tan) / scale
@@ -155,7 +155,7 @@ def _inverse_affine(
 
 
 def _colour(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
-    """[N, 12]: hue @ saturation x contrast x brightness, and the contrast's offset.
+    """Return [N, 12]: hue @ saturation x contrast x brightness, and the contrast's offset.
 
     The rows of the hue and saturation matrices sum to 1, so the offset passes through them unchanged.
     """
@@ -173,13 +173,13 @@ def _colour(brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tenso
 
 
 def ranges(spec: ViewSpec, channels: int) -> list[float]:
-    """The spec as the numbers that `draw` needs, with the magnitude applied.
+    """Return the spec as the list of numbers that `draw` takes, with the magnitude applied.
 
-    flip, translate, rotate, scale low, scale high, shear, brightness, contrast, saturation, hue, fewest bits,
-    solarize, cutout, fill, operations to choose (0: all act), then one flag per choosable operation.
+    In order: flip, translate, rotate, scale low, scale high, shear, brightness, contrast, saturation, hue, fewest bits,
+    solarize, cutout, fill, number of operations to choose (0: apply all), then one flag per choosable operation.
     """
     m, candidates = spec.magnitude, spec.operations(channels)
-    # Of grey images' candidates two may be missing: then all that are left act.
+    # Grey images may lack two of the candidates; if no more than num_ops are left, all of them are applied.
     num_ops = spec.num_ops if spec.num_ops < len(candidates) else 0
     return [
         spec.flip,
@@ -211,14 +211,14 @@ def draw_numbers(
     device: torch.device,
     impl: str | None,
 ) -> Tensor:
-    """Uniform numbers float32 [N, dim] of samples start .. start + num - 1, or of those in `index`.
+    """Return uniform numbers, float32 [N, dim], for samples start .. start + num - 1, or for those in `index`.
 
     Raises ValueError if both are given, or if index is not int64 [N].
     """
     if index is None:
         return uniforms(num, dim, seed=seed, start=start, device=device, impl=impl)
     if isinstance(start, Tensor) or start != 0:
-        raise ValueError("start and index both say which samples these are: give one of them")
+        raise ValueError("start and index both number the samples: give only one of them")
     if index.dtype != torch.int64 or tuple(index.shape) != (num,):
         raise ValueError(
             f"index must be int64 of shape [{num}], got {index.dtype} of shape {tuple(index.shape)}"
@@ -230,10 +230,10 @@ def draw_numbers(
 def draw(
     numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int
 ) -> Tensor:
-    """Packed parameters [N, 24] from uniform numbers [N, >= 24] float32 in [0, 1) and a spec's `ranges`.
+    """Return packed parameters [N, 24] from uniform numbers [N, >= 24], float32 in [0, 1), and a spec's `ranges`.
 
-    What decides (flip, bits, cutout, the choice of operations) is computed in float32 so that every implementation
-    decides alike; the rest in float64 and rounded once.
+    Discrete decisions (flip, bits, cutout, the choice of operations) are computed in float32, so that every
+    implementation makes the same ones; the rest is computed in float64 and rounded once.
     """
     (
         flip,

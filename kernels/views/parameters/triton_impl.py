@@ -1,4 +1,4 @@
-"""`view_parameters` on a GPU: a program draws the parameters of a block of samples. The formulas are its `draw`."""
+"""`view_parameters` on a GPU: a program draws the parameters of a block of samples, by the formulas of `draw`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _NUM_OPERATIONS = tl.constexpr(len(CHOOSABLE))
 
 @triton.jit
 def _cos_sin(angle):
-    # For |angle| <= pi, to 1e-7: the series of the half angle. The library functions' reduction of large arguments
-    # takes local memory.
+    # For |angle| <= pi, accurate to 1e-7: the series of the half angle. The library functions use local memory to
+    # reduce large arguments.
     half = 0.5 * angle
     z = half * half
     s = -2.50521084e-8  # -1 / 11!
@@ -45,7 +45,7 @@ def _cos_sin(angle):
 
 @triton.jit
 def _chosen(numbers, inside, num_ops, candidates):
-    # [BLOCK, 16]: 1 for the num_ops candidates with the largest keys; of equal keys the first. All if num_ops is 0.
+    # [BLOCK, 16]: 1 for the num_ops candidates with the largest keys, the first on ties; all 1 if num_ops is 0.
     column = tl.arange(0, 16)
     possible = (column < _NUM_OPERATIONS) & (((candidates >> column) & 1) != 0)
     mask = inside[:, None] & possible[None, :]
@@ -81,7 +81,7 @@ def _factor(numbers, inside, draw: tl.constexpr, change, chosen, operation: tl.c
 
 @triton.jit
 def _colour_row(out, inside, hr, hg, hb, saturation, gain, offset):
-    # A row (hr, hg, hb) of the hue rotation times luma + saturation (1 - luma); the row sums to 1.
+    # A row (hr, hg, hb) of the hue rotation times luma + saturation (1 - luma). The row sums to 1.
     rest = 1.0 - saturation
     tl.store(out, (rest * _LUMA_R + saturation * hr) * gain, mask=inside)
     tl.store(out + 1, (rest * _LUMA_G + saturation * hg) * gain, mask=inside)
@@ -118,7 +118,7 @@ def view_parameters_kernel(
     PARAMETERS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Grid (sample blocks,). Angles in radians, shifts and the cutout's side in pixels; candidates: a bit each."""
+    """Grid (sample blocks,). Angles are in radians, shifts and the cutout's side in pixels; candidates is a bit mask."""
     sample = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = sample < num
     numbers, out = numbers_ptr + sample * stride, out_ptr + sample * PARAMETERS
@@ -178,7 +178,7 @@ def view_parameters_kernel(
 def view_parameters(
     numbers: Tensor, spec_ranges: list[float], channels: int, height: int, width: int
 ) -> Tensor:
-    """Packed parameters [N, 24] of uniform numbers [N, >= 24]."""
+    """Return packed parameters [N, 24] from uniform numbers [N, >= 24]."""
     flip, shift, rotate, low, high, shear, *factors, hue, bits, solarize, cutout, fill, num_ops = (
         spec_ranges[:15]
     )

@@ -1,6 +1,6 @@
-"""Generators made elsewhere, a module a family: its network as it was published, and `load`, which makes it of files."""
+"""Published generators, one module per family: the network as published, and `load`, which builds it from files."""
 
-# Scheme of a URI: (the module here, what follows the scheme, what that is).
+# URI scheme: (the module here, what follows the scheme, what that is).
 ADAPTERS = {
     "biggan-deep": (
         "biggan_deep",

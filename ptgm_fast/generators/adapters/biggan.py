@@ -1,4 +1,4 @@
-"""`biggan:FILE`: the generator of BigGAN-PyTorch's layout (Brock et al. 2019, arXiv:1809.11096, appendix B, figure 15)."""
+"""`biggan:FILE`: the generator in BigGAN-PyTorch's layout (Brock et al. 2019, arXiv:1809.11096, appendix B, figure 15)."""
 
 from __future__ import annotations
 
@@ -96,10 +96,10 @@ class Attention(nn.Module):
 
 
 class BigGAN(AdaptedGenerator):
-    """BigGAN with a shared class embedding e, or with a table of its own in every norm: then e is the label's vector.
+    """BigGAN with a shared class embedding e, or with a separate table in every norm, where e is the label vector.
 
-    With `chunk` > 0 the latents are split hierarchically: the first chunk makes the 4x4 map and chunk i + 1 joins e in
-    the condition of block i; else the condition is e alone.
+    With `chunk` > 0, the latents are split hierarchically: the first chunk makes the 4x4 map, and chunk i + 1 joins e in
+    the condition of block i. Otherwise, the condition is e alone.
     """
 
     def __init__(
@@ -125,9 +125,9 @@ class BigGAN(AdaptedGenerator):
         return self.shared.weight if self.card.embedding_dim else None
 
     def forward(self, latents: Tensor, embedding: Tensor) -> Tensor:
-        """Images of latents [N, latent_dim] and class embeddings [N, D], or labels [N, K] without shared ones."""
+        """Images from latents [N, latent_dim] and class embeddings [N, D], or labels [N, K] without shared embeddings."""
         first, *rest = latents.split(self.chunk, 1) if self.chunk else (latents,)
-        # No len(): torch.export would take the example's batch for every batch.
+        # No len(): torch.export would specialize on the example's batch size.
         hidden = self.linear(first).view(latents.shape[0], -1, 4, 4)
         for index, block in enumerate(self.blocks):
             condition = torch.cat([embedding, rest[index]], 1) if rest else embedding
@@ -139,8 +139,8 @@ class BigGAN(AdaptedGenerator):
 
 @torch.no_grad()
 def collect_statistics(generator: BigGAN, batches: int = 16, size: int = 64) -> None:
-    """Standing statistics (Brock et al. 2019, arXiv:1809.11096, section 4): each norm's become the means of those of some
-    batches of latents from N(0, I) and of all classes in turn, each batch normalized by its own."""
+    """Standing statistics (Brock et al. 2019, arXiv:1809.11096, section 4): each norm's statistics become the means over
+    several batches, with latents from N(0, I) and all classes in turn; each batch is normalized by its own statistics."""
     norms = [part for part in generator.modules() if isinstance(part, StoredNorm)]
     stored = {n: (n.get_buffer("stored_mean"), n.get_buffer("stored_var")) for n in norms}
     totals = {norm: [torch.zeros_like(part) for part in stored[norm]] for norm in norms}
@@ -165,10 +165,11 @@ def collect_statistics(generator: BigGAN, batches: int = 16, size: int = 64) -> 
 
 
 def bake_power_iteration(state: dict[str, Tensor], *, eps: float, where: str) -> dict[str, Tensor]:
-    """BigGAN-PyTorch's spectral norm, one power iteration from the stored u0 at every evaluation, baked into the weights.
+    """Bake BigGAN-PyTorch's spectral norm, one power iteration from the stored u0 at every evaluation, into the weights.
 
     v = normalize(u0 W), u = normalize(v W^T), sigma = v W^T u^T, weight = W / sigma; sv0 is a log of sigma and unused.
-    Tensors of `state` are written to, so that nothing is held twice. Raises UserError if u0 does not fit, and for more than one singular vector.
+    Modifies the tensors of `state` in place, so that nothing is held twice. Raises UserError if u0 does not fit, or if
+    there is more than one singular vector.
     """
     baked = {}
     for name, tensor in state.items():
@@ -194,9 +195,9 @@ def bake_power_iteration(state: dict[str, Tensor], *, eps: float, where: str) ->
 
 
 def load(request: Request) -> BigGAN:
-    """Read the sizes off the tensors, bake spectral norm, load strictly. bn_eps, sn_eps: as it was trained.
+    """Infer the sizes from the tensors, bake spectral norm, load strictly. bn_eps, sn_eps: the values used in training.
 
-    statistics: of the norms, "stored" in the file or "standing", collected anew.
+    statistics, of the norms: "stored" in the file, or "standing", collected here.
     """
     what, (path, _) = request.what, split_choice(request.target)
     bn_eps, sn_eps = request.number("bn_eps", 1e-5), request.number("sn_eps", 1e-6)
@@ -224,7 +225,7 @@ def load(request: Request) -> BigGAN:
         first = state["linear.weight"].shape[1]
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(
-            f"{what}: {str(path)!r} is no generator of BigGAN-PyTorch; looked for {error}"
+            f"{what}: {str(path)!r} is not a BigGAN-PyTorch generator; looked for {error}"
         ) from error
     card = request.card(
         name=path.stem,
@@ -245,7 +246,7 @@ def load(request: Request) -> BigGAN:
         collect_statistics(generator)
     elif not any(value.any() for name, value in state.items() if name.endswith("stored_mean")):
         raise UserError(
-            f"{what}: {str(path)!r} holds no statistics of its norms (all means are 0): it was sampled with those of each batch, "
-            "with which a sample would depend on its batch. Write ?statistics=standing to collect them once"
+            f"{what}: {str(path)!r} holds no statistics of its norms (all means are 0): it was sampled with batch statistics, "
+            "which make a sample depend on its batch. Add ?statistics=standing to collect them once"
         )
     return generator

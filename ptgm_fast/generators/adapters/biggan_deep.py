@@ -64,8 +64,8 @@ class TruncatedNorm(nn.Module):
         means, variances = self.get_buffer("running_means"), self.get_buffer("running_vars")
         if fraction == 0:
             return means[first], variances[first]
-        # The fraction weights the lower entry: so the package that published this layout interpolates, and its
-        # samples are the definition. At multiples of the step (0.02 for the published weights) it does not matter.
+        # The fraction weights the lower entry: this is how the package that published this layout interpolates, and
+        # its samples are the reference. At multiples of the step (0.02 for the published weights) it does not matter.
         mean, variance = (
             rows[first] * fraction + rows[first + 1] * (1 - fraction) for rows in (means, variances)
         )
@@ -85,8 +85,8 @@ class TruncatedNorm(nn.Module):
 class DeepBlock(nn.Module):
     """Norm, ReLU, convolution, four times (1x1, 3x3, 3x3, 1x1; a bottleneck of a quarter), and a shortcut.
 
-    Upsampling comes before the first 3x3; the shortcut drops the channels beyond its first half where the block
-    narrows. Brock et al. 2019, appendix B, figure 16.
+    Upsampling comes before the first 3x3; where the block narrows, the shortcut keeps only the first half of the
+    channels. Brock et al. 2019, appendix B, figure 16.
     """
 
     def __init__(
@@ -186,16 +186,16 @@ class BigGANDeep(AdaptedGenerator):
         return self.embeddings.weight.T
 
     def forward(self, latents: Tensor, embedding: Tensor, truncation: float = 1.0) -> Tensor:
-        """Images of latents [N, z_dim] and class embeddings [N, class_embed_dim], with the statistics of a truncation."""
+        """Images from latents [N, z_dim] and class embeddings [N, class_embed_dim], with the statistics of a truncation."""
         return self.generator(torch.cat([latents, embedding], 1), truncation)
 
 
 def bake_torch(state: dict[str, Tensor], *, where: str) -> dict[str, Tensor]:
-    """`torch.nn.utils.spectral_norm` baked into the weights: weight_orig, weight_u, weight_v become weight = W / (u . W v).
+    """Bake `torch.nn.utils.spectral_norm` into the weights: weight_orig, weight_u, weight_v become weight = W / (u . W v).
 
-    W is seen as [first dimension, the rest]. Miyato et al. 2018 (arXiv:1802.05957), with the vectors as stored, as
-    torch does in evaluation. Tensors of `state` are written to, so that nothing
-    is held twice. Raises UserError if a vector is missing or does not fit.
+    W is viewed as [first dimension, the rest]. Miyato et al. 2018 (arXiv:1802.05957), with the vectors as stored, as
+    torch does in evaluation. Modifies the tensors of `state` in place, so that nothing is held twice. Raises UserError
+    if a vector is missing or does not fit.
     """
     baked = {}
     for name, tensor in state.items():
@@ -224,7 +224,7 @@ def _vector(state: dict[str, Tensor], name: str, where: str) -> Tensor:
 
 
 def load(request: Request) -> BigGANDeep:
-    """Build on the meta device, map the file, bake spectral norm in place, hand the tensors over."""
+    """Build on the meta device, memory-map the file, bake spectral norm in place, assign the tensors."""
     what, (given, choice) = request.what, split_choice(request.target)
     place = local(given, what=what)
     weights = find(place, WEIGHTS, what=what) if place.is_dir() else place
@@ -241,7 +241,7 @@ def load(request: Request) -> BigGANDeep:
     widths = [16, *(outputs for _, _, outputs in config.layers)]
     if [inputs for _, inputs, _ in config.layers] != widths[:-1] or widths[-1] != 1:
         raise UserError(
-            f"{where}: each layer must take what the one before gives, from width 16 to 1"
+            f"{where}: each layer's input width must be the output width of the layer before, from 16 to 1"
         )
     card = request.card(
         name=given.name,

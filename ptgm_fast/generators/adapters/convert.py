@@ -1,4 +1,4 @@
-"""NVIDIA's StyleGAN pickles to safetensors."""
+"""Conversion of NVIDIA's StyleGAN pickles to safetensors."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NETWORKS = ("G_ema", "G")
 
 @dataclass(frozen=True)
 class Converted:
-    """uri: what `generators.load` takes. sha256: of the file written."""
+    """A converted generator. uri: for `generators.load`. sha256: of the file written."""
 
     uri: str
     sha256: str
@@ -35,11 +35,11 @@ class Converted:
 
 
 def convert(source: Path, out: Path, *, network: str = "G_ema") -> Converted:
-    """Write a generator of a pickle as safetensors, with its arguments in the metadata, and load it once.
+    """Write a pickle's generator as safetensors, with its arguments in the metadata, and load it once.
 
-    source: NVIDIA's .pkl of StyleGAN2-ADA or StyleGAN3 (PyTorch). out: a new .safetensors. network: "G_ema", the average
-    that images are made with, or "G". Nothing of the pickle runs (see `nvidia_pickle`). Raises UserError for another
-    file, an unconditional network, an argument that is not known, and an `out` that exists.
+    source: NVIDIA's .pkl of StyleGAN2-ADA or StyleGAN3 (PyTorch). out: a new .safetensors. network: "G_ema", the weight
+    average used for making images, or "G". No code in the pickle is run (see `nvidia_pickle`). Raises UserError for any
+    other file, an unconditional network, an unknown argument, and an `out` that exists.
     """
     if out.suffix != ".safetensors":
         raise UserError(f"--out {str(out)!r} must end in .safetensors")
@@ -59,7 +59,7 @@ def convert(source: Path, out: Path, *, network: str = "G_ema") -> Converted:
         raise UserError(f"{str(source)!r}: {network}: {error}") from error
     if not config.get("c_dim"):
         raise UserError(
-            f"{str(source)!r}: the network is unconditional (c_dim = 0); class labels need one that was trained with them"
+            f"{str(source)!r}: the network is unconditional (c_dim = 0); use one that was trained with class labels"
         )
     metadata = {"architecture": architecture, "config": json.dumps(config, sort_keys=True)}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def convert(source: Path, out: Path, *, network: str = "G_ema") -> Converted:
     try:
         card = load(uri).card
     except UserError:
-        # What cannot be loaded is not left behind.
+        # Do not leave a file behind that cannot be loaded.
         out.unlink()
         raise
     assert isinstance(card, AdapterCard)
@@ -84,7 +84,7 @@ def _network(root: Any, name: str, source: Path) -> PickledModule:
 
 
 def _part(network: PickledModule, *names: str) -> PickledModule | None:
-    """The module of a network at a path of names."""
+    """The submodule of a network at a path of names."""
     found: PickledModule | None = network
     for name in names:
         modules = found.state.get("_modules") if found else None
@@ -98,7 +98,7 @@ def _architecture(network: PickledModule, source: Path) -> str:
     if _part(network, "mapping") and _part(network, "synthesis", "input"):
         return "stylegan3"
     raise UserError(
-        f"{str(source)!r}: {network.class_name} is neither StyleGAN2-ADA's nor StyleGAN3's generator"
+        f"{str(source)!r}: {network.class_name} is neither a StyleGAN2-ADA nor a StyleGAN3 generator"
     )
 
 
@@ -109,7 +109,7 @@ def _arguments(network: PickledModule, architecture: str) -> dict[str, Any]:
         raise ValueError("the network's arguments (_init_kwargs) are missing")
     config.pop("class_name", None)
     if architecture == "stylegan2-ada" and "synthesis_kwargs" not in config:
-        # The StyleGAN2 of stylegan3's repository takes these arguments unnested, and clamps unless told otherwise.
+        # The StyleGAN2 in the stylegan3 repository takes these arguments unnested, and clamps by default.
         nested = config.keys() & SynthesisConfig.model_fields.keys()
         layer = _part(network, "synthesis", "b4", "conv1")
         clamp = plain(layer.state.get("conv_clamp")) if layer else None
@@ -118,9 +118,9 @@ def _arguments(network: PickledModule, architecture: str) -> dict[str, Any]:
 
 
 def _collect(network: PickledModule, prefix: str, state: dict[str, Tensor]) -> None:
-    """Parameters and persistent buffers by their names in a state dict. Raises ValueError for what is no tensor."""
+    """Collect parameters and persistent buffers by state-dict name. Raises ValueError for one that is not a tensor."""
     if prefix.count(".") > 8:
-        raise ValueError("its modules are nested without end")
+        raise ValueError("its modules are nested too deeply")
     temporary = network.state.get("_non_persistent_buffers_set") or ()
     for kind in ("_parameters", "_buffers"):
         for name, value in network.entries(kind).items():

@@ -18,7 +18,7 @@ from ptgm_fast.generators.soft import mixing
 from ptgm_fast.models.hub import local
 
 SAMPLERS = {"ddim": "DDIMScheduler", "dpm-solver": "DPMSolverMultistepScheduler"}
-# The decoder's activations are some hundred times the size of its images.
+# The decoder's activations are hundreds of times the size of its images.
 DECODED_AT_ONCE = 16
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 
@@ -27,7 +27,8 @@ class DiT(AdaptedGenerator):
     """Noise [N, C, H, W] -> latents by a deterministic sampler with classifier-free guidance -> images in [-1, 1].
 
     eps = eps(null) + guidance (eps(y) - eps(null)) for guidance > 1 (Ho, Salimans 2022, arXiv:2207.12598), in the first
-    `guided_channels`; eps(y) in others. A soft label, chosen with mix-embedding, mixes the rows of every block's class embedding table.
+    `guided_channels`; eps(y) in the others. With soft="mix-embedding", a soft label mixes the rows of every block's class
+    embedding table.
     """
 
     card: AdapterCard
@@ -40,7 +41,7 @@ class DiT(AdaptedGenerator):
     def example(
         self, truncation: float | None = None, *, num: int = 2, seed: int = 0
     ) -> tuple[Any, ...]:
-        raise ValueError("a sampler calls its network once a step, so it is no single graph")
+        raise ValueError("a sampler calls its network at every step, so it is not a single graph")
 
     def synthesize(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
         steps, guidance = self.card.settings["steps"], self.card.settings["guidance"]
@@ -55,12 +56,12 @@ class DiT(AdaptedGenerator):
         return torch.cat([self.vae.decode(part).sample for part in parts]).clamp(-1, 1)
 
     def _noise(self, x: Tensor, time: Tensor, condition: Tensor, guidance: float) -> Tensor:
-        """The guided prediction, without the learned variance where the model gives one."""
+        """The guided noise prediction, without the learned variance that some models add."""
         channels, guided = x.shape[1], guidance > 1
         null = torch.full((len(x),), self.null_class, device=x.device)
         if guided:
             x = torch.cat([x, x])
-        # By value, not by copy: a copy from the host's memory would wait for the device at every step.
+        # Passed by value: a copy from host memory would synchronize at every step.
         times = torch.full((len(x),), time.item(), dtype=time.dtype, device=x.device)
         with ExitStack() as stack:
             if condition.dim() == 2:
@@ -79,7 +80,7 @@ class DiT(AdaptedGenerator):
 
 
 def load(request: Request) -> DiT:
-    """Read transformer, VAE and scheduler of a folder; no code that the folder names is imported."""
+    """Read a folder's transformer, VAE and scheduler; no code that the folder names is imported."""
     what, given = request.what, Path(request.target)
     sampler = request.choice("sampler", SAMPLERS, "ddim")
     steps, guidance = request.whole("steps", 50), request.number("guidance", 4.0)
@@ -103,7 +104,7 @@ def load(request: Request) -> DiT:
     transformer = _component(diffusers.DiTTransformer2DModel, place / "transformer", what)
     vae = _component(diffusers.AutoencoderKL, place / "vae", what)
     if frequencies == "meta":
-        # Of the embedding of time: 10000^(-i / n), where diffusers has 10000^(-i / (n - 1)).
+        # Of the time embedding: 10000^(-i / n), where diffusers has 10000^(-i / (n - 1)).
         for block in transformer.transformer_blocks:
             block.norm1.emb.time_proj.downscale_freq_shift = 0
     scheduler = getattr(diffusers, SAMPLERS[sampler]).from_config(
@@ -149,7 +150,7 @@ def load(request: Request) -> DiT:
 
 
 def _component(kind: Any, folder: Path, what: str) -> Any:
-    """A model of a folder, strictly. diffusers reads safetensors, or pickles with weights_only=True."""
+    """Load a folder's model strictly. diffusers reads safetensors, or pickles with weights_only=True."""
     path = find(folder, WEIGHTS, what=what)
     try:
         model, found = kind.from_pretrained(
@@ -164,7 +165,7 @@ def _component(kind: Any, folder: Path, what: str) -> Any:
     titles = {
         "missing_keys": "missing",
         "unexpected_keys": "unexpected",
-        "mismatched_keys": "of another shape",
+        "mismatched_keys": "of the wrong shape",
     }
     problems = [
         f"{title}: {', '.join(sorted(map(str, found[key]))[:6])}"

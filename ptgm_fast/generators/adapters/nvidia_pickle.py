@@ -1,9 +1,9 @@
-"""NVIDIA's network pickles read without running anything of them.
+"""Reading NVIDIA's network pickles without running any of their code.
 
-A pickle is a program whose only power is to call what its reader looks up for it. NVIDIA's carry the source code of their
-classes for such a call to run; and arrays alone are enough to do harm, for NumPy lets a pickle say which of its bytes are
-pointers. So nothing is called here: plain containers are built, every other call becomes a `Call`, and tensors and numbers
-are made of these afterwards, by what they must be.
+A pickle is a program whose only power is to call what its reader looks up for it. NVIDIA's pickles carry the source code
+of their classes for such a call to run. Arrays alone can do harm too, since NumPy lets a pickle say which of its bytes
+are pointers. So nothing is called here: plain containers are built, every other call is recorded as a `Call`, and tensors
+and numbers are built from these records afterwards, with checks of what each must be.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NOTED = {
 
 
 class Call:
-    """A call that a pickle asked for and that was not made: its name, arguments, and the state set on its result."""
+    """A call that a pickle requested but that was not made: its name, arguments, and the state set on its result."""
 
     __slots__ = ("arguments", "name", "state")
 
@@ -48,8 +48,8 @@ class Call:
 
 
 class _Noter:
-    """What a pickle finds under a name of `NOTED`. It can be called; the other thing that pickles do, setting state on
-    what they find (a function's defaults, a class's methods), it refuses."""
+    """What a pickle finds under a name in `NOTED`. It can be called. It refuses the other thing that pickles can do:
+    setting state on what they find (a function's defaults, a class's methods)."""
 
     __slots__ = ("name",)
 
@@ -64,7 +64,7 @@ class _Noter:
 
 
 class _Dict(dict[Any, Any]):
-    """OrderedDict, and NVIDIA's EasyDict: their entries, without attributes. As a class, too, it takes no state."""
+    """Stands for OrderedDict and NVIDIA's EasyDict: entries without attributes. The class takes no state either."""
 
     __slots__ = ()
 
@@ -84,7 +84,7 @@ CONTAINERS: dict[str, type] = {
 
 class _Reader(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        # Protocol 2 writes Python 2's name of the builtins.
+        # Protocol 2 writes Python 2's name for the builtins.
         full = f"{'builtins' if module == '__builtin__' else module}.{name}"
         if full in CONTAINERS:
             return CONTAINERS[full]
@@ -103,7 +103,7 @@ class _Refused(Exception):
 def read_pickle(path: Path) -> Any:
     """The contents of a network pickle: plain containers, and a `Call` for anything else that it holds.
 
-    Raises UserError for a pickle that asks for what no network of NVIDIA's consists of, and for damage.
+    Raises UserError if the pickle requests anything that is not part of NVIDIA's networks, or is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -113,28 +113,28 @@ def read_pickle(path: Path) -> Any:
     except _Refused as error:
         if "tflib" in str(error):
             raise UserError(
-                f"{str(path)!r} is of the TensorFlow version. NVIDIA's stylegan2-ada-pytorch rewrites it: "
+                f"{str(path)!r} is a pickle of the TensorFlow version. NVIDIA's stylegan2-ada-pytorch converts it: "
                 f"python legacy.py --source={path.name} --dest=NEW.pkl; then convert NEW.pkl"
             ) from error
         raise UserError(
-            f"{str(path)!r} was not read: it asks for {error}, which is no tensor and no plain container, and loading it could "
-            "run code. Only pickles of NVIDIA's StyleGAN2-ADA and StyleGAN3 (PyTorch) are understood"
+            f"{str(path)!r} was not read: it asks for {error}, which is neither a tensor nor a plain container, and loading it "
+            "could run code. Only pickles of NVIDIA's StyleGAN2-ADA and StyleGAN3 (PyTorch) are supported"
         ) from error
     except Exception as error:  # damaged pickles raise nearly anything
         raise UserError(
-            f"{str(path)!r} is damaged or no pickle ({type(error).__name__}: {error}); copy it again"
+            f"{str(path)!r} is damaged or not a pickle ({type(error).__name__}: {error}); copy it again"
         ) from error
 
 
 @dataclass(frozen=True)
 class PickledModule:
-    """A network of a pickle, as data: its class's name and its attributes. Its source code stays in the pickle."""
+    """A network in a pickle, as data: its class name and its attributes. Its source code is left in the pickle."""
 
     class_name: str
     state: dict[str, Any]
 
     def entries(self, name: str) -> dict[str, Any]:
-        """An attribute that is a dict; empty if there is none. Raises ValueError for another."""
+        """A dict attribute; empty if there is none. Raises ValueError if the attribute is not a dict."""
         found = self.state.get(name)
         if found is None:
             return {}
@@ -158,12 +158,12 @@ def tensor(value: Any) -> Tensor:
     if isinstance(value, Call) and value.name == PARAMETER and value.arguments:
         value = value.arguments[0]
     if not isinstance(value, Call) or value.name != TENSOR:
-        raise ValueError("it is no tensor")
+        raise ValueError("it is not a tensor")
     with _as_value_error():
         storage, offset, size, stride, *_ = value.arguments
         if storage.name != STORAGE:
-            raise ValueError("its storage is of another kind")
-        # The function of STORAGE's name in torch loads whatever the bytes hold; this takes tensors and storages only.
+            raise ValueError("its storage is of an unknown kind")
+        # torch's function of STORAGE's name loads whatever the bytes hold; this loads tensors and storages only.
         stored = torch.load(io.BytesIO(storage.arguments[0]), map_location="cpu", weights_only=True)
         flat = torch.tensor([], dtype=stored.dtype).set_(stored)
         if math.prod(size) > len(flat):
@@ -172,9 +172,9 @@ def tensor(value: Any) -> Tensor:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """Arguments of networks as JSON can hold them; NumPy's scalars become numbers. Raises ValueError for anything else."""
+    """Network arguments as JSON values; NumPy scalars become numbers. Raises ValueError for anything else."""
     if depth > 8:
-        raise ValueError("they are nested without end")
+        raise ValueError("they are nested too deeply")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, dict):
@@ -194,7 +194,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 @contextmanager
 def _as_value_error() -> Iterator[None]:
-    """Whatever damaged or made-up arguments run into."""
+    """Turn any error that damaged or forged arguments cause into a ValueError."""
     try:
         yield
     except ValueError:

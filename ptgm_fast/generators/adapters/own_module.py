@@ -1,4 +1,4 @@
-"""`module:package.module:factory?weights=FILE`: anyone's torch.nn.Module behind the contract."""
+"""`module:package.module:factory?weights=FILE`: any torch.nn.Module as a `Generator`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIZES = ("num_classes", "latent_dim", "embedding_dim")
 class OwnModule(AdaptedGenerator):
     """Calls network(latents [N, *latent_shape], condition); the card says what the condition is.
 
-    A network of class indices whose embeddings are mixed also takes soft labels [N, K].
+    A network that takes class indices also takes soft labels [N, K] if its embeddings are mixed.
     """
 
     card: AdapterCard
@@ -37,7 +37,7 @@ class OwnModule(AdaptedGenerator):
 
     @property
     def _num_rows(self) -> int:
-        """Of the tables that have a row a class."""
+        """The number of rows of the class tables."""
         return table_rows(self.card.num_classes, self.card.settings.get("null_class"))
 
     @property
@@ -54,7 +54,7 @@ class OwnModule(AdaptedGenerator):
 
     def synthesize(self, latents: Tensor, condition: Tensor, truncation: float | None) -> Tensor:
         if self.card.soft == "mix-embedding" and condition.dim() == 1:
-            # One form, of which a rewrite is made: the mixture of one class is its row, bit for bit.
+            # Always the same form, the one that a rewrite is traced for: a mixture of one class is its row, bit for bit.
             condition = F.one_hot(condition, self.card.num_classes)
         if self.card.soft == "mix-embedding":
             condition = condition.to(latents.dtype)
@@ -62,14 +62,14 @@ class OwnModule(AdaptedGenerator):
 
 
 def table_rows(num_classes: int, null_class: int | None) -> int:
-    """Rows of a class table: one a class, and those up to the null class, which is never mixed."""
+    """Rows of a class table: one per class, and those up to the null class, which is never mixed."""
     return num_classes if null_class is None else null_class + 1
 
 
 def load(request: Request) -> OwnModule:
-    """Import the module that the user named, build, load weights strictly, and make a few images to learn what they are.
+    """Import the user's module, build it, load weights strictly, and make a few images to find out their size.
 
-    Each number of the card comes from the URI, or else from the attribute of that name on the network.
+    Each number on the card comes from the URI, or else from the network's attribute of that name.
     """
     what = request.what
     network = _build(request.target, what)
@@ -106,7 +106,7 @@ def load(request: Request) -> OwnModule:
     num_classes = values["num_classes"]
     if null_class is not None and null_class < num_classes:
         raise UserError(
-            f"{what}: null_class = {null_class} is one of the {num_classes} classes; it is a row behind them"
+            f"{what}: null_class = {null_class} is one of the {num_classes} classes; it must be a row after them"
         )
     if condition == "class-embedding" or request.soft == "mix-embedding":
         rows = table_rows(num_classes, null_class)
@@ -142,7 +142,7 @@ def load(request: Request) -> OwnModule:
 
 
 def _build(target: str, what: str) -> nn.Module:
-    """The module that the user's code makes. Whatever that raises, and an exit of it, is a UserError."""
+    """Build the user's module. Anything that this raises, including SystemExit, becomes a UserError."""
     try:
         factory = import_factory(target, what=what)
     except UserError:
@@ -158,7 +158,7 @@ def _build(target: str, what: str) -> nn.Module:
 
 
 def _tables(network: nn.Module) -> str:
-    """The tables that a network has instead, and what to do with one more row."""
+    """The tables that a network has instead, and what to do about an extra row."""
     sizes = sorted({m.num_embeddings for m in network.modules() if isinstance(m, nn.Embedding)})
     if not sizes:
         return "the network has none"

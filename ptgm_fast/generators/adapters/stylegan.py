@@ -1,4 +1,4 @@
-"""What loads StyleGAN2 and StyleGAN3: a state dict, with the arguments that its network was built with."""
+"""Loading StyleGAN2 and StyleGAN3: a state dict, with the arguments that its network was built with."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Config = TypeVar("Config", bound=StyleGANConfig)
 
 
 class StyleGAN(AdaptedGenerator):
-    """G(z, y, t): a label vector y, one-hot or soft, has its embedding mixed; t in (0, 1] moves styles to their mean."""
+    """G(z, y, t): a label vector y, one-hot or soft, mixes class embeddings; t < 1 moves styles towards their mean."""
 
     def __init__(self, card: AdapterCard, network: StyleGANNetwork) -> None:
         super().__init__()
         self.card, self.network = card, network
 
     def forward(self, latents: Tensor, vector: Tensor, truncation: float = 1.0) -> Tensor:
-        """Images of latents [N, z_dim] and class weights [N, K], clipped to [-1, 1] as the published code does."""
+        """Images from latents [N, z_dim] and class weights [N, K], clipped to [-1, 1] as the published code does."""
         return self.network(latents, vector, truncation).clamp(-1, 1)
 
 
@@ -40,9 +40,9 @@ def load_stylegan(
     build: Callable[[Config, int | None], StyleGANNetwork],
     **settings: str,
 ) -> StyleGAN:
-    """Build on the meta device, map the file, hand the tensors over. cutoff, config: see docs/generators.md.
+    """Build on the meta device, memory-map the file, assign the tensors. cutoff, config: see docs/generators.md.
 
-    build: the network of its arguments and a cutoff. settings: the card's, beside the cutoff.
+    build: makes the network from its arguments and a cutoff. settings: the card's, in addition to the cutoff.
     """
     what, (path, _) = request.what, split_choice(request.target)
     config_path = request.take("config")
@@ -99,6 +99,6 @@ def _config(path: Path, given: str, architecture: str, what: str) -> dict[str, A
         )
     if not isinstance(config, dict) or not config.get("c_dim"):
         raise UserError(
-            f"{what}: the network is unconditional (c_dim = 0); class labels need one that was trained with them"
+            f"{what}: the network is unconditional (c_dim = 0); use one that was trained with class labels"
         )
     return config

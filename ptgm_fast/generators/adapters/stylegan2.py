@@ -25,7 +25,7 @@ from ptgm_fast.generators.request import Request
 
 
 class MappingConfig(PublishedConfig):
-    """Arguments of the mapping network. w_avg_beta: of training, without effect here."""
+    """Arguments of the mapping network. w_avg_beta: for training only, without effect here."""
 
     num_layers: int = Field(8, ge=1)
     embed_features: int | None = Field(None, ge=1)
@@ -36,8 +36,8 @@ class MappingConfig(PublishedConfig):
 
 
 class SynthesisConfig(PublishedConfig):
-    """Arguments of the synthesis network. num_fp16_res, fp16_channels_last, fused_modconv_default: everything is computed in
-    the module's dtype, in one way."""
+    """Arguments of the synthesis network. num_fp16_res, fp16_channels_last, fused_modconv_default: without effect here;
+    everything is computed in the module's dtype, in one way."""
 
     channel_base: int = Field(32768, ge=1)
     channel_max: int = Field(512, ge=1)
@@ -62,7 +62,7 @@ class StyleGAN2Config(StyleGANConfig):
     @model_validator(mode="after")
     def _power_of_two(self) -> Self:
         if self.img_resolution & (self.img_resolution - 1):
-            raise ValueError(f"img_resolution {self.img_resolution} is no power of 2")
+            raise ValueError(f"img_resolution {self.img_resolution} is not a power of 2")
         taps = self.synthesis_kwargs.resample_filter
         if len(taps) % 2 or len(taps) > 6:
             raise ValueError(f"resample_filter has {len(taps)} taps; supported: 2, 4 or 6")
@@ -80,7 +80,7 @@ class StyledConv(nn.Module):
     ) -> None:
         super().__init__()
         self.up, self.config = up, config
-        # A convolution that does not upsample keeps the default filter, whatever the network's.
+        # A convolution that does not upsample keeps the default filter, whatever the network's filter.
         num_taps = len(config.resample_filter) if up else 4
         self.affine = EqualizedLinear(w_dim, inputs)
         self.weight = nn.Parameter(torch.empty(outputs, inputs, 3, 3))
@@ -91,10 +91,10 @@ class StyledConv(nn.Module):
             self.noise_strength = nn.Parameter(torch.empty(()))
 
     def forward(self, x: Tensor, style: Tensor, noise: bool, gain: float = 1.0) -> Tensor:
-        # The upsampling convolution is stored as one that flips its kernel, as a transposed one does.
+        # The upsampling convolution's stored kernel is for a convolution that flips it, as a transposed one does.
         x = modulated_conv(x, self.weight, self.affine(style), padding=1, up=self.up)
         if self.up:
-            # The transposed convolution has made one pixel of the padding that centers the filter.
+            # The transposed convolution already provides one pixel of the padding that centers the filter.
             before, after = _upsampling_padding(len(self.resample_filter))
             padding = (before - 1, after, before - 1, after)
             x = resample(x, self.resample_filter, padding=padding, gain=4)
@@ -109,7 +109,7 @@ def _upsampling_padding(num_taps: int) -> tuple[int, int]:
 
 
 def upsample(x: Tensor, taps: Tensor) -> Tensor:
-    """Twice the size: zeros between the pixels and the low-pass filter."""
+    """Upsample 2x: insert zeros between the pixels, then apply the low-pass filter."""
     before, after = _upsampling_padding(len(taps))
     return resample(x, taps, up=2, padding=(before, after, before, after), gain=4)
 
@@ -131,7 +131,7 @@ class ToRGB(nn.Module):
 
 
 class Shortcut(nn.Module):
-    """1x1 convolution and upsampling, of the residual architecture."""
+    """The residual architecture's shortcut: 1x1 convolution and upsampling."""
 
     resample_filter: Tensor
 
@@ -147,7 +147,7 @@ class Shortcut(nn.Module):
 
 
 class SynthesisBlock(nn.Module):
-    """All of one resolution: (upsampling convolution,) convolution, (image)."""
+    """All layers of one resolution: (upsampling convolution,) convolution, (image)."""
 
     resample_filter: Tensor
 
@@ -172,7 +172,7 @@ class SynthesisBlock(nn.Module):
 
     @property
     def num_styles(self) -> int:
-        """Of the convolutions; the image takes the next block's first."""
+        """The number of styles for the convolutions; the image uses the next block's first style."""
         return 1 if self.first else 2
 
     def forward(
@@ -195,7 +195,7 @@ class SynthesisBlock(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Styles, one [N, w_dim] a layer, -> images [N, C, S, S]."""
+    """Styles, one [N, w_dim] per layer -> images [N, C, S, S]."""
 
     def __init__(self, network: StyleGAN2Config, *, noise: bool) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ class Synthesis(nn.Module):
 
 
 class StyleGAN2Network(StyleGANNetwork):
-    """noise: add the constant noise of training's end."""
+    """noise: add the constant noise that is stored with the weights."""
 
     def __init__(self, config: StyleGAN2Config, cutoff: int | None, *, noise: bool) -> None:
         mapping, synthesis = config.mapping_kwargs, Synthesis(config, noise=noise)

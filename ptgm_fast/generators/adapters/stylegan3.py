@@ -25,7 +25,7 @@ from ptgm_fast.generators.request import Request
 
 
 class MappingConfig(PublishedConfig):
-    """Arguments of the mapping network. w_avg_beta, freeze_*: of training, without effect here."""
+    """Arguments of the mapping network. w_avg_beta, freeze_*: for training only, without effect here."""
 
     num_layers: int = Field(2, ge=1)
     lr_multiplier: float = Field(0.01, gt=0)
@@ -60,7 +60,7 @@ class StyleGAN3Config(StyleGANConfig):
     def _layers(self) -> Self:
         if self.num_critical >= self.num_layers:
             raise ValueError(
-                f"num_critical {self.num_critical} leaves none of {self.num_layers} layers"
+                f"num_critical {self.num_critical} must be less than num_layers {self.num_layers}"
             )
         return self
 
@@ -86,7 +86,7 @@ class Signal:
 
 
 class FourierFeatures(nn.Module):
-    """sin(2 pi (f . p + phase)) on a grid of points p, turned and moved by the first style, then a 1x1 map."""
+    """sin(2 pi (f . p + phase)) on a grid of points p, rotated and shifted by the first style, then a 1x1 convolution."""
 
     transform: Tensor
     freqs: Tensor
@@ -111,10 +111,10 @@ class FourierFeatures(nn.Module):
         transform = rotation.view(-1, 3, 3) @ shift.view(-1, 3, 3) @ self.transform
         phases = self.phases + (self.freqs @ transform[:, :2, 2:]).squeeze(2)
         freqs = self.freqs @ transform[:, :2, :2]
-        # Frequencies that a transform would lift over the band are faded out.
+        # Frequencies that a transform would push beyond the band are faded out.
         excess = (freqs.norm(dim=2) - self.bandwidth) / (self.rate / 2 - self.bandwidth)
         amplitudes = (1 - excess).clamp(0, 1)
-        # Pixel centers, one unit an image side of `rate` pixels.
+        # Pixel centers; the unit is an image side of `rate` pixels.
         places = (torch.arange(self.size, device=style.device, dtype=style.dtype) + 0.5) / self.rate
         places = places - self.size / 2 / self.rate
         grid = torch.stack(torch.meshgrid(places, places, indexing="xy"), -1).view(-1, 2)
@@ -124,7 +124,7 @@ class FourierFeatures(nn.Module):
 
 
 class FilteredLayer(nn.Module):
-    """Modulated convolution, then bias, upsampling, leaky ReLU, downsampling: no frequency folds back (appendix C.3)."""
+    """Modulated convolution, then bias, upsampling, leaky ReLU, downsampling, to avoid aliasing (appendix C.3)."""
 
     magnitude_ema: Tensor
     up_filter: Tensor | None
@@ -148,7 +148,7 @@ class FilteredLayer(nn.Module):
             config.filter_size * factor if factor > 1 and not last else 1
             for factor in (self.up, self.down)
         )
-        # The filters are part of the weights; of one tap there is none.
+        # The filters are part of the weights, except for filters of one tap.
         radial = config.use_radial_filters and not critical
         shape = [down_taps] * (2 if radial else 1)
         self.register_buffer("up_filter", torch.empty(up_taps) if up_taps > 1 else None)
@@ -165,7 +165,7 @@ class FilteredLayer(nn.Module):
             styles = styles / math.sqrt(self.weight[0].numel())
         weight: Tensor = self.weight
         if not self.last:
-            # Demodulation takes the scale of weights out again, but for its guard against zero.
+            # Demodulation cancels the scale of the weights, except for its epsilon.
             weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
         x = x * self.magnitude_ema.rsqrt()
         x = modulated_conv(x, weight, styles, demodulate=not self.last, padding=self.kernel - 1)
@@ -179,7 +179,7 @@ class FilteredLayer(nn.Module):
 
 
 class Synthesis(nn.Module):
-    """Styles, one [N, w_dim] a layer, -> images [N, C, S, S]."""
+    """Styles, one [N, w_dim] per layer -> images [N, C, S, S]."""
 
     def __init__(self, config: StyleGAN3Config) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What StyleGAN2 and StyleGAN3 share: equalized linear maps, the mapping network, resampling by filters."""
+"""What StyleGAN2 and StyleGAN3 share: equalized linear layers, the mapping network, resampling with filters."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptgm_fast.generators.files import PublishedConfig
 
 
 class StyleGANConfig(PublishedConfig):
-    """The arguments that both generations take. c_dim 0 is an unconditional network, which has no labels to mix."""
+    """The arguments that both versions take. c_dim 0 is an unconditional network, which has no labels to mix."""
 
     z_dim: int = Field(ge=1)
     c_dim: int = Field(ge=1)
@@ -25,7 +25,7 @@ class StyleGANConfig(PublishedConfig):
     img_channels: Literal[1, 3]
 
 
-# Gain that keeps a unit variance behind each activation; the slope of lrelu is 0.2.
+# Gain that keeps unit variance after each activation; the slope of lrelu is 0.2.
 GAINS = {"linear": 1.0, "relu": math.sqrt(2), "lrelu": math.sqrt(2)}
 
 
@@ -94,7 +94,7 @@ class Mapping(nn.Module):
         embed_dim: int | None = None,
         activation: str = "lrelu",
     ) -> None:
-        """hidden_dim, embed_dim: w_dim unless given."""
+        """hidden_dim, embed_dim: w_dim by default."""
         super().__init__()
         w_dim, embed_dim = config.w_dim, embed_dim or config.w_dim
         self.num_ws, self.cutoff = num_ws, num_ws if cutoff is None else cutoff
@@ -137,8 +137,8 @@ def modulated_conv(
     """A convolution whose weights are W_oik s_i / sqrt(sum_ik (W_oik s_i)^2), for each sample's styles s [N, I].
 
     Karras et al. 2020 (arXiv:1912.04958, equations 1 to 3). Computed as one convolution of the batch: inputs are scaled
-    by s, outputs by the root, which is the same but for rounding. up: zeros between the pixels first, [N, O, 2H+1, 2W+1]
-    (the filter that follows makes it 2H x 2W).
+    by s and outputs by 1 / sqrt(...), which is the same up to rounding. up: insert zeros between the pixels first,
+    [N, O, 2H+1, 2W+1] (the filter that follows makes it 2H x 2W).
     """
     x = x * styles[:, :, None, None]
     if up:
@@ -160,7 +160,7 @@ def resample(
     padding: Sequence[int],
     gain: float = 1.0,
 ) -> Tensor:
-    """Zeros between pixels (up), padding, convolution with a filter, every `down`-th pixel.
+    """Insert zeros between pixels (up), pad, convolve with a filter, keep every `down`-th pixel.
 
     x [N, C, H, W]; taps [T], applied along both axes, or [T, T], or None for no filter; padding (left, right, top,
     bottom), negative crops.

@@ -1,4 +1,4 @@
-"""Rewrite a frozen generator into an equal, cheaper one."""
+"""Rewrite a frozen generator into an equivalent, cheaper one."""
 
 from __future__ import annotations
 
@@ -52,33 +52,34 @@ def optimize(
     skip: Collection[str] = (),
     on_notice: Callable[[str], None] = _warn,
 ) -> Optimized:
-    """An equal, cheaper copy of a frozen module; the original is not changed.
+    """Return an equivalent, cheaper copy of a frozen module; the original is not changed.
 
-    example: inputs of `forward`, tensors [N, ...] with N >= 2. The copy takes any N; other sizes are those of the
-    example, and inputs that are no tensors (a truncation) become constants: a call with another value raises
-    ValueError. A `Generator` brings its own example, and its copy is a `Generator` of the same card.
-    truncation: of a `Generator` whose truncation selects statistics, the one that `generate` will be called with.
+    example: inputs of `forward`, tensors [N, ...] with N >= 2. The copy takes any N; other sizes are fixed to those of
+    the example, and inputs that are not tensors (a truncation) become constants: a call with another value raises
+    ValueError. A `Generator` brings its own example, and its copy is a `Generator` with the same card.
+    truncation: for a `Generator` whose truncation selects statistics, the value that `generate` will be called with.
     skip: names of `PASSES` to leave out. Outputs are channels-last.
 
     Everything is computed in float32, whatever precision is set outside.
-    verify: compare with the original on two batches, a `Generator` on what it is fed in a run, another module on normal
-    inputs. The copy must be within tolerance * max(1, max |original|) of it, or not more than twice as far from float64
-    as the original is. Otherwise, and where the original draws random numbers, so that nothing can be compared, `module`
-    is an unchanged copy. Of a module that torch.export cannot trace, the submodules that it can are rewritten. `left`
-    and `parts` say so, and on_notice(message) in a line; without it, a warning. Gradients flow to inputs, not to weights.
-    Raises UserError for a module in training mode, missing or empty examples and unknown names in skip.
+    verify: compare with the original on two batches: a `Generator` on inputs as in a run, any other module on normally
+    distributed inputs. The copy must be within tolerance * max(1, max |original|) of the original, or at most twice as
+    far from float64 as the original is. Otherwise, and if the original draws random numbers, so that nothing can be
+    compared, the result's `module` is an unchanged copy. If torch.export cannot trace the module, the submodules that it
+    can trace are rewritten. `left` and `parts` report this, and on_notice(message) is called with one line; by default, a
+    warning. Gradients flow to inputs, not to weights.
+    Raises UserError for a module in training mode, missing or empty examples, and unknown names in skip.
     """
     if any(part.training for part in module.modules()):
         raise UserError("optimize needs a frozen module: call module.eval() first")
     if unknown := set(skip) - set(PASSES):
         raise UserError(
-            f"skip names no pass: {', '.join(sorted(unknown))}; accepted: {', '.join(PASSES)}"
+            f"skip has unknown passes: {', '.join(sorted(unknown))}; accepted: {', '.join(PASSES)}"
         )
     own = module if isinstance(module, Generator) and example is None else None
     if example is None:
         if own is None:
             raise UserError(
-                "optimize needs example inputs of a module that is no Generator: pass example=(latents, ...)"
+                "optimize needs example inputs for a module that is not a Generator: pass example=(latents, ...)"
             )
         try:
             example = own.example(truncation)
@@ -96,7 +97,7 @@ def optimize(
         on_notice(f"the generator is used as it is: {why}. {OFF}")
         return _left(duplicate(module), why, 0)
 
-    # The caller's random numbers stay as they are.
+    # Preserve the caller's RNG state.
     with torch.random.fork_rng(on_gpus(example), enabled=verify):
         if verify and not repeats(module, example):
             return kept(
@@ -111,10 +112,10 @@ def optimize(
             body, passes = rewrite(fast, example, skip)
         except (
             Exception
-        ) as error:  # torch.export raises many kinds; all mean that there is no graph
+        ) as error:  # torch.export raises many types; all mean that there is no graph
             left = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             parts, reports = rewrite_parts(fast, example, skip)
-            instead = f"rewritten in its stead: {', '.join(parts)}" if parts else "used as it is"
+            instead = f"rewritten instead: {', '.join(parts)}" if parts else "used as it is"
             on_notice(f"the generator cannot be traced as a whole ({left}); {instead}. {OFF}")
             if not parts:
                 return _left(fast, left, baked)
@@ -159,6 +160,6 @@ def _generator(original: Generator, body: OptimizedModule) -> Generator:
                 kept[name] = child
     result._modules = dict(kept)
     result.add_module("body", body)
-    # generate() calls forward: the instance's own comes before its class's.
+    # generate() calls forward: the instance's own takes precedence over its class's.
     result.__dict__["forward"] = body
     return result

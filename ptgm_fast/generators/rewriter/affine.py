@@ -1,4 +1,4 @@
-"""Arithmetic between a Linear and what it scales: folded into the Linear's weights."""
+"""Folding the arithmetic between a Linear and what it scales into the Linear's weights."""
 
 from __future__ import annotations
 
@@ -31,10 +31,11 @@ class Linear(NamedTuple):
 
 
 def fold_affine(program: Program) -> int:
-    """On GPUs: what sums and products with constants make of Linears of one input -> a Linear each, for `join_linears`.
+    """On GPUs: sums and products of Linears of one input with constants -> one Linear each, for `join_linears`.
 
-    s (1 + W c) -> s + (s W) c, and t (1 + W c) + V c -> t + (t W + V) c: a conditional norm's four small kernels a layer
-    disappear. A CPU keeps them: their time does not show there. Only where no rows are added; returns how many Linears it made.
+    s (1 + W c) -> s + (s W) c, and t (1 + W c) + V c -> t + (t W + V) c: this removes a conditional norm's four small
+    kernels per layer. On CPUs, where their time is negligible, they are kept. Only done if it adds no rows; returns how
+    many Linears it made.
     """
     found: dict[Node, Linear] = {}
     for node in program.graph.nodes:
@@ -64,7 +65,7 @@ def _rows(nodes: list[Node]) -> int:
 
 
 def _is_read(node: Node, found: dict[Node, Linear]) -> bool:
-    """Whether something other than the arithmetic needs the values of a [N, C]."""
+    """Whether anything other than the folded arithmetic needs the values of an [N, C]."""
     return any(
         user not in found or (len(shape(user)) != 2 and _is_read(user, found))
         for user in node.users
@@ -72,7 +73,7 @@ def _is_read(node: Node, found: dict[Node, Linear]) -> bool:
 
 
 def _linear(program: Program, node: Node, found: dict[Node, Linear]) -> Linear | None:
-    """A node as a Linear: one itself, a part of one, the same in another shape, or arithmetic on it."""
+    """A node as a Linear, if it is one, a part of one, one in another shape, or arithmetic on one."""
     if node.target is aten.linear.default:
         bias = argument(node, 2, "bias")
         if len(shape(node)) != 2 or not program.are_constants(node.args[1], bias):
@@ -83,7 +84,7 @@ def _linear(program: Program, node: Node, found: dict[Node, Linear]) -> Linear |
         return Linear(node.args[0], weight, zeros if shift is None else shift.double())
     inner = found.get(node.args[0]) if node.args and is_node(node.args[0]) else None
     if node.target in SAME:
-        # [N, C] with dimensions of one behind it.
+        # [N, C] with trailing dimensions of size one.
         fits = set(shape(node)[2:]) <= {1} and len(shape(node)) >= 2
         return inner if fits and shape(node)[1:2] == shape(node.args[0])[1:2] else None
     if node.target is aten.split.Tensor:
@@ -133,7 +134,7 @@ def _arithmetic(program: Program, node: Node, found: dict[Node, Linear]) -> Line
 def _operand(
     program: Program, given: Any, node: Node, found: dict[Node, Linear]
 ) -> Linear | Tensor | None:
-    """A Linear of the result's shape, or a constant of one value a column, float64 [C]."""
+    """A Linear of the result's shape, or a constant with one value per column, float64 [C]."""
     columns = shape(node)[1]
     if isinstance(given, (int, float)):
         like = node.meta["val"]

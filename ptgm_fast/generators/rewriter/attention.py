@@ -1,11 +1,11 @@
-"""Self-attention without its whole matrix of weights."""
+"""Self-attention without materializing its whole weight matrix."""
 
 from __future__ import annotations
 
 from ptgm_fast.generators.rewriter.ir import ATTEND, Node, Program, aten, is_node, on_gpu, shape
 
-# Rows at a time: the weights of a batch of 32 and 1,024 keys then take 16 MiB, which stay in the cache and which an
-# allocator keeps; a batch's whole 512 MiB do neither.
+# Rows at a time: the attention weights of a batch of 32 with 1,024 keys then take 16 MiB, which stay in the cache and are
+# reused by the allocator; neither is true of the batch's whole 512 MiB.
 ROWS = 128
 PRODUCTS = (aten.bmm.default, aten.matmul.default)
 
@@ -13,10 +13,10 @@ PRODUCTS = (aten.bmm.default, aten.matmul.default)
 def attention(program: Program) -> int:
     """softmax(q k) v, and v^T softmax(q k)^T, for q [N, M, D], k [N, D, L], v [N, L, V].
 
-    On GPUs one `scaled_dot_product_attention` of one head and scale 1: torch's kernels hold no [N, M, L], except where
-    they do not take D and V (both multiples of 8 in bfloat16, of 4 in float32). Elsewhere `ROWS` of the M queries after
-    another, where there are more: the same products row by row. Results of the second form are views of [N, M, V],
-    which is an image's channels-last memory.
+    On GPUs, one `scaled_dot_product_attention` with one head and scale 1: torch's kernels do not materialize [N, M, L],
+    unless they do not support D and V (both must be multiples of 8 in bfloat16, of 4 in float32). Elsewhere, if M
+    is larger than `ROWS`, that many queries at a time: the same products, row by row. Results of the second form are
+    views of [N, M, V], which is an image's channels-last memory.
     """
     matched = 0
     for node in program.calls(*PRODUCTS):
@@ -39,7 +39,7 @@ def attention(program: Program) -> int:
 
 def _whole(program: Program, node: Node, queries: Node, keys: Node, values: Node) -> Node:
     keys = program.emit(node, aten.permute.default, keys, [0, 2, 1])
-    # torch's kernels take images of heads.
+    # torch's kernels expect a dimension of heads.
     heads = [program.emit(node, aten.unsqueeze.default, x, 1) for x in (queries, keys, values)]
     out = program.emit(node, ATTEND, *heads, None, 0.0, False, scale=1.0)
     return program.emit(node, aten.squeeze.dims, out, [1])
@@ -58,7 +58,7 @@ def _by_rows(program: Program, node: Node, queries: Node, keys: Node, values: No
 
 
 def _match(node: Node) -> tuple[Node, Node, Node, bool] | None:
-    """(queries, keys, values, whether the second form) of a product that ends an attention."""
+    """(queries, keys, values, whether it is the second form) of a product that ends an attention."""
     first, second = node.args[:2]
     transposed = _is_transposed(second)
     if transposed and len(second.users) > 1:
@@ -78,7 +78,7 @@ def _match(node: Node) -> tuple[Node, Node, Node, bool] | None:
 
 
 def _is_transposed(node: Node) -> bool:
-    """Of [N, M, L]: permuted to [N, L, M]."""
+    """Whether a node permutes [N, M, L] to [N, L, M]."""
     if not is_node(node) or len(shape(node)) != 3:
         return False
     if node.target is aten.permute.default:

@@ -14,7 +14,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 def bake(module: nn.Module) -> int:
     """Replace, in place, every reparametrized weight by its value in evaluation mode; returns how many there were.
 
-    Old-style hooks and `torch.nn.utils.parametrizations` alike. The value is that of the whole weight, so this comes
+    Handles old-style hooks and `torch.nn.utils.parametrizations`. The value depends on the whole weight, so this comes
     before channels are trimmed. The module must be in evaluation mode: training would iterate the singular vectors.
     """
     matched = 0
@@ -28,7 +28,7 @@ def bake(module: nn.Module) -> int:
                 matched += 1
     parametrized = [part for part in module.modules() if parametrize.is_parametrized(part)]
     for part in parametrized:
-        # A copy shares its dynamic class, and the property that is about to go, with its original.
+        # A copy shares its dynamic class, and the property that is about to be removed, with its original.
         kind = type(part)
         own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
         part.__class__ = type(kind.__name__, kind.__bases__, own)
@@ -39,8 +39,8 @@ def bake(module: nn.Module) -> int:
 
 
 def duplicate(module: nn.Module) -> nn.Module:
-    """A deep copy that takes no gradient."""
-    # Old-style weight norm keeps its last product as an attribute, which deepcopy refuses while it has a history.
+    """A deep copy whose parameters require no gradients."""
+    # Old-style weight norm keeps its last product as an attribute, which deepcopy refuses if it has autograd history.
     products = [
         v for part in module.modules() for v in vars(part).values() if isinstance(v, Tensor)
     ]

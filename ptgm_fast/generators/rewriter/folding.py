@@ -1,4 +1,4 @@
-"""What depends on constants alone is computed once: truncation statistics, reciprocal deviations, transposes."""
+"""Constant folding: truncation statistics, reciprocal deviations, transposes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ptgm_fast.generators.rewriter.ir import Node, Program, aten, shape, slice_b
 
 
 def fold_constants(program: Program) -> int:
-    """Replace calls whose inputs are all constants by their value, and drop slices that keep everything."""
+    """Replace calls whose inputs are all constants by their value, and drop no-op slices."""
     matched = 0
     for node in list(program.graph.nodes):
         if node.op != "call_function" or not isinstance(node.meta.get("val"), Tensor):

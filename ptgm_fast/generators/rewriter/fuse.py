@@ -28,7 +28,7 @@ ARITHMETIC = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor
 
 
 class Affine(NamedTuple):
-    """U(x) * scale + shift of an op under construction; U as in `cond_norm_act`."""
+    """U(x) * scale + shift, an op under construction; U as in `cond_norm_act`."""
 
     x: Node
     scale: Node
@@ -50,7 +50,7 @@ def fuse(program: Program) -> int:
             )
             if new is not None:
                 node.replace_all_uses_with(new)
-                # Reader counts decide what may be absorbed next.
+                # The number of users decides what may be absorbed next.
                 _drop(program, node)
                 matched += 1
     program.graph.eliminate_dead_code()
@@ -67,7 +67,7 @@ def _drop(program: Program, node: Node) -> None:
 
 
 def _plain(program: Program, node: Any, before: Node) -> Affine | None:
-    """An affine that only this reader sees: an unfinished cond_norm_act, or a convolution with its bias as the shift."""
+    """An affine with a single user: an unfinished cond_norm_act, or a convolution with its bias as the shift."""
     if not is_node(node) or len(node.users) != 1:
         return None
     if node.target is FUSED and node.args[3] is None and node.args[4] == "none":
@@ -84,13 +84,13 @@ def _plain(program: Program, node: Any, before: Node) -> Affine | None:
 
 
 def _filled(like: Node, value: float) -> torch.Tensor:
-    """[C], for the channels of a [N, C, H, W]."""
+    """A constant [C], for the channels of an [N, C, H, W]."""
     fake = like.meta["val"]
     return torch.full((fake.shape[1],), float(value), dtype=fake.dtype, device=fake.device)
 
 
 def _vector(program: Program, value: Any, like: Node, before: Node) -> Node | None:
-    """A factor or summand of a [N, C, H, W] as [C] or [N, C]; None where it is not one value a channel."""
+    """A factor or summand of an [N, C, H, W] as [C] or [N, C]; None if it is not one value per channel."""
     num, channels, *image = shape(like)
     if isinstance(value, (int, float)):
         return program.constant(_filled(like, value), before)
@@ -103,7 +103,7 @@ def _vector(program: Program, value: Any, like: Node, before: Node) -> Node | No
         ):
             return None
         return program.constant(constant.reshape(-1).expand(channels).contiguous(), before)
-    # Of sizes that are free only the names can be compared.
+    # Dynamic sizes can only be compared by name.
     by_channel = len(sizes) == 4 and sizes[1:] == (channels, 1, 1) and str(sizes[0]) == str(num)
     if not by_channel or image == [1, 1]:
         return None
@@ -144,7 +144,7 @@ def _norm(program: Program, node: Node) -> tuple[Node, Node | None, Node | None]
         return None
     gain, bias = (program.value(p) for p in parameters[:2])
     mean, var = (program.tensor(p) for p in parameters[2:])
-    # In float64: the rounding of the rewrite should be that of its run, not of its making.
+    # In float64, so that making the rewrite adds no rounding error of its own.
     scale = (var.double() + eps).rsqrt()
     if gain is not None:
         scale = scale * gain
@@ -180,7 +180,7 @@ def _arithmetic(program: Program, node: Node) -> tuple[Node, Node | None, Node |
 
 
 def _residual(program: Program, node: Node) -> Node | None:
-    """cond_norm_act(x) + r, or conv(x) + r; r's own nearest 2x upsampling is done on the way."""
+    """cond_norm_act(x) + r, or conv(x) + r; a nearest 2x upsampling of r is absorbed too."""
     if node.target is not aten.add.Tensor or node.kwargs:
         return None
     a, b = node.args

@@ -1,4 +1,4 @@
-"""A frozen module as a graph of aten ops, and what the passes read and write in it."""
+"""A frozen module as a graph of aten ops, and how the passes read and write it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from ptgm_fast.kernels import cond_norm_act as _registers_the_op  # noqa: F401
 
 aten = torch.ops.aten
-# fx types a node's arguments as a union of all that a graph can hold; narrowing each would bury the passes.
+# fx types a node's arguments as a union of everything a graph can hold; narrowing each would clutter the passes.
 Node: TypeAlias = Any
 ATTEND = aten.scaled_dot_product_attention.default
 FUSED = torch.ops.ptgm_fast.cond_norm_act.default
@@ -26,7 +26,7 @@ class Program:
     """A traced module. Constants are buffers of `module`; every node carries a fake tensor as ``meta["val"]``."""
 
     def __init__(self, module: nn.Module, example: tuple[Any, ...]) -> None:
-        """Trace in evaluation mode; the first dimension of every tensor input is free. Raises what torch.export raises."""
+        """Trace in evaluation mode; the first dimension of tensor inputs is dynamic. Raises what torch.export raises."""
         free = tuple(
             {0: torch.export.Dim.DYNAMIC} if isinstance(a, Tensor) else None for a in example
         )
@@ -48,7 +48,7 @@ class Program:
                 value = operator.attrgetter(node.target)(traced).detach()
                 node.target = self._keep(value)
                 node.meta["val"] = self.fake_mode.from_tensor(value, static_shapes=True)
-        # The owner of the graph, which its checks ask for the constants.
+        # The owner of the graph, where its checks look for the constants.
         self.root = fx.GraphModule(self.root, self.graph)
         self.graph = self.root.graph
 
@@ -62,7 +62,7 @@ class Program:
         return [n for n in self.graph.nodes if n.op == "call_function" and n.target in targets]
 
     def value(self, node: Any) -> Tensor | None:
-        """The tensor of a constant, else None."""
+        """The tensor of a constant; None for other nodes."""
         is_constant = is_node(node) and node.op == "get_attr"
         return getattr(self.root, str(node.target)) if is_constant else None
 
@@ -82,7 +82,7 @@ class Program:
         return node
 
     def emit(self, before: Node, target: Any, *args: Any, **kwargs: Any) -> Node:
-        """A new call of an op in front of a node, with its shape; computed at once where all its inputs are constants."""
+        """Insert a call of an op before a node, with its shape; evaluated right away if all its inputs are constants."""
         inputs = [a for a in args if is_node(a)]
         if inputs and self.are_constants(*inputs):
             return self.constant(
@@ -109,7 +109,7 @@ class Program:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What cannot be traced is in the error; torch.export also logs it and prints the graph so far, for every part tried."""
+    """Silence torch.export: besides raising the error, it logs it and prints the partial graph, for every part tried."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.ERROR))
     try:
@@ -145,7 +145,7 @@ def on_gpu(node: Node) -> bool:
 
 
 def hint(size: Any) -> int:
-    """A size as in the example inputs, without tying the graph to it."""
+    """A size as in the example inputs, without specializing the graph to it."""
     return int(size.node.hint or 0) if isinstance(size, torch.SymInt) else int(size)
 
 
@@ -158,7 +158,7 @@ def is_nearest_2x(node: Any) -> bool:
     if not is_node(node) or node.target not in up:
         return False
     before, after = shape(node.args[0])[2:], shape(node)[2:]
-    # Sizes in the example would not do: the graph is for every size it was traced for.
+    # The example's sizes are not enough: the graph must be right for every size that it was traced for.
     fixed = all(isinstance(s, int) for s in (*before, *after))
     return fixed and after == tuple(2 * s for s in before)
 

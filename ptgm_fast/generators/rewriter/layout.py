@@ -8,10 +8,10 @@ from ptgm_fast.generators.rewriter.ir import FUSED, Program, argument, aten, sha
 
 
 def channels_last(program: Program) -> int:
-    """Lay convolution weights out channels-last, and drop copies that only made images channels-first.
+    """Lay out convolution weights channels-last, and drop copies that only made images channels-first.
 
-    Views of images become reshapes, as memory is in another order than the module's author assumed.
-    Returns the number of weights and copies.
+    Views of images become reshapes, since the memory order is not the one that the module's author assumed.
+    Returns the number of weights and copies changed.
     """
     matched = 0
     for node in program.calls(aten.conv2d.default, aten.conv_transpose2d.input):

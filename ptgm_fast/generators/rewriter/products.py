@@ -1,4 +1,4 @@
-"""Convolutions and Linears made cheaper: what is cut away, upsampling before them, one channel, one input of several."""
+"""Cheaper convolutions and Linears: sliced outputs, upsampled inputs, a single output channel, a shared input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ptgm_fast.kernels.cond_norm_act import phase_weight
 
 
 def trim(program: Program) -> int:
-    """slice(conv(x, W, b), channels a:e) -> conv(x, W[a:e], b[a:e]), for one group and no other reader of the rest."""
+    """slice(conv(x, W, b), channels a:e) -> conv(x, W[a:e], b[a:e]), for one group, if nothing else reads the rest."""
     matched = 0
     for node in program.calls(aten.slice.Tensor):
         conv, dim, start, end, step = slice_bounds(node)
@@ -79,9 +79,9 @@ def phase_convolutions(program: Program) -> int:
 def narrow_convolutions(program: Program) -> int:
     """conv3x3(x) to one channel, padding 1, on CPUs -> the nine taps as one product, then the sum of their shifted planes.
 
-    y[t] = sum_c W[c, t] x[c], out[p] = sum_t y[t][p + t - 1]. The last layer of a gray generator: CPU convolutions compute
-    a whole vector of output channels and drop all but one; the product drops 7 of 16. Three channels fill a vector well
-    enough to be left alone.
+    y[t] = sum_c W[c, t] x[c], out[p] = sum_t y[t][p + t - 1]. This is the last layer of a grayscale generator: CPU
+    convolutions compute a whole vector of output channels and discard all but one; the product discards 7 of 16. Three
+    channels fill a vector well enough to be left alone.
     """
     matched = 0
     for node in program.calls(aten.conv2d.default):
@@ -93,7 +93,7 @@ def narrow_convolutions(program: Program) -> int:
         height, width = shape(node)[2:]
         taps = program.constant(weight[0].flatten(1).T.contiguous()[:, :, None, None], node)
         product = program.emit(node, aten.conv2d.default, node.args[0], taps)
-        # Plane by plane: the shifted sums read whole rows.
+        # One plane after another, so that the shifted sums read whole rows.
         planes = program.emit(node, aten.contiguous.default, product)
         padded = program.emit(node, aten.constant_pad_nd.default, planes, [1, 1, 1, 1], 0.0)
         total = (

@@ -1,4 +1,4 @@
-"""What a rewrite did, and what a program costs."""
+"""Report of a rewrite, and the cost of a program."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VIEWS = (
 
 @dataclass(frozen=True)
 class PassReport:
-    """One pass: how often it matched, multiply-adds and bytes moved an image, before and after."""
+    """One pass: how often it matched; multiply-adds and bytes moved per image, before and after."""
 
     name: str
     matched: int
@@ -28,13 +28,13 @@ class PassReport:
 
 @dataclass(frozen=True)
 class Optimized:
-    """A rewritten module and what was done.
+    """A rewritten module and a report of what was done.
 
-    module: equal to the original and cheaper. passes: in the order they ran; sums over the parts where the whole could
-    not be traced. difference: the largest that was found, relative to max(1, |original|); None without `verify`.
-    fixed: inputs that became constants. left: why `module` is no graph of the whole; None if it is one. parts: the
-    submodules that were rewritten in its stead. errors: of the original and of `module`, from float64, where they
-    differ by more than the tolerance.
+    module: equivalent to the original and cheaper. passes: in the order they ran; sums over the parts if the whole could
+    not be traced. difference: the largest found, relative to max(1, |original|); None without `verify`. fixed: inputs
+    that became constants. left: why `module` is not one graph of the whole; None if it is. parts: the submodules that
+    were rewritten instead. errors: of the original and of `module`, with respect to float64; None unless the two differ
+    by more than the tolerance.
     """
 
     module: nn.Module
@@ -47,12 +47,12 @@ class Optimized:
 
     @property
     def multiply_adds(self) -> tuple[int, int]:
-        """An image's, before and after all passes; (0, 0) where nothing was traced."""
+        """Per image, before and after all passes; (0, 0) if nothing was traced."""
         return self.passes[0].multiply_adds[0], self.passes[-1].multiply_adds[1]
 
 
 def added(reports: list[tuple[PassReport, ...]]) -> tuple[PassReport, ...]:
-    """The reports of several parts as one."""
+    """The reports of several parts, summed into one."""
 
     def total(pairs: list[tuple[int, int]]) -> tuple[int, int]:
         return sum(p[0] for p in pairs), sum(p[1] for p in pairs)
@@ -69,7 +69,7 @@ def added(reports: list[tuple[PassReport, ...]]) -> tuple[PassReport, ...]:
 
 
 def cost(program: Program, num_images: int) -> tuple[int, int]:
-    """(multiply-adds, bytes of activations and weights read and written), an image, at the example's batch size."""
+    """(multiply-adds, bytes of activations and weights read and written) per image, at the example's batch size."""
     adds = moved = 0
     for node in program.graph.nodes:
         if (

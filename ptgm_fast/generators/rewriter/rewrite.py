@@ -1,4 +1,4 @@
-"""Trace, run the passes, make a module of the graph again: of the whole, or of its submodules one by one."""
+"""Trace a module, run the passes, turn the graph back into a module: for the whole, or for its submodules one by one."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ GRAPH_PASSES: dict[str, Callable[[Program], int]] = {
 class OptimizedModule(nn.Module):
     """A graph of aten and fused ops with the inputs of the original.
 
-    Inputs that were no tensors are constants of the graph: another value raises ValueError. Sizes but the first
-    are those of the example.
+    Inputs that were not tensors are constants of the graph: another value raises ValueError. All sizes but the first
+    are fixed to those of the example.
     """
 
     def __init__(self, graph: fx.GraphModule, example: tuple[Any, ...]) -> None:
@@ -76,7 +76,7 @@ def rewrite(
     program = Program(module, example)
     num = num_samples(example)
     before = cost(program, num)
-    # What was baked into the module before it was traced: counted by the caller.
+    # Baking happens before tracing and is counted by the caller.
     reports = [PassReport("bake", 0, (before[0],) * 2, (before[1],) * 2)]
     for name, run in GRAPH_PASSES.items():
         if name in skip:
@@ -94,8 +94,8 @@ def rewrite_parts(
 ) -> tuple[tuple[str, ...], list[tuple[PassReport, ...]]]:
     """Replace, in place, the largest submodules that can be traced; returns their names and what the passes did.
 
-    A submodule is tried if the example calls it once, with tensors [N, ...] alone: then nothing of its inputs can
-    become a constant that a later call would need otherwise. Its sizes but N are those of the example.
+    A submodule is tried if the example calls it once, with only tensors [N, ...]: then no input can become a constant
+    for which a later call needs another value. Its sizes other than N are fixed to those of the example.
     """
     num = num_samples(example)
     calls: dict[str, list[tuple[Any, ...] | None]] = {}
@@ -119,7 +119,7 @@ def rewrite_parts(
     reports = []
     for name, child in list(module.named_modules()):
         inside = any(name.startswith(done + ".") for done in names)
-        # A layer alone holds no pattern.
+        # A single layer contains no pattern.
         if not name or inside or not list(child.children()):
             continue
         (*earlier, args) = calls.get(name, [None])
@@ -127,7 +127,7 @@ def rewrite_parts(
             continue
         try:
             body, passes = rewrite(child, args, skip)
-        except Exception:  # torch.export raises many kinds; all mean that there is no graph
+        except Exception:  # torch.export raises many types; all mean that there is no graph
             continue
         if any(p.matched for p in passes):
             module.set_submodule(name, body)

@@ -1,4 +1,4 @@
-"""The weights of rewritten graphs in the precision that autocast computes in."""
+"""The weights of rewritten graphs, rounded to the precision that autocast computes in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ptgm_fast.generators.rewriter.ir import Node, aten
 from ptgm_fast.generators.rewriter.rewrite import OptimizedModule
 
 Module = TypeVar("Module", bound=nn.Module)
-# Autocast rounds their inputs, all of them.
+# Autocast rounds all inputs of these ops.
 ROUNDING = (
     aten.conv2d.default,
     aten.conv_transpose2d.input,
@@ -25,10 +25,11 @@ ROUNDING = (
 
 
 def rounded(module: Module, dtype: torch.dtype) -> Module:
-    """A module for calls under autocast to `dtype`: of its rewritten graphs, the weights are rounded to it once.
+    """A module for calls under autocast to `dtype`, with the weights of its rewritten graphs rounded once.
 
-    Autocast rounds them at every call, to the same bits: it keeps only what takes a gradient. What it leaves in float32
-    stays so, and is shared with `module`, as all other tensors are. Without a rewritten graph it is `module` itself.
+    Autocast would round them at every call, to the same bits: it caches only tensors that require gradients. Weights that
+    autocast leaves in float32 stay so, and are shared with `module`, as all other tensors are. Without a rewritten graph,
+    returns `module` itself.
     """
     graphs = [part.graph for part in module.modules() if isinstance(part, OptimizedModule)]
     if not graphs:

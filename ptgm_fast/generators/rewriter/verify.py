@@ -1,4 +1,4 @@
-"""A rewrite against its original, and both against float64, on the inputs that the network is fed."""
+"""Comparing a rewrite with its original, and both with float64, on the inputs that the network gets in a run."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.utils import _pytree as pytree
 from ptgm_fast.generators.rewriter.bake import duplicate
 
 Inputs = tuple[Any, ...]
-# Two equal computations in another order err alike, not equally: how much more the rewrite may.
+# Reordering a computation changes its rounding error somewhat: how many times the original's error is accepted.
 ALLOWANCE = 2.0
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Each number is a largest difference as a part of max(1, largest value).
+    """Each number is a maximum difference, relative to max(1, largest value).
 
-    difference: between the two; infinite where shapes differ or a value is not finite. errors: of the original and of
-    the rewrite, from float64; None where `difference` is within the tolerance or no float64 could be had.
+    difference: between the two; infinite if shapes differ or a value is not finite. errors: of the original and of the
+    rewrite, with respect to float64; None if `difference` is within the tolerance or float64 is not available.
     """
 
     difference: float
@@ -33,10 +33,10 @@ class Comparison:
         if self.errors is None:
             return apart
         original, rewrite = self.errors
-        return f"{apart} and is {rewrite:.2g} from float64, the original {original:.2g}"
+        return f"{apart} and from float64 by {rewrite:.2g} (the original: {original:.2g})"
 
     def accepts(self, tolerance: float) -> bool:
-        """Whether the rewrite is within the tolerance of the original, or as near to float64 as it is."""
+        """Whether the rewrite is within the tolerance of the original, or about as close to float64."""
         if self.errors is None:
             return self.difference <= tolerance
         original, rewrite = self.errors
@@ -46,13 +46,13 @@ class Comparison:
 def compare(
     original: nn.Module, rewrite: nn.Module, batches: Sequence[Inputs], tolerance: float
 ) -> Comparison:
-    """The two on every batch; float64 is computed only where they differ by more than the tolerance."""
+    """Compare the two on every batch; float64 is computed only if they differ by more than the tolerance."""
     made = [outputs(rewrite, inputs) for inputs in batches]
     difference = _worst(made, [outputs(original, inputs) for inputs in batches])
     if difference <= tolerance or difference == float("inf"):
         return Comparison(difference, None)
     try:
-        # In the layout that runs use: there convolutions add up in another order than in the contiguous one.
+        # In the layout that runs use, where convolutions sum in another order than in the contiguous layout.
         own = duplicate(original).to(memory_format=torch.channels_last)
         plain = [outputs(own, inputs) for inputs in batches]
         own.double()
@@ -67,7 +67,7 @@ def _worst(found: list[list[Tensor]], expected: list[list[Tensor]]) -> float:
 
 
 def repeats(module: nn.Module, inputs: Inputs) -> bool:
-    """Whether two calls with the same inputs make the same, drawing nothing from torch's random numbers."""
+    """Whether two calls with the same inputs give the same outputs and draw nothing from torch's RNG."""
     before = _random_states(inputs)
     first = outputs(module, inputs)
     drawn = not all(map(torch.equal, before, _random_states(inputs)))
@@ -77,7 +77,7 @@ def repeats(module: nn.Module, inputs: Inputs) -> bool:
 
 
 def outputs(module: nn.Module, inputs: Inputs, dtype: torch.dtype | None = None) -> list[Tensor]:
-    """What a module makes of inputs of its own, to which it may write."""
+    """A module's outputs for copies of the inputs, which it may modify."""
 
     def own(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -88,7 +88,7 @@ def outputs(module: nn.Module, inputs: Inputs, dtype: torch.dtype | None = None)
 
 
 def distance(found: list[Tensor], expected: list[Tensor]) -> float:
-    """max |found - expected| / max(1, max |expected|); infinite where shapes differ or a value is not finite."""
+    """max |found - expected| / max(1, max |expected|); infinite if shapes differ or a value is not finite."""
     worst = 0.0
     for a, b in zip(expected, found, strict=True):
         if a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
@@ -99,7 +99,7 @@ def distance(found: list[Tensor], expected: list[Tensor]) -> float:
 
 
 def redrawn(example: Inputs, seed: int, num: int | None) -> Inputs:
-    """Inputs like the example's, of another seed: normal floats, indices among those of the example."""
+    """Inputs like the example's, drawn from a seed: normal floats, and indices from among the example's."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(value: Any) -> Any:
@@ -108,7 +108,7 @@ def redrawn(example: Inputs, seed: int, num: int | None) -> Inputs:
         sizes = (num or value.shape[0], *value.shape[1:])
         if value.is_floating_point():
             return torch.randn(sizes, generator=generator).to(value)
-        # Indices have a range that only the example knows.
+        # Only the example knows the range of indices.
         return value[torch.randint(len(value), sizes[:1], generator=generator).to(value.device)]
 
     return tuple(draw(value) for value in example)

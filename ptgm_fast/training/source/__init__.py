@@ -1,4 +1,4 @@
-"""Training a source pair: a classifier, a generator that obeys its labels, and the figures of a judge apart."""
+"""Training a source pair: a classifier, a generator whose samples match their labels, and the figures of a separate judge."""
 
 from ptgm_fast.training.source.options import (
     ClassifierOptions,

@@ -27,16 +27,14 @@ def load_split(
     )
     side = (options.image_size, options.image_size)
     if data.image_size != side or data.channels != options.channels:
-        raise UserError(
-            f"{options.data} gave images of another form than image_size and channels ask for"
-        )
+        raise UserError(f"{options.data} gave images that do not match image_size and channels")
     if data.num_classes < 2:
         raise UserError(
             f"{options.data} has {data.num_classes} class; a source pair needs at least two"
         )
     counts = torch.bincount(data.labels, minlength=data.num_classes)
     least = int(counts.argmin())
-    # Two training images are the least that a class's diversity can be measured against.
+    # A class's diversity is measured against at least two training images.
     needed = options.holdout_per_class + 2
     if counts[least] < needed:
         raise UserError(
@@ -69,7 +67,7 @@ def deformed(images: Tensor, options: DeformationOptions, *, seed: int, start: i
 
 
 class DeformedBatches:
-    """Endless batches of deformed training images: batch `step` depends on (seed, purpose, step) only."""
+    """Endless batches of deformed training images: batch `step` depends only on (seed, purpose, step)."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ NUM_SCALARS = 8
 
 
 def num_draws(options: DeformationOptions) -> int:
-    """Standard normal numbers that one image's deformation takes."""
+    """Number of standard normal draws for one image's deformation."""
     return NUM_SCALARS + 2 * options.displacement_grid**2
 
 
@@ -24,7 +24,7 @@ def deform(images: Tensor, draws: Tensor, options: DeformationOptions) -> Tensor
     images float32 [N, C, H, W] in [-1, 1]; draws float32 [N, num_draws(options)], standard normal (the first
     eight become uniform through the normal distribution function). In this order: one bilinear resampling
     at the affine grid plus the displacement; mixture with the 3x3 maximum; gain above -1, clipped at 1.
-    Returns the same shape and range. No gradient is meant to flow.
+    Returns the same shape and range. Not meant to be differentiated.
     """
     uniform = torch.special.ndtr(draws[:, :NUM_SCALARS])
     grid = _affine_grid(images, uniform[:, :5], options)
@@ -50,7 +50,7 @@ def _affine_grid(images: Tensor, uniform: Tensor, options: DeformationOptions) -
     zoom = least + (greatest - least) * uniform[:, 1]
     shear = signed[:, 2] * options.shear
     cosine, sine = angle.cos() / zoom, angle.sin() / zoom
-    # A share of the side is twice that in the grid's units, whose range is [-1, 1].
+    # A fraction of the side is twice as much in grid units, whose range is [-1, 1].
     shift = signed[:, 3:5] * (2 * options.translation)
     rows = (cosine, shear - sine, shift[:, 0], sine, cosine, shift[:, 1])
     theta = torch.stack(rows, dim=1).view(-1, 2, 3)

@@ -1,4 +1,4 @@
-"""What a pair is worth: do samples obey their label, and do they vary within a class? Judged by a network apart."""
+"""The quality of a pair: do samples match their label, and do they vary within a class? Judged by a separate network."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def class_groups(
 ) -> Tensor:
     """The group number of each class, int64 [K]: equal for classes that `SourceOptions.equivalent` counts as one.
 
-    Raises UserError for a name that is no class or stands in two groups.
+    Raises UserError for a name that is not a class, and for one that is listed twice.
     """
     keys = [name.casefold() if equivalent == "ignore-case" else name for name in class_names]
     groups = () if isinstance(equivalent, str) else equivalent
@@ -33,7 +33,7 @@ def class_groups(
     for name in listed:
         if name not in class_names:
             raise UserError(
-                f"equivalent names the class {name!r}, which the data has not; its classes: {', '.join(class_names)}"
+                f"equivalent names the class {name!r}, which the data does not have; its classes: {', '.join(class_names)}"
             )
         if listed.count(name) > 1:
             raise UserError(
@@ -53,7 +53,7 @@ def predict(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def accuracy(predicted: Tensor, labels: Tensor, groups: Tensor) -> dict[str, float]:
-    """Shares in [0, 1]: of the very class, and of a class of the same group."""
+    """Shares in [0, 1] of predictions that are the label's class (exact) and of its group (equivalent)."""
     groups = groups.to(labels.device)
     return {
         "exact": (predicted == labels).float().mean().item(),
@@ -74,9 +74,9 @@ def prior_samples(
 
 
 def diversity(generated: Tensor, real: Tensor) -> float:
-    """Mean distance of two different samples of a class, relative to real images: mean over classes of the ratio.
+    """Mean distance between two samples of a class, relative to real images: the mean over classes of the ratio.
 
-    generated, real: [K, M, D]. 1 is as varied as the real images, 0 is one image a class.
+    generated, real: [K, M, D]. 1 is as varied as the real images, 0 is a single image per class.
     """
     return (_mean_distance(generated) / _mean_distance(real)).mean().item()
 
@@ -105,8 +105,8 @@ def measure(
 ) -> tuple[dict[str, Any], Tensor]:
     """The card's figures, and the generated images [K, M, C, H, W] that they were measured on.
 
-    Accuracies are on held-out images, deformed as in training. Real images of the diversity are training
-    images, deformed: what the generator was shown.
+    Accuracies are measured on held-out images, deformed as in training. The real images for the diversity are deformed
+    training images, which is what the generator was shown.
     """
     per_class, num_classes = options.samples_per_class, training.num_classes
     groups = class_groups(training.class_names, options.equivalent)
@@ -155,7 +155,7 @@ def measure(
 
 
 def _draw(labels: Tensor, label: int, count: int, seed: int) -> Tensor:
-    """`count` training images of a class, spread over it; repeated (and deformed anew) when there are fewer."""
+    """`count` training images of a class, spread over it; repeated (with new deformations) if there are fewer."""
     members = torch.nonzero(labels == label)[:, 0]
     offset = derive_seed(seed, str(label)) % len(members)
     return members[(offset + torch.arange(count) * max(1, len(members) // count)) % len(members)]

@@ -34,7 +34,7 @@ def train_classifier(
 ) -> nn.Module:
     """A classifier of deformed images in [-1, 1], frozen and in evaluation mode.
 
-    `stage` ("classifier" or "judge") is the purpose that all its random numbers are addressed by.
+    `stage` ("classifier" or "judge") is the purpose under which all its random numbers are addressed.
     Raises UserError when the loss is not finite.
     """
     with seeded(source.seed, f"source/{stage}/init"):
@@ -54,7 +54,7 @@ def train_classifier(
     network.train()
     with torch.random.fork_rng():
         for step in range(options.steps):
-            # Dropout and the like draw from torch's generator: addressed by the step as all else is.
+            # Dropout and the like draw from torch's generator, so it is seeded by the step.
             torch.manual_seed(derive_seed(source.seed, f"source/{stage}/step {step}"))
             images, labels = batches[step]
             logits = network(images)
@@ -77,7 +77,7 @@ def train_generator(
     report: Report,
     device: torch.device,
 ) -> ConditionalBatchNormGenerator:
-    """The generator of `objective`, frozen and in evaluation mode, its weights written to `path`.
+    """A generator trained on `objective`, frozen and in evaluation mode; its weights are written to `path`.
 
     Every `checkpoint_every` steps, and at the end, the loss is checked and the weights are written. Raises
     UserError when the loss is not finite: `path` then holds the last good weights.
@@ -92,7 +92,7 @@ def train_generator(
             latent_dim=card.latent_dim,
             width=options.encoder_width,
         )
-    # Channels-last takes a third less time here on a CPU; weights are written channels-first all the same.
+    # Channels-last takes a third less time here on a CPU; weights are still written channels-first.
     for module in (generator, encoder):
         module.to(device).to(memory_format=torch.channels_last)
     batches = DeformedBatches(
@@ -117,7 +117,7 @@ def train_generator(
         _descend(optimizer, terms["loss"], options.lr * (1 - step / options.steps))
         last = step + 1 == options.steps
         if last or (step + 1) % options.checkpoint_every == 0:
-            # A finite loss may have had a gradient that is not: the weights themselves are asked too.
+            # A finite loss may have had a non-finite gradient, so the weights are checked too.
             finite = all(bool(p.detach().isfinite().all()) for p in generator.parameters())
             _check_finite(
                 terms["loss"] if finite else terms["loss"] * torch.nan,

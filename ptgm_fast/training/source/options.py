@@ -1,4 +1,4 @@
-"""What `ptgm-fast source` can be told: the data, the deformation, the three networks and their budgets."""
+"""Options of `ptgm-fast source`: the data, the deformation, the three networks and their budgets."""
 
 from __future__ import annotations
 
@@ -12,36 +12,39 @@ from ptgm_fast.training.options import Options
 class DeformationOptions(Options):
     """Random, handwriting-like deformation of every training image; zeros leave the images as they are.
 
-    Positions beyond the image repeat its border, so keep the deformation small where the border is no background.
+    Positions beyond the image repeat its border, so keep the deformation small unless the border is background.
     """
 
     rotation: float = Field(
-        14.0, ge=0, le=180, description="largest rotation to either side, in degrees"
+        14.0, ge=0, le=180, description="largest rotation in either direction, in degrees"
     )
-    scale: tuple[float, float] = Field((0.85, 1.2), description="least and greatest magnification")
+    scale: tuple[float, float] = Field((0.85, 1.2), description="minimum and maximum magnification")
     shear: float = Field(
-        0.3, ge=0, le=2, description="largest horizontal shear (x per y) to either side"
+        0.3, ge=0, le=2, description="largest horizontal shear (x per y) in either direction"
     )
     translation: float = Field(
-        0.04, ge=0, le=0.5, description="largest shift in each axis, share of the side"
+        0.04, ge=0, le=0.5, description="largest shift along each axis, as a fraction of the side"
     )
     displacement: float = Field(
         0.035,
         ge=0,
         le=0.5,
-        description="standard deviation of the smooth displacement, share of the side",
+        description="standard deviation of the smooth displacement, as a fraction of the side",
     )
     displacement_grid: int = Field(
         5,
         ge=2,
         le=32,
-        description="control points of the displacement along a side (bicubic between)",
+        description="control points of the displacement along a side (bicubic interpolation between them)",
     )
     thicken: float = Field(
-        0.8, ge=0, le=1, description="largest mixture with the 3x3 maximum: bright strokes grow"
+        0.8,
+        ge=0,
+        le=1,
+        description="largest blend with the 3x3 maximum, which makes bright strokes grow",
     )
     thicken_probability: float = Field(
-        0.5, ge=0, le=1, description="share of the images that are thickened"
+        0.5, ge=0, le=1, description="fraction of the images that are thickened"
     )
     gain: float = Field(
         1.6,
@@ -54,24 +57,24 @@ class DeformationOptions(Options):
     @classmethod
     def _ordered(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if not 0 < scale[0] <= scale[1]:
-            raise ValueError("must be [least, greatest] with 0 < least <= greatest")
+            raise ValueError("must be [min, max] with 0 < min <= max")
         return scale
 
 
 class ClassifierOptions(Options):
-    """A classifier of the source classes, trained with AdamW, its learning rate falling linearly to zero."""
+    """A classifier of the source classes, trained with AdamW and a learning rate that falls linearly to zero."""
 
     architecture: str = Field(
         "ptgm:cnn-small", description="a network by name, as in a training configuration"
     )
     steps: int = Field(1200, ge=1, description="optimizer steps")
-    batch_size: int = Field(128, ge=2, description="images a step")
+    batch_size: int = Field(128, ge=2, description="images per step")
     lr: float = Field(3e-3, gt=0, description="learning rate of the first step")
     weight_decay: float = Field(0.02, ge=0)
 
 
 class GeneratorOptions(Options):
-    """The generator's sizes, and its training: a conditional VAE whose samples must please the frozen classifier."""
+    """The generator's sizes and training: a conditional VAE with the frozen classifier's cross-entropy on its samples."""
 
     widths: tuple[int, ...] = Field(
         (64, 48, 24),
@@ -79,13 +82,13 @@ class GeneratorOptions(Options):
         description="feature maps at each resolution, coarsest first; each further one doubles the side",
     )
     latent_dim: int = Field(16, ge=1)
-    embedding_dim: int = Field(32, ge=1, description="entries of a class embedding")
+    embedding_dim: int = Field(32, ge=1, description="size of a class embedding")
     encoder_width: int = Field(
         24, ge=1, description="feature maps of the VAE encoder's first convolution"
     )
     steps: int = Field(2400, ge=1, description="optimizer steps")
     batch_size: int = Field(
-        64, ge=2, description="images reconstructed a step; as many samples of the prior are drawn"
+        64, ge=2, description="images reconstructed per step; as many prior samples are drawn"
     )
     lr: float = Field(
         2e-3, gt=0, description="learning rate of Adam at the first step; falls linearly to zero"
@@ -97,12 +100,12 @@ class GeneratorOptions(Options):
         description="weight of the frozen classifier's cross-entropy on samples of the prior",
     )
     auxiliary_ramp: float = Field(
-        0.25, ge=0, le=1, description="share of the steps over which that weight rises from 0"
+        0.25, ge=0, le=1, description="fraction of the steps over which that weight rises from 0"
     )
     checkpoint_every: int = Field(
         200,
         ge=1,
-        description="steps between checks that the loss is finite, each saving the weights",
+        description="steps between checks that the loss is finite, each of which saves the weights",
     )
 
     @field_validator("widths")
@@ -118,7 +121,7 @@ class SourceOptions(Options):
 
     name: str = Field("source", min_length=1, description="the pair's name, for its card")
     data: str = Field(
-        description="the labelled images: a URI as data.images of a run takes it, folder:PATH for example"
+        description="the labelled images: a URI as for data.images of a run, for example folder:PATH"
     )
     description: str = Field(
         "", description="the data in words, for the card; empty repeats `data`"
@@ -127,14 +130,14 @@ class SourceOptions(Options):
     image_size: int = Field(28, ge=4, description="side in pixels")
     channels: Literal[1, 3] = 1
     holdout_per_class: int = Field(
-        20, ge=1, description="images of each class kept from training, to measure accuracy on"
+        20, ge=1, description="images of each class held out from training to measure accuracy"
     )
     equivalent: Literal["none", "ignore-case"] | tuple[tuple[str, ...], ...] = Field(
         "none",
         description="classes that count as one in a second set of figures: ignore-case (names that differ in case only), or lists of names",
     )
     samples_per_class: int = Field(
-        64, ge=2, description="generated and real images of each class in the figures"
+        64, ge=2, description="generated and real images per class for the figures"
     )
     seed: int = Field(0, ge=0, lt=2**63)
     deformation: DeformationOptions = DeformationOptions()
@@ -142,7 +145,7 @@ class SourceOptions(Options):
     generator: GeneratorOptions = GeneratorOptions()
     judge: ClassifierOptions = Field(
         ClassifierOptions(architecture="ptgm:resnet-small", steps=800),
-        description="trained apart (its own seed) to judge whether samples obey their label",
+        description="trained separately (with its own seed) to judge whether samples match their label",
     )
 
     @model_validator(mode="after")
@@ -155,6 +158,6 @@ class SourceOptions(Options):
             )
         if self.judge.architecture == self.classifier.architecture:
             raise ValueError(
-                f"judge.architecture = {self.judge.architecture!r} is the classifier's own; a judge apart needs another one"
+                f"judge.architecture = {self.judge.architecture!r} is also the classifier's; the judge needs a different one"
             )
         return self

@@ -1,4 +1,4 @@
-"""The sample sheet: a picture of what the generator draws, one column a class."""
+"""The sample sheet: a picture of generated samples, one column per class."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ COLUMNS = 26
 
 
 def save_sheet(samples: Tensor, path: Path) -> None:
-    """Write a PNG of samples float [K, M, C, H, W] in [-1, 1]: up to 26 classes side by side, 10 samples down each.
+    """Write a PNG of samples float [K, M, C, H, W] in [-1, 1]: up to 26 classes side by side, 10 samples in each column.
 
-    Further classes follow in further bands below. Raises OSError on a failed write.
+    Further classes follow in bands below. Raises OSError on a failed write.
     """
     num_classes, per_class, channels, height, width = samples.shape
     rows = min(ROWS, per_class)

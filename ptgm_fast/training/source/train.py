@@ -57,7 +57,7 @@ def train_source(
         )
     target = torch.device(device)
     training, holdout = load_split(options, on_notice)
-    # A wrong `equivalent` must not surface after minutes of training.
+    # Check `equivalent` now rather than after minutes of training.
     class_groups(training.class_names, options.equivalent)
     card = _blank_card(options, training.class_names)
     out.mkdir(parents=True, exist_ok=True)

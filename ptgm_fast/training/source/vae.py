@@ -70,8 +70,8 @@ def objective(
     reconstruction = BCE(G(z, y), x), summed over pixels, both mapped to [0, 1], z = mean + noise * std;
     kl = KL(q(z | x, y) || N(0, I)); auxiliary = CE(C(G(z', y')), y') on samples of the prior;
     loss = reconstruction + kl_weight * kl + auxiliary_weight * auxiliary.
-    The VAE alone leaves the class to the latents, so its prior samples obey their label poorly; the last term
-    mends that (Odena et al. 2017, arXiv:1610.09585, with a classifier that is trained before and frozen).
+    The VAE alone leaves the class to the latents, so its prior samples match their label poorly; the last term
+    fixes that (Odena et al. 2017, arXiv:1610.09585, with a classifier that is trained beforehand and frozen).
     """
     mean, log_variance = encoder(inputs.images, inputs.labels)
     latents = mean + inputs.noise * (log_variance / 2).exp()
@@ -81,7 +81,7 @@ def objective(
     )
     reconstructed, sampled = both.split([len(latents), len(inputs.prior_latents)])
     # tanh reaches +-1 in float32: keep the logarithms finite.
-    # BCE raises on NaN, where training must end with its own message: NaN images still reach the other two terms.
+    # BCE raises on NaN, but training must end with its own error: NaN images still reach the other two terms.
     probability = ((reconstructed + 1) / 2 * 0.998 + 0.001).nan_to_num(nan=0.5)
     reconstruction = F.binary_cross_entropy(
         probability, (inputs.images + 1) / 2, reduction="sum"

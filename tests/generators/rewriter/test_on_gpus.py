@@ -1,4 +1,4 @@
-"""What the rewriter does for GPUs, on fake CUDA tensors: which operators run, in which dtypes; their values on the CPU."""
+"""The rewriter's output for GPUs, on fake CUDA tensors: which operators run, in which dtypes; their values on the CPU."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from fake_cuda import _to as to_fake_gpu
 
 
 def rewritten(module: nn.Module, *sizes: tuple[int, ...]) -> OptimizedModule:
-    """The module as it is rewritten on a GPU; call it within a fake mode."""
+    """The module as rewritten on a GPU; call it within a fake mode."""
     with torch.no_grad():
         example = tuple(torch.empty(s, device="cuda") for s in sizes)
         return rewrite(to_fake_gpu(module), example, ())[0]
 
 
 class Seen(fx.Interpreter):
-    """Runs a graph and keeps what attention was called with."""
+    """Runs a graph and records the arguments of attention."""
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is ATTEND:
@@ -44,7 +44,7 @@ class Seen(fx.Interpreter):
 
 
 class SelfAttention(nn.Module):
-    """That of BigGAN and BigGAN-deep."""
+    """The attention of BigGAN and BigGAN-deep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ def test_attention_is_one_call_on_a_gpu() -> None:
         assert seen.run(images).shape == (5, 64, 32, 32)
     assert calls(body)["scaled_dot_product_attention"] == 1
     assert not {"bmm", "matmul", "softmax", "cat"} & set(calls(body))
-    # What torch's kernels ask for: one head, and rows that lie together.
+    # What torch's kernels require: one head, and contiguous rows.
     assert [tuple(x.shape) for x in seen.attended] == [
         (5, 1, 1024, 8),
         (5, 1, 256, 8),
@@ -95,7 +95,7 @@ def test_attention_is_one_call_on_a_gpu() -> None:
 
 @pytest.mark.parametrize("side", [32, 8])
 def test_it_is_the_same_attention(monkeypatch: pytest.MonkeyPatch, side: int) -> None:
-    """The graph of a GPU, computed here; small images too, which a CPU leaves alone."""
+    """A GPU's graph, computed here; also for small images, which are not rewritten on a CPU."""
     as_for_a_gpu(monkeypatch)
     module = frozen(SelfAttention())
     result = optimize(module, example=(torch.zeros(2, 64, side, side),))
@@ -108,7 +108,7 @@ def test_it_is_the_same_attention(monkeypatch: pytest.MonkeyPatch, side: int) ->
 
 
 class Modulated(nn.Module):
-    """Scales and shifts [N, 6] of a condition [N, 5], computed in the way that is named, over a map [N, 6, 4, 4]."""
+    """Scales and shifts [N, 6] of a condition [N, 5], computed in the named way, applied to a map [N, 6, 4, 4]."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Modulated(nn.Module):
             return x * (self.one(c) + self.two(c.tanh()))[wide]
         if self.form == "product":
             return x * (self.one(c) * self.two(c))[wide]
-        # Read as it is, too: to fold it would add rows.
+        # Also read directly: folding it would add rows.
         scale = self.one(c)
         return x * (1 + scale)[wide] + scale.tanh()[wide]
 
@@ -179,7 +179,7 @@ VIEWS = {"slice", "reshape", "permute", "transpose", "unsqueeze", "squeeze", "sy
 
 
 def casts(module: Any, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Calls of a forward in bfloat16 that only change a dtype."""
+    """The calls in a bfloat16 forward that only change a dtype."""
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
     monkeypatch.setattr(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False)
     with Casts() as seen, torch.autocast("cuda", torch.bfloat16):
@@ -197,7 +197,7 @@ class Casts(TorchDispatchMode):
 
 @torch.no_grad()
 def test_calls_of_biggan_deep_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but products and what goes on between them; in bfloat16 no weight is cast."""
+    """Only products and the operators between them; in bfloat16 no weight is cast."""
     as_for_a_gpu(monkeypatch)
     body, _ = rewrite(biggan_deep(), (torch.randn(2, 16), 1.0), ())
     counted = {name: n for name, n in calls(body).items() if name not in VIEWS}
@@ -232,13 +232,13 @@ def test_weights_rounded_once_give_the_same_bits() -> None:
     assert torch.equal(made, expected)
     exact = source.generate(latents, labels, "class")
     assert not torch.equal(made, exact)
-    # The generator itself is as it was; the copy holds its tensors but for the weights.
+    # The generator itself is unchanged; the copy shares its tensors except for the weights.
     assert all(torch.equal(value, state[name]) for name, value in generator.state_dict().items())
     ours, theirs = source._rounded.state_dict(), generator.state_dict()
     assert ours.keys() == theirs.keys()
     shared = [n for n in ours if ours[n].data_ptr() == theirs[n].data_ptr()]
     assert {ours[n].dtype for n in shared} == {torch.float32}
     assert {ours[n].dtype for n in ours if n not in shared} == {torch.bfloat16}
-    # Without a rewritten graph nothing is rounded ahead: a module may read its weights in other ways.
+    # Without a rewritten graph nothing is rounded in advance: a module may read its weights in other ways.
     plain = generators.load("letters")
     assert rounded(plain, torch.bfloat16) is plain

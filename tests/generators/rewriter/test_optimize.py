@@ -1,4 +1,4 @@
-"""Rewritten generators equal their originals; what only looks like a pattern stays right."""
+"""Rewritten generators equal their originals; look-alikes of a pattern stay correct."""
 
 from __future__ import annotations
 
@@ -177,7 +177,7 @@ def test_one_channel(bias: bool) -> None:
 
 
 class Attention(nn.Module):
-    """softmax(q k) v of one input, in the order and with the sharing that the flags say."""
+    """softmax(q k) v of one input, with the order and sharing given by the flags."""
 
     def __init__(self, form: str, shared: bool) -> None:
         super().__init__()
@@ -217,7 +217,7 @@ def test_a_class_table_is_kept_and_the_rest_is_not(tmp_path: Path) -> None:
 
 
 def test_own_modules_by_condition(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Vectors, indices and mixtures within the network: all are traced whole."""
+    """Vectors, indices and mixtures within the network: all are traced in one piece."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     for name in ("DCGAN", "Indexed?soft=sample-class", "Indexed?soft=mix-embedding"):
         original = generators.load(f"module:own_dcgan:{name}")
@@ -244,7 +244,7 @@ class Branching(nn.Module):
 
 
 def test_what_can_be_traced_of_an_untraceable_module(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.warns(UserWarning, match=r"cannot be traced .*; rewritten in its stead: up\."):
+    with pytest.warns(UserWarning, match=r"cannot be traced .*; rewritten instead: up\."):
         result = optimize(Branching().eval(), example=(X,))
     assert result.left
     assert capfd.readouterr() == ("", ""), "torch prints the graph"
@@ -266,7 +266,7 @@ def test_mistakes() -> None:
 
 
 class Wrong(nn.Module):
-    """Another number a channel in the graph than outside of it."""
+    """Computes another value per channel in the graph than outside it."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x + (0.001 if torch.compiler.is_exporting() else 0)
@@ -280,7 +280,7 @@ def test_a_rewrite_that_differs_is_not_used() -> None:
 
 
 class IllConditioned(nn.Module):
-    """Large numbers cancel: in float32 the original itself is far from float64, and its rewrite as far."""
+    """Large numbers cancel: in float32 the original itself is far from float64, and its rewrite equally far."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -292,7 +292,7 @@ class IllConditioned(nn.Module):
 
 
 def test_both_are_judged_against_float64() -> None:
-    """A rewrite no worse than its original is used, though the two differ by more than the tolerance."""
+    """A rewrite that is no worse than its original is used, even if the two differ by more than the tolerance."""
     result = optimize(IllConditioned().eval().requires_grad_(False), example=(X,))
     assert matched(result)["phases"] == 2
     assert result.difference is not None
@@ -322,7 +322,7 @@ class Noisy(nn.Module):
 
 
 class Counting(nn.Module):
-    """Random numbers of its own, a new seed a call."""
+    """Draws its own random numbers, with a new seed for each call."""
 
     calls = 0
 

@@ -1,4 +1,4 @@
-"""The rewritten letters generator in each precision that runs use, against float64: here on a CPU, and marked `gpu` there."""
+"""The rewritten letters generator in each precision that runs use, against float64: on a CPU, and on a GPU (marked `gpu`)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def letters(device: torch.device) -> Generator:
 
 @pytest.fixture(scope="module")
 def rewritten(letters: Generator) -> Generator:
-    """The default's own call; it verifies to 1e-5 under whatever rounding is set, or the original is kept."""
+    """Rewritten as by default: verified to 1e-5 under the current rounding, else the original is kept."""
     done = generators.optimize(letters)
     assert done.left is None
     assert done.difference is not None
@@ -39,7 +39,7 @@ def rewritten(letters: Generator) -> Generator:
 
 @pytest.fixture
 def tf32() -> Iterator[None]:
-    """What cuDNN does by default, and products too."""
+    """TF32 for convolutions, as cuDNN does by default, and for products."""
     before = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
     torch.backends.cudnn.allow_tf32 = True
     torch.set_float32_matmul_precision("high")
@@ -57,7 +57,7 @@ def no_tf32() -> Iterator[None]:
 
 
 def exact(letters: Generator, inputs: tuple[Tensor, ...]) -> Tensor:
-    """In float64, by a network of its own."""
+    """The images in float64, from a separate network."""
     own = generators.load("letters").to(inputs[0].device).double()
     return own(*[value.double() for value in inputs])
 

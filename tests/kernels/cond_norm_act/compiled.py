@@ -55,7 +55,7 @@ def check_bytes_are_the_counted_minimum_in_128_bit_accesses() -> None:
                 for residual in (False, True):
                     report = launch(target, mode, dtype, residual)
                     values = triton_impl.VALUES * size
-                    # Scale and shift are 4-byte loads, one of each a thread: the channels of the tile.
+                    # Scale and shift are 4-byte loads, one of each per thread: the channels of the tile.
                     narrow = report.load_widths.pop(4)
                     assert narrow == 2, report
                     reads = 1 + (writes if residual else 0)
@@ -87,7 +87,7 @@ def check_sizes_of_one() -> None:
 
 
 def check_more_images_than_an_axis_holds() -> None:
-    """CUDA's grids have 65,535 programs on all axes but the first."""
+    """CUDA grids are limited to 65,535 programs on all axes but the first."""
     num = 70_000
     x, affine = torch.empty(num, 1, 1, 2), torch.empty(1)
     with fake_driver.compiling("sm_90") as launches:

@@ -108,7 +108,7 @@ def check_every_value_is_read_once_and_written_once() -> None:
         assert (launch["out"].reads == 0).all()
         reads = launch["x"].reads
         if mode == "phases":
-            # The groups' borders that no output needs are not read.
+            # Borders of the groups that no output needs are not read.
             groups = reads.reshape(2, 2, 2, 12, 4, 3)
             for a, b in itertools.product((0, 1), (0, 1)):
                 used = groups[:, a, b, :, a : a + 3, b : b + 2]
@@ -117,6 +117,6 @@ def check_every_value_is_read_once_and_written_once() -> None:
         else:
             assert (reads == 1).all()
         if residual != "none":
-            # A half-size residual is read once where x has its size, else once for each of the four pixels.
+            # A half-size residual is read once if x has the same size, else once for each of the four pixels.
             times = 4 if residual == "half" and mode != "upsample" else 1
             assert (launch["residual"].reads == times).all()

@@ -74,7 +74,7 @@ def run(mode: str, impl: str | None, arguments: Arguments, activation: str = "re
     )
 
 
-# What it is for ------------------------------------------------------------------------------------------------------
+# Use cases -----------------------------------------------------------------------------------------------------------
 
 
 def test_equals_a_conditional_batch_norm(impl: str) -> None:
@@ -195,7 +195,7 @@ def test_every_instruction_set(extension, isa: str, activation: str) -> None:  #
 
 @pytest.mark.parametrize("mode", MODES)
 def test_large_outputs_are_streamed_alike(extension, mode: str) -> None:  # type: ignore[no-untyped-def]
-    # From 16 MiB on the stores go past the caches; the same values as sample by sample, which do not.
+    # From 16 MiB on, stores bypass the caches; the values equal those computed sample by sample, where they do not.
     x, scale, shift, residual = arguments_for(mode, "half", (9, 128, 64, 64))
     whole = run(mode, "cpu", (x, scale, shift, residual))
     assert whole.numel() * 4 >= 16 << 20
@@ -275,7 +275,7 @@ def test_bad_calls_are_named() -> None:
         cond_norm_act(x, one, one, upsample=True, phases=True)
     with pytest.raises(ValueError, match="the output of a phase convolution"):
         cond_norm_act(torch.zeros(2, 6, 4, 4), one, one, phases=True)
-    with pytest.raises(ValueError, match="residual must be of y's shape"):
+    with pytest.raises(ValueError, match="residual must have y's shape"):
         cond_norm_act(x, one, one, residual=torch.zeros(2, 8, 3, 3))
     with pytest.raises(ValueError, match="floating-point"):
         cond_norm_act(x.long(), one, one)

@@ -48,7 +48,7 @@ def check_registers_and_spills() -> None:
             assert report.registers <= 64, (method, report)
         for classes in (SMALL, triton_impl.MAX_TILE, IN_BLOCKS):
             report, _ = launch(target, classes=classes, dtype=torch.bfloat16)
-            # Triton 3.6 keeps two registers of the longest rows in memory on sm_80.
+            # Triton 3.6 spills two registers for the longest rows on sm_80.
             allowed = 2 if TRITON_3_6 and (target, classes) == ("sm_80", IN_BLOCKS) else 0
             assert report.spills <= allowed, (classes, report)
             assert report.num_atomics == 0, (classes, report)
@@ -65,9 +65,9 @@ def check_bytes_of_1000_classes_are_the_minimum_in_128_bit_accesses() -> None:
                 report, only = launch(target, method, dtype=dtype)
                 tile = only.arguments["ROWS"] * only.arguments["COLUMNS"]
                 assert set(report.load_widths) == {16}, (method, report)
-                # Either tile once; the masked lanes of 1,000 of 1,024 columns included.
+                # Each tile once, including the masked lanes of 1,000 of 1,024 columns.
                 assert report.bytes_loaded() == 2 * dtype.itemsize * tile, (method, report)
-                # The gradient in float32; besides a 4-byte loss and a 1-byte flag a row.
+                # The gradient in float32, plus a 4-byte loss and a 1-byte flag per row.
                 assert set(report.store_widths) == {16, 4, 1}, (method, report)
                 assert report.store_widths[4] == report.store_widths[1] == 1, (method, report)
                 assert 16 * report.store_widths[16] * report.threads == 4 * tile, (method, report)
@@ -91,7 +91,7 @@ def check_accesses_on_amd() -> None:
 
 
 def check_blocks_of_long_rows_are_read_wide_where_rows_are_aligned() -> None:
-    # 21,841 is odd: its rows start anywhere. 21,848 is a multiple of 8.
+    # 21,841 is odd, so its rows are unaligned. 21,848 is a multiple of 8.
     for target in NVIDIA:
         report, _ = launch(target, classes=21848)
         assert set(report.load_widths) == {16}, report

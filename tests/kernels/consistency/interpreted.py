@@ -17,7 +17,7 @@ IN_REGISTERS, IN_BLOCKS = (11, 60), (3, triton_impl.MAX_TILE + 500)
 
 
 def logits(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Rows in turn confident and not; the first class of a confident row is likeliest in either view."""
+    """Alternate confident and unconfident rows; the first class of a confident row is the most likely in both views."""
     torch.manual_seed(seed + sum(shape))
     values = torch.randn(shape)
     values[::2, 0] += 15
@@ -38,7 +38,7 @@ def assert_like_the_reference(
     kind: torch.dtype = torch.float64,
     **options: Any,
 ) -> None:
-    """Against the reference in float64: in float32 it is itself further off at thousands of classes."""
+    """Compare with the reference in float64: with thousands of classes, it is less accurate itself in float32."""
     actual = run(weak, strong, "triton", **options)
     loss, gradient = run(weak.to(kind), strong.to(kind), "reference", **options)
     torch.testing.assert_close(actual[0], loss.float(), rtol=1e-5, atol=2e-6)
@@ -69,7 +69,7 @@ def check_weights_and_class_thresholds() -> None:
 def check_extreme_logits() -> None:
     for shape in (IN_REGISTERS, IN_BLOCKS):
         weak, strong = logits(shape) * 1e3, logits(shape, seed=1) * 1e3
-        # Most classes are ruled out in either view, so whole blocks are; some in one of the two.
+        # Most classes are excluded in both views, so whole blocks are; some in only one of the two.
         weak[:, 2:-3], strong[:, 3:-2] = -torch.inf, -torch.inf
         # In float32, where the same exponentials become 0.
         for method in METHODS:

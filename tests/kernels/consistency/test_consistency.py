@@ -25,7 +25,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def clear_threshold(weak: Tensor) -> float:
-    """A threshold that some rows reach and none is near: rounding cannot decide."""
+    """A threshold that some rows reach and none is close to, so that rounding does not decide."""
     confidence = weak.double().softmax(1).amax(1).sort().values
     gaps = confidence.diff()
     if len(gaps) == 0 or gaps.max() < 1e-4:
@@ -35,7 +35,7 @@ def clear_threshold(weak: Tensor) -> float:
 
 
 def plain(weak: Tensor, strong: Tensor, method: str, temperature: float, counts: Tensor) -> Tensor:
-    """What one writes in PyTorch, in the logits' own dtype."""
+    """The usual PyTorch code, in the logits' own dtype."""
     p_weak = weak.softmax(1)
     if method == "fixmatch":
         loss = F.cross_entropy(strong, p_weak.argmax(1), reduction="none")
@@ -119,7 +119,7 @@ def test_error_is_at_most_twice_that_of_plain_pytorch(
 ) -> None:
     temperature = 0.4 if method == "uda" else 1.0
     ours, theirs = [0.0, 0.0], [0.0, 0.0]
-    # The largest of several draws: a single one may flatter either side.
+    # The largest error of several draws: a single draw may favour either side.
     for seed in range(0, 8, 2):
         weak, strong = logits(shape, dtype, seed), logits(shape, dtype, seed + 1)
         threshold = clear_threshold(weak) if method in ("uda", "fixmatch") else 0.0
@@ -166,7 +166,7 @@ def test_any_shape(
     options: dict[str, Any] = {"method": method, "threshold": clear_threshold(weak) if num else 0.5}
     if extras:
         options["sample_weight"] = torch.rand(num)
-        # Beyond or below what any row can have: rounding cannot decide.
+        # Above or below what any row can reach, so that rounding does not decide.
         options["class_thresholds"] = torch.rand(classes).round() * 1.1
     grad = torch.randn(num)
     ours = loss_and_gradient(weak, strong, grad, impl="cpu", **options)
@@ -214,7 +214,7 @@ def test_huge_logits(impl_isa: str, method: str, classes: int) -> None:
 
 @pytest.mark.parametrize("classes", [5, 100])
 def test_classes_ruled_out(impl_isa: str, classes: int) -> None:
-    """A class at -inf in both views is as good as absent; at -inf in the target alone it adds nothing."""
+    """A class at -inf in both views behaves as if absent; at -inf in the target alone it adds nothing."""
     weak, strong = logits((30, classes)), logits((30, classes), seed=1)
     weak[:, -2:], strong[:, -1] = -INF, -INF
     for method in METHODS:
@@ -226,7 +226,7 @@ def test_classes_ruled_out(impl_isa: str, classes: int) -> None:
         torch.testing.assert_close(gradient[:, :-1], absent[1] * share, rtol=1e-5, atol=1e-6)
         assert (gradient[:, -1] == 0).all()
         assert loss.isfinite().all()
-    # What the target asks for and the strong view rules out costs infinitely much.
+    # A class that the target wants and the strong view excludes has infinite loss.
     strong[0, weak[0].argmax()] = -INF
     for method in ("uda", "fixmatch"):
         options = {"method": method, "threshold": 0.0, "impl": impl_isa}

@@ -79,7 +79,7 @@ def test_can_be_checkpointed(impl: str) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32" or bool(NO_EXTENSION), reason=NO_EXTENSION or "no fork")
 def test_a_forked_process_does_not_hang() -> None:
-    # torch's own parallel operations would hang in the child, so bytes are compared. The alarm ends a hanging child.
+    # torch's own parallel operations would hang in the child, so bytes are compared. The alarm kills a child that hangs.
     code = """
 import os, signal, torch
 from ptgm_fast import kernels

@@ -1,4 +1,4 @@
-"""What the kernel tests share: Triton kernels are interpreted, guarded and compiled here without a GPU.
+"""Helpers for the kernel tests: they interpret, guard and compile Triton kernels without a GPU.
 
 Interpreting and compiling need separate processes, and neither may happen in pytest's own. So the checks of an op live in
 files of plain functions named `check_*`, and the test module runs each file once in its own process:
@@ -21,7 +21,7 @@ every launch in its block. bfloat16 rounds as on a device (`interpreter.patch` i
 bfloat16 values that were not cast to float32 first is an error.
 
 Inside a compiled file: call the op's launch function on CPU tensors under `fake_driver.compiling(target)`: Triton's own
-specializer sees the real arguments, each launch is compiled for the target and recorded, nothing runs.
-`inspection.inspect(kernel)` then tells registers, spills and the width of each global access;
+specializer sees the real arguments; each launch is compiled for the target and recorded, but nothing runs.
+`inspection.inspect(kernel)` then reports registers, spills and the width of each global access;
 `inspection.build(...)` compiles a kernel from a written signature instead of a call.
 """

@@ -11,7 +11,7 @@ from ptgm_fast.kernels import consistency
 
 
 def logits(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Rows from hardly to very confident."""
+    """Rows that range from barely to very confident."""
     generator = torch.Generator().manual_seed(seed + sum(shape))
     spread = torch.linspace(0.1, 8, shape[0])[:, None]
     return (torch.randn(shape, generator=generator) * spread).to(dtype)

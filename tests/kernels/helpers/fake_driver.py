@@ -1,4 +1,4 @@
-"""A Triton driver for a device that is not there: real call sites specialize and compile, nothing is launched.
+"""A Triton driver for an absent device: real call sites specialize and compile, but nothing is launched.
 
     with compiling("sm_90") as launches:
         launch(tensor, ...)                 # any function that calls kernel[grid](...), with CPU tensors
@@ -20,7 +20,7 @@ from triton.compiler import CompiledKernel
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-# Those that the project builds for.
+# The targets that the project builds for.
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -28,7 +28,7 @@ TARGETS = {
     "sm_120": GPUTarget("cuda", 120, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-# The most shared memory that a block may use there.
+# The maximum shared memory per block on each.
 MAX_SHARED_BYTES = {
     "sm_80": 166912,
     "sm_90": 232448,
@@ -61,7 +61,7 @@ class _Utilities:
     def load_binary(
         self, name: str, binary: bytes, shared: int, device: int
     ) -> tuple[None, None, int, int, int]:
-        # module, function, registers, spills, the most threads of a block
+        # module, function, registers, spills, maximum threads per block
         return None, None, 0, 0, 1024
 
 
@@ -80,7 +80,7 @@ class _FakeDriver:
         return 0
 
     def launcher_cls(self, source: Any, metadata: Any) -> Any:
-        # Called once a compiled kernel, before its first launch; `run` records every launch instead.
+        # Called once per compiled kernel, before its first launch; `run` records every launch instead.
         return lambda *_: None
 
 
@@ -93,7 +93,7 @@ def compiling(target: str) -> Iterator[list[Launch]]:
     def recording(
         self: JITFunction, *args: Any, grid: Any, warmup: bool, **kwargs: Any
     ) -> CompiledKernel:
-        # A function keeps what it compiled by device number; this device is another one each time.
+        # A JIT function caches compiled kernels by device number, so this device gets a new number each time.
         self.device_caches.clear()
         kernel = run(self, *args, grid=grid, warmup=warmup, **kwargs)
         arguments = dict(zip(self.arg_names, args, strict=False)) | kwargs

@@ -1,8 +1,8 @@
-"""What a compiled kernel does to the machine: registers, spills, and the global accesses of its code.
+"""Inspection of compiled kernels: registers, spills, and the global accesses in the machine code.
 
     report = inspect(launch.kernel)
     assert report.spills == 0 and report.registers <= 64
-    assert report.load_widths == {16: 4}                       # four 128-bit loads a thread, nothing narrower
+    assert report.load_widths == {16: 4}                       # four 128-bit loads per thread, nothing narrower
     assert report.bytes_stored(programs=1) == 2048 * 4         # bytes of one program, all threads together
 
 Counts are of the code, once each: exact where the code is straight; a loop's body counts once, and the arms of a branch
@@ -35,7 +35,7 @@ _AMD_BYTES = {"ubyte": 1, "sbyte": 1, "byte": 1, "ushort": 2, "sshort": 2, "shor
 
 @dataclass(frozen=True)
 class Report:
-    """Of one thread: registers, spill instructions, and {bytes of an access: number of such instructions}."""
+    """Per thread: registers, spill instructions, and {bytes of an access: number of such instructions}."""
 
     target: str
     registers: int
@@ -47,7 +47,7 @@ class Report:
     num_atomics: int
 
     def bytes_loaded(self, programs: int = 1) -> int:
-        """Bytes that all threads of so many programs load, masks and replication between threads left aside."""
+        """Bytes loaded by all threads of this many programs, ignoring masks and replication between threads."""
         return programs * self.threads * sum(width * n for width, n in self.load_widths.items())
 
     def bytes_stored(self, programs: int = 1) -> int:
@@ -66,7 +66,7 @@ def build(
 ) -> CompiledKernel:
     """Compile a kernel ahead of time from a written signature, e.g. {"x_ptr": "*bf16", "n": "i32"}, for one of TARGETS.
 
-    divisible_by_16: the arguments that Triton's specializer would find so (pointers of fresh tensors, round sizes).
+    divisible_by_16: the arguments that Triton's specializer would find divisible (pointers of fresh tensors, round sizes).
     """
     full = {name: "constexpr" if name in constexprs else signature[name] for name in fn.arg_names}
     attributes = {
@@ -79,19 +79,19 @@ def build(
 
 
 def inspect(kernel: CompiledKernel) -> Report:
-    """Read registers, spills and accesses off the machine code."""
+    """Read registers, spills and accesses from the machine code."""
     if kernel.metadata.target.backend == "hip":
         return _inspect_amd(kernel)
     return _inspect_nvidia(kernel)
 
 
 def num_operations(kernel: CompiledKernel, operation: str) -> int:
-    """How often an operation ("tt.load", "tt.store", "tt.dot") stands in the kernel's Triton GPU IR."""
+    """Count an operation ("tt.load", "tt.store", "tt.dot") in the kernel's Triton GPU IR."""
     return len(re.findall(rf"\b{re.escape(operation)}\b", kernel.asm["ttgir"]))
 
 
 def num_instructions(kernel: CompiledKernel, mnemonic: str) -> int:
-    """How often an instruction (a regular expression: "FFMA", r"MUFU\\.EX2") stands in the machine code."""
+    """Count an instruction (a regular expression: "FFMA", r"MUFU\\.EX2") in the machine code."""
     text = kernel.asm["amdgcn"] if kernel.metadata.target.backend == "hip" else kernel.asm["sass"]
     return len(re.findall(rf"\b{mnemonic}\b", text))
 

@@ -1,4 +1,4 @@
-"""bfloat16 as devices have it, for Triton's interpreter.
+"""Make bfloat16 in Triton's interpreter behave as on devices.
 
 The interpreter keeps bfloat16 as uint16: a cast from float32 truncates, a dot product multiplies the bit patterns, and so
 does any arithmetic. The patch rounds to nearest even (through torch), widens the operands of a dot product, and refuses

@@ -32,7 +32,7 @@ TIMEOUT_SECONDS = 600
 
 @dataclass
 class Checks:
-    """The checks of one file. The process starts at the first `run` and does all of them."""
+    """The checks of one file. Their process starts at the first `run` and runs all of them."""
 
     path: Path
     interpret: bool
@@ -117,7 +117,7 @@ def _main() -> int:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Triton looks a kernel's globals up through its module.
+    # Triton looks up a kernel's globals through its module.
     sys.modules["checks"] = module
     failed = 0
     with contextlib.ExitStack() as stack:

@@ -1,11 +1,11 @@
-"""Bounds and counts of every global memory access of interpreted Triton kernels.
+"""Bounds checks and counts for every global memory access of interpreted Triton kernels.
 
     with guard() as launches:
         kernels.latents(5, 7, seed=1, impl="triton")
     assert (launches[0]["out_ptr"].writes == 1).all()
 
 Each load, store and atomic of a launch must address an element of one of that launch's tensor arguments (an element of the
-view itself: gaps of a strided view do not count), aligned to its size; lanes that are masked off are free.
+view itself: gaps of a strided view do not count), aligned to its size; masked-off lanes are not checked.
 An `OutOfBoundsError` (inside Triton's InterpreterError) names the program, the nearest argument and the element.
 """
 

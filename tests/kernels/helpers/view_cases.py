@@ -1,4 +1,4 @@
-"""Images, parameters and comparisons that the tests of `views` share."""
+"""Images, parameters and comparisons shared by the tests of `views`."""
 
 from __future__ import annotations
 

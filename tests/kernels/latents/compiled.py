@@ -42,7 +42,7 @@ def check_a_dimension_that_16_does_not_divide() -> None:
 def check_reduced_precision() -> None:
     for target in TARGETS:
         widths = set(_latents(target, DIM, None, torch.bfloat16).store_widths)
-        # AMD's 64-wide wavefronts have half as many values a thread.
+        # AMD's 64-wide wavefronts have half as many values per thread.
         assert widths == ({8} if target == "gfx942" else {16}), (target, widths)
 
 
@@ -69,7 +69,7 @@ def check_planted_fused_multiply_add() -> None:
 
 
 def check_one_build_for_all_seeds_and_rows() -> None:
-    # A build for each kind of number would recompile inside a training run.
+    # A build per kind of number would mean recompiling during a training run.
     with fake_driver.compiling("sm_90") as launches:
         for seed, start in ((0, 1), (16, 2**40), (2**63 + 1, 5), (2**64 - 1, 2**62)):
             triton_impl.latents(NUM, DIM, seed, start, None, 0.7, torch.float32, CPU)
@@ -87,7 +87,7 @@ def check_labels() -> None:
         assert report.spills == 0
         assert report.registers <= 32, report
         assert report.load_widths == {}, report
-        # One row a thread; AMD's blocks have twice the threads, half of which repeat the others' rows.
+        # One row per thread; AMD's blocks have twice the threads, half of which repeat the others' rows.
         threads = min(report.threads, triton_impl.BLOCK_ROWS)
         assert report.bytes_stored() == report.threads * 8
         assert threads * launch.grid[0] == NUM

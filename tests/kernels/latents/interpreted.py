@@ -85,7 +85,7 @@ def check_every_element_is_written_once() -> None:
 
 
 def check_a_wrong_length_is_caught() -> None:
-    # The guard on the kernel itself: told of one row more than there is, it must not stay unnoticed.
+    # The guard on the kernel itself: if the kernel is told there is one row too many, the guard must notice.
     with pytest.raises(Exception, match="write out of bounds"), memory_guard.guard():
         triton_impl.random_kernel[(1,)](
             torch.empty(3, 8),

@@ -42,7 +42,7 @@ STARTS = st.integers(0, 2**63 - 64)
 
 @pytest.fixture(params=["reference", "portable", "avx2", "avx512"])
 def impl(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The reference, and the C++ implementation on every instruction set that this machine has."""
+    """The reference, and the C++ implementation with every instruction set that this machine supports."""
     if request.param == "reference":
         yield "reference"
         return
@@ -67,7 +67,7 @@ def words(text: str) -> list[int]:
 def philox4(
     counter: list[int], key: list[int], bits: int, multipliers: list[int], steps: list[int]
 ) -> list[int]:
-    """Philox4x{bits}-10 in Python's integers, for any width of the words."""
+    """Philox4x{bits}-10 in Python integers, for any word width."""
     mask = 2**bits - 1
     c, k = list(counter), list(key)
     for _ in range(10):
@@ -108,7 +108,7 @@ def test_numpys_philox_is_the_same_function_on_wider_words(
     counter: list[int], key: list[int]
 ) -> None:
     generator = np.random.Philox(counter=np.array(counter, np.uint64), key=np.array(key, np.uint64))
-    # numpy counts up before the first block.
+    # numpy increments the counter before the first block.
     number = (sum(c << (64 * i) for i, c in enumerate(counter)) + 1) % 2**256
     raised = [(number >> (64 * i)) % 2**64 for i in range(4)]
     assert philox4x64(raised, key) == generator.random_raw(4).tolist()
@@ -228,7 +228,7 @@ def test_a_start_in_a_tensor(impl: str) -> None:
 def test_streams_and_seeds_are_apart(impl: str) -> None:
     u = uniforms(100, 8, seed=1, impl=impl)
     z = latents(100, 8, seed=1, impl=impl)
-    # The sign is the lowest bit of a word: with one stream for both it would follow from the uniform number's word.
+    # The sign is a word's lowest bit: if both shared a stream, it would follow from the uniform number's word.
     signs = (
         reference.random_words(torch.arange(100), 8, seed=1, stream=reference.STREAM_UNIFORMS) & 1
     )

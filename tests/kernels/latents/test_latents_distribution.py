@@ -1,4 +1,4 @@
-"""What `latents`, `uniforms` and `class_labels` draw, against scipy and exact integers; and how they behave as ops."""
+"""The distributions of `latents`, `uniforms` and `class_labels`, against scipy and exact integers; their behaviour as ops."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OPS = torch.ops.ptgm_fast
 
 
 def magnitude_words() -> torch.Tensor:
-    """Words over all magnitudes: the extremes, the place where centre and tail meet, and many between."""
+    """Words over all magnitudes: the extremes, the point where centre and tail meet, and many in between."""
     edge = int((1 - reference.CENTRE_LIMIT) * 2**31)
     k = torch.cat(
         [

@@ -16,7 +16,7 @@ CLASSES = (10, 1000, 21841)
 def launch(
     target: str, classes: int = 1000, dtype: torch.dtype = torch.float32
 ) -> tuple[inspection.Report, int]:
-    """The report and the logits of a program's step."""
+    """The report, and the number of logits per program step."""
     with fake_driver.compiling(target) as launches:
         triton_impl.pseudo_label(torch.empty(64, classes, dtype=dtype), 0.7, 0.5)
     (only,) = launches
@@ -39,7 +39,7 @@ def check_bytes_of_1000_classes_are_the_minimum_in_128_bit_accesses() -> None:
             report, tile = launch(target, dtype=dtype)
             assert set(report.load_widths) == {16}, report
             assert report.bytes_loaded() == dtype.itemsize * tile, report
-            # A label of 8 bytes, a confidence of 4 and a flag of 1 a row.
+            # Per row: a label of 8 bytes, a confidence of 4 and a flag of 1.
             assert report.store_widths == {8: 1, 4: 1, 1: 1}, report
 
 

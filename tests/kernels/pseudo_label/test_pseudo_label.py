@@ -24,7 +24,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def logits(shape: tuple[int, int], dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
-    """Rows from hardly to very confident."""
+    """Rows that range from barely to very confident."""
     generator = torch.Generator().manual_seed(seed + sum(shape))
     spread = torch.linspace(0.1, 8, shape[0])[:, None]
     return (torch.randn(shape, generator=generator) * spread).to(dtype)
@@ -34,7 +34,7 @@ def test_the_definition(impl: str) -> None:
     values = torch.tensor([[0.0, 2.0, 1.0], [3.0, 3.0, 0.0], [-1.0, -INF, -1.5]])
     result = pseudo_label(values, temperature=0.5, threshold=0.7, impl=impl)
     assert isinstance(result, PseudoLabel)
-    # Of equals the first.
+    # The first on ties.
     assert result.labels.tolist() == [1, 0, 0]
     torch.testing.assert_close(result.confidence, (values / 0.5).softmax(1).amax(1))
     assert result.mask.tolist() == [True, False, True]

@@ -25,7 +25,7 @@ def add_in_two_passes(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + i, mask=i < n).to(tl.float32)
     tl.store(out_ptr + i, x.to(out_ptr.dtype.element_ty), mask=i < n)
-    # The planted second pass: the first result goes through memory.
+    # The planted fault, a second pass: the first result goes through memory.
     tl.debug_barrier()
     x = tl.load(out_ptr + i, mask=i < n).to(tl.float32)
     y = tl.load(y_ptr + i, mask=i < n).to(tl.float32)
@@ -69,14 +69,14 @@ def check_planted_second_pass_shows() -> None:
 
 
 def check_planted_scalar_accesses_show() -> None:
-    # A length that nobody promised to be a multiple of 16 makes the masked accesses scalar.
+    # A length that is not known to be a multiple of 16 makes the masked accesses scalar.
     report = _add("sm_90", pointer="*fp32", divisible=("x_ptr", "y_ptr", "out_ptr"))
     assert set(report.load_widths) == {4}, report
     assert report.bytes_loaded() == 2 * 4 * BLOCK
 
 
 def check_planted_spills_show() -> None:
-    # 64 values a thread do not fit into 32 registers.
+    # 64 values per thread do not fit into 32 registers.
     signature = {"x_ptr": "*fp32", "out_ptr": "*fp32"}
     for limit, spills in ((None, False), (32, True)):
         kernel = inspection.build(

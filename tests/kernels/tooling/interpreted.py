@@ -28,7 +28,7 @@ def add_one_unmasked(x_ptr, out_ptr, BLOCK: tl.constexpr):
 def subtract_mean_twice_read(x_ptr, out_ptr, n, BLOCK: tl.constexpr):
     i = tl.arange(0, BLOCK)
     total = tl.sum(tl.load(x_ptr + i, mask=i < n, other=0.0), 0)
-    # The planted second pass: what is in registers already is read again.
+    # The planted fault, a second pass: values already in registers are read again.
     again = tl.load(x_ptr + i, mask=i < n, other=0.0)
     tl.store(out_ptr + i, again - total / n, mask=i < n)
 
@@ -95,7 +95,7 @@ def check_planted_missing_mask() -> None:
 
 
 def check_planted_write_into_the_gaps_of_a_view() -> None:
-    # The same addresses are inside the storage: only the view's elements are the argument's.
+    # The addresses are inside the storage, but only the view's elements belong to the argument.
     columns = torch.zeros(10, 2)[:, 0]
     with memory_guard.guard() as launches:
         write_every_second[(1,)](columns, 2, 10, BLOCK=16)
@@ -119,7 +119,7 @@ def check_the_guard_ends_with_its_block() -> None:
     buffer = torch.randn(128)
     with pytest.raises(InterpreterError), memory_guard.guard():
         add_one_unmasked[(1,)](buffer[:32], torch.empty(64), BLOCK=64)
-    # The storage goes on behind the view: harmless outside a guard.
+    # The storage extends beyond the view, so this is harmless outside a guard.
     add_one_unmasked[(1,)](buffer[:32], torch.empty(64), BLOCK=64)
 
 

@@ -1,4 +1,4 @@
-"""The tools of tests/kernels/helpers catch the faults they are there for."""
+"""The tools in tests/kernels/helpers catch the faults they are meant to catch."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def launch(
     two: bool,
     side: int = 32,
 ) -> inspection.Report:
-    """Views of 32x32; of images of another side the kernel enlarges."""
+    """Views of 32x32; images with another side are enlarged by the kernel."""
     images = torch.empty(2, channels, side, side, dtype=source)
     packed = torch.empty(2, 24)
     statistics = [0.5] * channels
@@ -45,8 +45,8 @@ def check_registers_and_spills() -> None:
 
 
 def check_bytes_are_the_counted_minimum() -> None:
-    # Four taps a channel of each view and pixel, one store: nothing is read or written twice. (On AMD parameters are
-    # read as scalars, so that there the vector loads are the taps alone.)
+    # Four taps and one store per channel of each view and pixel: nothing is read or written twice. (On AMD, parameters are
+    # read as scalars, so the vector loads there are only the taps.)
     pixels = triton_impl.BLOCK
     for target in ("sm_80", "sm_120"):
         for channels in (1, 3):
@@ -60,7 +60,7 @@ def check_bytes_are_the_counted_minimum() -> None:
 
 
 def check_grey_stores_are_whole_words() -> None:
-    # Two neighboring pixels a thread; the three channels of a colour pixel go out one by one.
+    # Two neighboring pixels per thread; the three channels of a colour pixel are stored one by one.
     assert launch("sm_90", 1, torch.float32, torch.float32, two=True).store_widths == {8: 2}
     assert launch("sm_90", 1, torch.uint8, torch.bfloat16, two=True).store_widths == {4: 2}
     assert launch("sm_90", 3, torch.float32, torch.float32, two=True).store_widths == {4: 12}
@@ -94,7 +94,7 @@ def check_sizes_of_one() -> None:
 
 
 def check_more_images_than_an_axis_holds() -> None:
-    """CUDA's grids have 65,535 programs on all axes but the first."""
+    """CUDA grids are limited to 65,535 programs on all axes but the first."""
     num = 70_000
     images, packed = torch.empty(1, 1, 8, 8).expand(num, 1, 8, 8), torch.empty(num, 24)
     with fake_driver.compiling("sm_90") as launches:

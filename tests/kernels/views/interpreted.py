@@ -100,7 +100,7 @@ def check_pointwise_steps() -> None:
     for a, e in zip(actual, expected, strict=True):
         assert a is not None
         assert e is not None
-        # At a threshold a rounding error becomes a jump: few values may differ.
+        # At a threshold, a rounding error becomes a jump: a few values may differ.
         assert ((a - e).abs() > 1e-4).float().mean() < 5e-3
 
 
@@ -147,7 +147,7 @@ def check_each_output_is_written_once_and_the_image_read_once_a_tap() -> None:
     assert (launch["weak_out"].writes == 1).all()
     assert (launch["strong_out"].writes == 1).all()
     assert (launch["weak_out"].reads == 0).all()
-    # Each view reads the four neighbors of every position: for the identity each pixel is one of four, less at the
+    # Each view reads the four neighbors of every position. For the identity, each pixel is one of four, fewer at the
     # upper and left border, whose pixels have fewer positions before them.
     reads = launch["images"].reads
     assert (reads[:, :, 1:, 1:] == 8).all()
@@ -163,7 +163,7 @@ def check_drawn_parameters() -> None:
             with memory_guard.guard() as launches:
                 actual = view_parameters(spec, 70, impl="triton", **size).packed  # type: ignore[arg-type]
             expected = view_parameters(spec, 70, impl="reference", **size).packed  # type: ignore[arg-type]
-            # What decides (bits, cutout, which operations) must not differ at all.
+            # Discrete decisions (bits, cutout, which operations) must not differ at all.
             for column in (18, 20, 21, 22, 23):
                 assert torch.equal(actual[:, column], expected[:, column])
             torch.testing.assert_close(actual, expected, atol=3e-6, rtol=2e-6)

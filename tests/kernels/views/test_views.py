@@ -72,7 +72,7 @@ def test_cpu_equals_the_reference(
     options = {"mean": 0.4, "std": 0.3, "dtype": dtype}
     actual = apply_views(images, weak, strong, impl="cpu", **options)  # type: ignore[arg-type]
     expected = apply_views(images, weak, strong, impl="reference", **options)  # type: ignore[arg-type]
-    # Between neighboring pixels a float32 coordinate error of the size's rounding counts up to 2 / std.
+    # Between neighboring pixels, a float32 coordinate error from rounding at this size counts up to 2 / std.
     atol = {torch.float32: 1e-4, torch.bfloat16: 2e-2, torch.float16: 3e-3}[dtype]
     for a, e in zip(actual, expected, strict=True):
         assert a is not None
@@ -113,7 +113,7 @@ def test_drawn_parameters_equal_the_reference(impl: str, channels: int, preset: 
     size = {"channels": channels, "height": 28, "width": 45}
     actual = view_parameters(spec, 300, seed=9, start=11, impl=impl, **size).packed
     expected = view_parameters(spec, 300, seed=9, start=11, impl="reference", **size).packed
-    # What decides (bits, cutout, which operations) must not differ at all.
+    # Discrete decisions (bits, cutout, which operations) must not differ at all.
     assert torch.equal(actual[:, [18, 20, 21, 22, 23]], expected[:, [18, 20, 21, 22, 23]])
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=2e-7)
 

@@ -1,4 +1,4 @@
-"""What `views` draws: addressing by seed and sample, the ranges of a spec, and what is refused."""
+"""What `views` draws: addressing by seed and sample, the ranges of a spec, and rejected arguments."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_num_ops_chooses_so_many_different_operations() -> None:
         translate=0.2, scale=(0.5, 0.9), brightness=0.5, contrast=0.5, solarize=0.5, num_ops=2
     )
     p = values_of(spec)
-    # Contrast alone has an offset, brightness alone a factor without the offset that would belong to it.
+    # Contrast alone has an offset; brightness alone has a factor without the corresponding offset.
     scaled, shifted, contrast = p[:, 0] != 1, p[:, 2] != 0, p[:, 9] != 0
     bright = (p[:, 6] + 2 * p[:, 9] - 1).abs() > 1e-6
     applied = torch.stack([shifted, scaled, bright, contrast, p[:, 19] <= 1], dim=1)
@@ -188,11 +188,11 @@ def test_bad_calls_are_named() -> None:
         views(torch.zeros(2, 4, 8, 8), ViewSpec(), seed=0)
     with pytest.raises(ValueError, match="uint8 or floating"):
         views(images.long(), ViewSpec(), seed=0)
-    with pytest.raises(ValueError, match="one a channel"):
+    with pytest.raises(ValueError, match="one per channel"):
         views(images, ViewSpec(), seed=0, mean=(0.5, 0.5))
     with pytest.raises(ValueError, match="std must be positive"):
         views(images, ViewSpec(), seed=0, std=0.0)
-    with pytest.raises(ValueError, match="give one of them"):
+    with pytest.raises(ValueError, match="give only one of them"):
         views(images, ViewSpec(), seed=0, start=3, index=torch.tensor([1, 2]))
     with pytest.raises(ValueError, match=r"int64 of shape \[2\]"):
         views(images, ViewSpec(), seed=0, index=torch.tensor([1]))

@@ -1,4 +1,4 @@
-"""Views of another size and other channels than their images': against torchvision, exact cases and the reference."""
+"""Views with another size or number of channels than their images: against torchvision, exact cases and the reference."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ptgm_fast.kernels import dispatch
 from ptgm_fast.kernels.views import ViewParameters, ViewSpec, apply_views, view_preset, views
 
 Side = tuple[int, int]
-# Up, down, one of each, and sides of one.
+# Enlarging, shrinking, one of each, and sides of one pixel.
 SIDES = [
     ((9, 11), (20, 31)),
     ((16, 16), (32, 32)),
@@ -41,7 +41,7 @@ def need_the_extension() -> None:
 
 
 def plain(images: Tensor, impl: str, **options: Any) -> Tensor:
-    """The view that changes nothing, on [0, 1]."""
+    """The identity view, in [0, 1]."""
     return views(images, ViewSpec(), seed=0, mean=0.0, std=1.0, impl=impl, **options)[0]
 
 
@@ -60,7 +60,7 @@ def test_equals_torchvision(
 
 @pytest.mark.parametrize("height", [2, 5])
 def test_one_pixel_wide(impl: str, height: int) -> None:
-    # torch's own resize is wrong here; a column of a wide image whose rows are constant is right.
+    # torch's own resize is wrong here; a column of a wide image with constant rows is right.
     images = image_batch(1, 1, 3, 1)
     expected = plain(images.repeat(1, 1, 1, 4), impl, size=(height, 4))[..., :1]
     torch.testing.assert_close(plain(images, impl, size=(height, 1)), expected)
@@ -115,7 +115,7 @@ def test_cpu_equals_the_reference_in_float64(
         assert a is not None
         assert e is not None
         assert a.is_contiguous(memory_format=torch.channels_last)
-        # The edge of the cutout is where it is on any input: what differs is rounding alone.
+        # The edge of the cutout does not depend on the input: only rounding differs.
         assert_mostly_close(a, e.to(dtype), atol=atol, share=0.0)
 
 
@@ -131,7 +131,7 @@ def test_cpu_equals_the_reference_in_float64(
 def test_whole_pixels_of_a_view_are_those_of_the_resized_image(
     side: Side, size: Side, flip: int, shift: Side, cutout: tuple[int, int, int], fill: float
 ) -> None:
-    # Flips and shifts by whole pixels sample the resized image at its pixels: both ways give the same, fill included.
+    # Flips and shifts by whole pixels sample the resized image at its pixels: both ways agree, including the fill.
     images = image_batch(2, 3, *side).double()
     values = {"flip": flip, "translate_x": shift[0], "translate_y": shift[1], "contrast": 0.7}
     names = ("cutout_top", "cutout_left", "cutout_side")

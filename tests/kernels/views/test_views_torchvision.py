@@ -1,4 +1,4 @@
-"""The steps of `views` against torchvision, which nobody here wrote."""
+"""The steps of `views` against an independent implementation, torchvision."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class TestAgainstTorchvision:
         torch.testing.assert_close(on_unit(images, impl, **values), expected, atol=2e-5, rtol=0)
 
     def test_fill_is_the_image_continued(self, functional, impl: str) -> None:
-        # torchvision multiplies by its bilinear mask twice at the border, which darkens a seam. Here the image is
-        # continued by the fill: the same as warping a padded image and cropping it.
+        # torchvision multiplies by its bilinear mask twice at the border, which darkens a seam. Here, the image is
+        # padded with the fill, which is the same as warping a padded image and cropping it.
         from torchvision.transforms import InterpolationMode
 
         images, pad = image_batch(2, 3, 12, 15), 20
@@ -130,7 +130,7 @@ class TestAgainstTorchvision:
     def test_contrast_where_the_mean_is_mid_grey(
         self, functional, impl: str, factor: float
     ) -> None:
-        # torchvision's pivot is the mean luma of each image, which needs a second read of it; here it is mid-grey.
+        # torchvision's pivot is each image's mean luma, which requires reading the image twice; here it is mid-grey.
         # On images whose mean luma is mid-grey the two agree.
         half = image_batch(2, 3, 10, 8)
         images = torch.cat([half, -half], dim=2)
@@ -141,7 +141,7 @@ class TestAgainstTorchvision:
 
     @pytest.mark.parametrize("turn", [1 / 3, -1 / 3])
     def test_hue_at_thirds_of_a_turn(self, functional, impl: str, turn: float) -> None:
-        # torchvision shifts the HSV hue, which is no linear map. The rotation about the grey axis equals it at thirds
+        # torchvision shifts the HSV hue, which is not a linear map. The rotation about the grey axis equals it at thirds
         # of a turn, where both permute the channels.
         images = image_batch(2, 3, 9, 8)
         expected = functional.adjust_hue((images + 1) / 2, turn)
