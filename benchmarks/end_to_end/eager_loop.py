@@ -12,7 +12,7 @@ resolution, and the precision of the training forward, by torch.autocast.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -98,19 +98,17 @@ class SourcePair:
         return network
 
 
-class Forward:
-    """The float32 features of a network's training forward, with autocast if the config trains in bfloat16."""
+def in_a_step(task: Task, compute: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """What a network computes in a training step, as float32: with autocast if the config trains in bfloat16."""
+    if for_training(task.config.precision, torch.device("cpu")) != "bfloat16":
+        return compute
 
-    def __init__(self, task: Task, network: TargetNetwork) -> None:
-        self.network = network
-        self.rounded = for_training(task.config.precision, torch.device("cpu")) == "bfloat16"
-
-    def __call__(self, images: Tensor) -> Tensor:
-        if not self.rounded:
-            return self.network.features(images)
+    def rounded(images: Tensor) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
-            found = self.network.features(images)
+            found = compute(images)
         return found.float()
+
+    return rounded
 
 
 class PseudoPreTrainingLoop:
@@ -122,7 +120,7 @@ class PseudoPreTrainingLoop:
         self.options = task.config.pp
         self.pair = pair
         self.network = pair.prepare(network)
-        self.features = Forward(task, self.network)
+        self.features = in_a_step(task, self.network.features)
         self.view = kornia_view(self.options.views, task.data.mean, task.data.std)
         self.images_per_step = self.options.batch_size
         self._pool_size = pool_size(task.config.synthesis.images, self.options)
@@ -186,7 +184,8 @@ class SupervisedLoop:
         self.method = config.supervised.distillation
         self.pair = pair
         self.network = pair.prepare(network)
-        self.features = Forward(task, self.network)
+        self.features = in_a_step(task, self.network.features)
+        self._classify = in_a_step(task, pair.classifier)
         # Converted to float in [0, 1] once: there are only a hundred.
         self.images, self.labels = data.train.images.float() / 255, data.train.labels
         self.view = kornia_view(self.options.views, data.mean, data.std)
@@ -219,7 +218,7 @@ class SupervisedLoop:
 
     @torch.no_grad()
     def classify(self, views: Tensor) -> Tensor:
-        return self.pair.classifier(views)
+        return self._classify(views)
 
 
 class PseudoBatch(NamedTuple):
@@ -297,7 +296,7 @@ class PseudoSemiSupervisedLoop(SupervisedLoop):
     def pseudo_images(self, latents: Tensor, targets: Tensor) -> Tensor:
         """Pseudo conditional sampling: the classifier's soft label of each target image [0, 1] conditions the generator."""
         soft = F.softmax(
-            self.classify((targets - self.mean) / self.std) / self.pssl.pcs_temperature, 1
+            self.pair.classifier((targets - self.mean) / self.std) / self.pssl.pcs_temperature, 1
         )
         return self.pair.generator.generate(latents, soft, kind="soft-label")
 

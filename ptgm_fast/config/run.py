@@ -263,7 +263,7 @@ class RunConfig(Options):
     )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
-        description="of the generator, the source classifier, the target network's training forward and its EMA as teacher; auto is bfloat16 on GPUs and float32 on CPUs, where the forward and its EMA are bfloat16 if the processor multiplies it (AVX512-BF16, AMX)",
+        description="of the generator, the source classifier, the target network's training forward and its EMA as teacher; auto is bfloat16 on GPUs, and on CPUs that multiply it (AVX512-BF16, AMX) within training steps: the forward, the EMA, the classifier's labels of the step; else float32",
     )
     deterministic: bool = Field(
         True,

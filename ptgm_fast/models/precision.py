@@ -25,11 +25,11 @@ def resolved(precision: str, device: torch.device) -> str:
 
 
 def for_training(precision: str, device: torch.device) -> str:
-    """The precision of a network's training forward; as `resolved`, except that "auto" is bfloat16 on some CPUs, too.
+    """The precision within a training step; the same as `resolved`, except that "auto" is bfloat16 on some CPUs too.
 
-    These are the processors with instructions that multiply bfloat16 (AVX512-BF16, AMX): a step of the default task is
-    1.2 to 1.8 times as fast there (docs/tuning.md). Images and labels stay float32 on every CPU under "auto", so that
-    a pool made on one processor is the pool of another.
+    These are CPUs with bfloat16 multiply instructions (AVX512-BF16, AMX), where training takes about four fifths of the
+    time (docs/tuning.md). Images and the labels that condition them stay float32 on every CPU under "auto", so a pool
+    made on one processor equals the pool made on another.
     """
     if precision == "auto" and device.type == "cpu" and multiplies_bfloat16():
         return "bfloat16"

@@ -161,15 +161,17 @@ class SourceModels(FrozenGenerator):
         )
 
     @torch.no_grad()
-    def classify(self, images: Tensor) -> Tensor:
+    def classify(self, images: Tensor, *, precision: str | None = None) -> Tensor:
         """Source logits [N, K_s] of images [N, C, H, W], uint8 or floats in [-1, 1], of any size and channels.
 
+        precision: of this call; None: the one that the models were given.
         `resized` converts them to C_s's own form, antialiased when they shrink; images already in that form are unchanged.
         """
         form = self.form or (self.image_shape[0], *images.shape[2:])
         images = resized(images.to(self.device), *form, interpolation=self.interpolation)
         unit = images.float() / 255 if images.dtype == torch.uint8 else (images + 1) / 2
-        classifier = in_precision(self.classifier, device=self.device, precision=self.precision)
+        precision = precision or self.precision
+        classifier = in_precision(self.classifier, device=self.device, precision=precision)
         logits: Tensor = classifier((unit - self.mean) / self.std)
         return logits
 

@@ -148,7 +148,9 @@ class SupervisedStage(Stage):
     def source_logits(self, spans: Spans, views: Tensor) -> Tensor:
         """C_s's logits [N, K_s] of normalized views. The normalization is undone first, since C_s has its own."""
         with spans("classifier"):
-            return self.source.classify(views * (2 * self._std) + (2 * self._mean - 1))
+            images = views * (2 * self._std) + (2 * self._mean - 1)
+            # A step's labels are part of the training forward; those that condition the generator are not.
+            return self.source.classify(images, precision=self.training_precision)
 
     def validate(self, network: TargetNetwork) -> float | None:
         validation = self.data.validation

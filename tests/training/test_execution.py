@@ -183,6 +183,23 @@ def test_auto_is_bfloat16_of_the_forward_alone_where_the_processor_multiplies_it
     assert all(same) is not native
 
 
+def test_labels_of_a_step_are_rounded_with_the_forward_and_those_of_images_are_not(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+    made = []
+    for precision in ("auto", "float32"):
+        task = build_task(tiny(f"precision={precision}"))
+        stage: Any = ready(make_stage("p-ssl", task, task.new_network()))
+        batch: Any = stage.make_batch(0)
+        made.append((stage.table.soft_labels, batch.weak, batch.labelled.source_logits))
+    (table, weak, logits), (exact_table, exact_weak, exact_logits) = made
+    assert torch.equal(table, exact_table)
+    assert torch.equal(weak, exact_weak)
+    error = (logits - exact_logits).abs().max() / exact_logits.abs().max()
+    assert 1e-5 < error < 0.1
+
+
 def test_precision_has_an_effect_on_a_run(tiny: Tiny) -> None:
     few = ("training.steps=3", "pp.steps=2")
     one, other = (trained(tiny(*few, f"precision={p}")) for p in ("float32", "bfloat16"))
