@@ -70,7 +70,16 @@ CASES: dict[str, tuple[bool, tuple[str, ...]]] = {
         (*UNEVEN, 'stages=["supervised"]', "supervised.distillation=logit-matching"),
     ),
     "pool": (True, (*UNEVEN, "synthesis.images=130", "synthesis.images_per_target=3")),
-    "float32": (False, (*UNEVEN, "p_ssl.batch_norm=concat", "pp.lr=0.01", "training.lr=0.01")),
+    "float32": (
+        False,
+        (
+            *UNEVEN,
+            "source.optimize=true",
+            "p_ssl.batch_norm=concat",
+            "pp.lr=0.01",
+            "training.lr=0.01",
+        ),
+    ),
 }
 
 
