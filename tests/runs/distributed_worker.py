@@ -138,6 +138,7 @@ def write_files(toml: Path, out: Path, group: ProcessGroup) -> None:
 def main() -> None:
     torch.set_num_threads(1)
     toml, out = Path(sys.argv[1]), Path(sys.argv[2])
+    out.mkdir(exist_ok=True)
     with joined() as group:
         write_files(toml, out, group)
         found: dict[str, Any] = {"batch norm": normalized(group)}

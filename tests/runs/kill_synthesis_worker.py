@@ -21,7 +21,7 @@ from ptgm_fast.config import load_config
 from ptgm_fast.runs.synthesize import synthesize
 from ptgm_fast.sampling import pool
 
-COUNT = 4000
+COUNT = 6000
 
 
 def forked(
