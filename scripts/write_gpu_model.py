@@ -124,7 +124,7 @@ def row(case: Case) -> str:
         with fake_driver.compiling(target) as launches:
             case.launch()
         (launch,) = launches
-        registers.append(str(inspection.inspect(launch.kernel).registers))
+        registers.append(str(inspection.resources(launch.kernel).registers))
         moved = bytes_of(launch)
     times = [f"{moved / bandwidth / 1000:.2f}" for bandwidth, _ in DEVICES.values()]
     amount = f"{moved / case.elements:.2f} a {case.unit}"

@@ -16,13 +16,38 @@ from ptgm_fast.generators.card import ClassifierCard, FileCard, GeneratorCard, w
 from ptgm_fast.models import save_weights, sha256
 
 NUM_SOURCE_CLASSES = 6
+# With `--dist loadfile` a file is one process's. The long ones first: a process that begins one last is waited for.
+LONGEST = (
+    "tests/runs/test_distributed.py",
+    "tests/gpu_check/test_dry.py",
+    "tests/benchmarks/test_registry.py",
+    "tests/kernels/consistency/test_consistency.py",
+    "tests/kernels/views/test_views_devices.py",
+    "tests/cli/test_cli.py",
+    "tests/runs/test_compare.py",
+    "tests/runs/test_kill.py",
+    "tests/runs/test_three_sizes.py",
+    "tests/test_package.py",
+    "tests/kernels/latents/test_latents.py",
+    "tests/kernels/tooling/test_tooling.py",
+    "tests/generators/test_biggan_deep.py",
+    "tests/generators/rewriter/test_optimize.py",
+    "tests/benchmarks/test_eager_loop.py",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--fast", action="store_true", help="leave out the tests of tests/slow.txt")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # pytest-xdist would begin with the files of most tests.
+    config.option.loadscopereorder = False
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
     if not config.getoption("--fast"):
         return
     listed = set((Path(__file__).parent / "slow.txt").read_text(encoding="utf-8").splitlines())

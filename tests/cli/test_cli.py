@@ -269,15 +269,36 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "ptgm_fast", *map(str, arguments)]
 
 
+# Long enough to be interrupted. How often a checkpoint is written changes no weight.
+LONGER = ("--set", "pp.steps=300")
+WHOLE: list[bytes] = []
+
+
+@pytest.fixture
+def whole(cli: Run, tiny_toml: Path, tmp_path: Path) -> bytes:
+    """The weights of the longer run, trained once."""
+    if not WHOLE:
+        assert cli("train", tiny_toml, "--out", tmp_path / "whole", *LONGER)[0] == 0
+        WHOLE.append((tmp_path / "whole" / "model.safetensors").read_bytes())
+    return WHOLE[0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_the_run_resumes_to_the_same_weights(
-    tiny_toml: Path, tmp_path: Path, number: int
+    cli: Run, whole: bytes, tiny_toml: Path, tmp_path: Path, number: int
 ) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    longer = ("--set", "pp.steps=300", "--set", "pp.checkpoint_every=0")
     process = subprocess.Popen(
-        command("train", tiny_toml, "--out", tmp_path / "parts", *longer),
+        command(
+            "train",
+            tiny_toml,
+            "--out",
+            tmp_path / "parts",
+            *LONGER,
+            "--set",
+            "pp.checkpoint_every=0",
+        ),
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -293,23 +314,25 @@ def test_a_signal_saves_and_the_run_resumes_to_the_same_weights(
     assert "Continue with: ptgm-fast train --resume" in output
     assert "Traceback" not in output
     assert (tmp_path / "parts" / "checkpoint.pt").exists()
-    for arguments in (
-        ("--resume", "--out", tmp_path / "parts"),
-        (tiny_toml, "--out", tmp_path / "whole", *longer),
-    ):
-        subprocess.run(
-            command("train", *arguments), env=environment, check=True, capture_output=True
-        )
-    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("parts", "whole")]
-    assert models[0] == models[1]
+    assert cli("train", "--resume", "--out", tmp_path / "parts")[0] == 0
+    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == whole
 
 
 @pytest.mark.slow
-def test_a_kill_leaves_a_folder_that_resumes(tiny_toml: Path, tmp_path: Path) -> None:
+def test_a_kill_leaves_a_folder_that_resumes(
+    cli: Run, whole: bytes, tiny_toml: Path, tmp_path: Path
+) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    longer = ("--set", "pp.steps=400", "--set", "pp.checkpoint_every=3")
     process = subprocess.Popen(
-        command("train", tiny_toml, "--out", tmp_path / "parts", *longer),
+        command(
+            "train",
+            tiny_toml,
+            "--out",
+            tmp_path / "parts",
+            *LONGER,
+            "--set",
+            "pp.checkpoint_every=3",
+        ),
         env=environment,
         stdout=subprocess.DEVNULL,
     )
@@ -320,15 +343,8 @@ def test_a_kill_leaves_a_folder_that_resumes(tiny_toml: Path, tmp_path: Path) ->
     time.sleep(0.3)
     process.kill()
     process.wait()
-    for arguments in (
-        ("--resume", "--out", tmp_path / "parts"),
-        (tiny_toml, "--out", tmp_path / "whole", *longer),
-    ):
-        subprocess.run(
-            command("train", *arguments), env=environment, check=True, capture_output=True
-        )
-    models = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("parts", "whole")]
-    assert models[0] == models[1]
+    assert cli("train", "--resume", "--out", tmp_path / "parts")[0] == 0
+    assert (tmp_path / "parts" / "model.safetensors").read_bytes() == whole
 
 
 def test_help_is_quick_and_lists_the_commands() -> None:

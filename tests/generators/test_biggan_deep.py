@@ -22,6 +22,8 @@ LAYERS_256 = [
     *[(False, 8, 8), (True, 8, 4), (False, 4, 4), (True, 4, 2), (False, 2, 2), (True, 2, 1)],
 ]
 LAYERS_512 = [*LAYERS_256[:-1], (True, 2, 1), (False, 1, 1), (True, 1, 1)]
+LAYERS_32 = [(False, 16, 8), (True, 8, 4), (False, 4, 4), (True, 4, 2), (True, 2, 1)]
+SMALL = BigGANConfig(32, 6, 6, 8, 10, LAYERS_32, 4, 1e-4, 51)
 CONFIGS = {
     "128": BigGANConfig(128, 6, 6, 8, 10, LAYERS_128, 8, 1e-4, 51),
     "256-reduced": BigGANConfig(256, 5, 5, 4, 7, LAYERS_256, 8, 1e-4, 51),
@@ -138,7 +140,7 @@ def test_missing_pieces_are_named(tmp_path: Path) -> None:
 
 
 def test_a_rewrite_is_for_one_truncation(tmp_path: Path) -> None:
-    made(CONFIGS["128"], tmp_path / "model")
+    made(SMALL, tmp_path / "model")
     original = generators.load(f"biggan-deep:{tmp_path / 'model'}")
     result = generators.optimize(original, truncation=0.4)
     inputs = torch.randn(2, 6), torch.softmax(torch.randn(2, 10), 1)

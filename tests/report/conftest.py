@@ -17,6 +17,9 @@ COMPARISON = Path(__file__).resolve().parents[2] / "docs/results/compare-letters
 @pytest.fixture(scope="session")
 def folders(pair: Path, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `profiled`, `plain` and `methods` in it."""
+    # The first optimizer of a process imports it, longer than these stages last.
+    import torch._dynamo  # noqa: F401
+
     root = tmp_path_factory.mktemp("runs")
     settings = [
         f'data.images="npz:{blobs}"',
@@ -24,6 +27,7 @@ def folders(pair: Path, blobs: Path, tmp_path_factory: pytest.TempPathFactory) -
         "data.validation_per_class=5",
         "data.test_per_class=10",
         f'source.generator="{pair}"',
+        "source.optimize=false",
         "pp.steps=24",
         "pp.batch_size=16",
         "pp.log_every=4",

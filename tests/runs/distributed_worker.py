@@ -1,6 +1,7 @@
 """A process that tests/runs/test_distributed.py starts: it runs the cases, and the first process writes the results.
 
-python distributed_worker.py CONFIG.toml OUT.json, alone or under torchrun.
+python distributed_worker.py CONFIG.toml OUT, alone or under torchrun; the folder OUT gets curves.json and what the processes
+make together.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from ptgm_fast.config import load_config
+from ptgm_fast.runs.synthesize import synthesize
 from ptgm_fast.runs.task import build_task
-from ptgm_fast.runs.train import make_stages, run_stages
+from ptgm_fast.runs.train import make_stages, run_stages, train
 from ptgm_fast.training.batchnorm import SynchronizedBatchNorm
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.distributed import ProcessGroup, joined
@@ -68,7 +70,16 @@ CASES: dict[str, tuple[bool, tuple[str, ...]]] = {
         (*UNEVEN, 'stages=["supervised"]', "supervised.distillation=logit-matching"),
     ),
     "pool": (True, (*UNEVEN, "synthesis.images=130", "synthesis.images_per_target=3")),
-    "float32": (False, (*UNEVEN, "p_ssl.batch_norm=concat", "pp.lr=0.01", "training.lr=0.01")),
+    "float32": (
+        False,
+        (
+            *UNEVEN,
+            "source.optimize=true",
+            "p_ssl.batch_norm=concat",
+            "pp.lr=0.01",
+            "training.lr=0.01",
+        ),
+    ),
 }
 
 
@@ -114,15 +125,27 @@ def normalized(group: ProcessGroup) -> dict[str, Any]:
     }
 
 
+POOLS = ("synthesis.images=150", "synthesis.images_per_target=3", "synthesis.pool=run")
+
+
+def write_files(toml: Path, out: Path, group: ProcessGroup) -> None:
+    """600 images, and a run of few steps with its pools."""
+    synthesize(load_config(toml), 600, out / "images", group=group)
+    few = (*UNEVEN, "pp.steps=4", "training.steps=4", "training.validate_every=0")
+    train(load_config(toml, [*few, *POOLS]), out / "run", context=Context(group=group))
+
+
 def main() -> None:
     torch.set_num_threads(1)
     toml, out = Path(sys.argv[1]), Path(sys.argv[2])
+    out.mkdir(exist_ok=True)
     with joined() as group:
+        write_files(toml, out, group)
         found: dict[str, Any] = {"batch norm": normalized(group)}
         for name, (doubled, settings) in CASES.items():
             found[name] = curve(toml, doubled, settings, group)
         if group.is_first:
-            out.write_text(json.dumps(found))
+            (out / "curves.json").write_text(json.dumps(found))
     # A thread of the process group that stays alive would sometimes abort the interpreter's exit.
     left = [p.read_text().strip() for p in Path("/proc/self/task").glob("*/comm")]
     assert not [name for name in left if "gloo" in name], left

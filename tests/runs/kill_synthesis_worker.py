@@ -1,6 +1,6 @@
 """Runs a synthesis in child processes and kills each at a random moment; prints whether the folders are the same.
 
-python kill_synthesis_worker.py CONFIG.toml FOLDER KILLS FORMAT. Forked as in kill_worker.py, so that the kills hit the work.
+python kill_synthesis_worker.py CONFIG.toml FOLDER KILLS FORMAT [FORMAT ...]. Forked as in kill_worker.py, so that the kills hit the work.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,12 +58,14 @@ def digest(out: Path) -> dict[str, str]:
 def main() -> None:
     torch.set_num_threads(1)
     pool.SHARD_IMAGES = 128
-    toml, folder, kills, format = (
-        Path(sys.argv[1]),
-        Path(sys.argv[2]),
-        int(sys.argv[3]),
-        sys.argv[4],
-    )
+    toml, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    reports = {format: killed(toml, folder / format, kills, format) for format in sys.argv[4:]}
+    print(json.dumps(reports))
+
+
+def killed(toml: Path, folder: Path, kills: int, format: str) -> dict[str, Any]:
+    """The files of a whole synthesis, those that differ in a killed one, and what each kill left."""
+    folder.mkdir()
     forked(toml, folder / "first", format, None)
     seconds = forked(toml, folder / "whole", format, None)
     idle = forked(toml, folder / "few", format, None, count=1)
@@ -74,9 +77,9 @@ def main() -> None:
         forked(toml, folder / "killed", format, moment)
         left.append(len(list((folder / "killed").rglob("*"))))
     forked(toml, folder / "killed", format, None)
-    whole, killed = digest(folder / "whole"), digest(folder / "killed")
-    different = sorted(k for k in whole.keys() | killed.keys() if whole.get(k) != killed.get(k))
-    print(json.dumps({"files": len(whole), "different": different, "left": left}))
+    whole, parts = digest(folder / "whole"), digest(folder / "killed")
+    different = sorted(k for k in whole.keys() | parts.keys() if whole.get(k) != parts.get(k))
+    return {"files": len(whole), "different": different, "left": left}
 
 
 if __name__ == "__main__":

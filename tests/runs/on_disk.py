@@ -1,5 +1,6 @@
 """Shared by the tests of runs: a run's final weights, a prepared stage, and a request to stop."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ from safetensors.torch import load_file
 
 from ptgm_fast.config import RunConfig
 from ptgm_fast.runs.task import build_task
-from ptgm_fast.runs.train import make_stages, run_stages
+from ptgm_fast.runs.train import make_stages, run_stages, train
 from ptgm_fast.training.context import Context
 from ptgm_fast.training.stage import Stage
 
@@ -22,6 +23,33 @@ def trained(config: RunConfig) -> dict[str, torch.Tensor]:
     network = task.new_network()
     run_stages(make_stages(task, network), Context())
     return network.export_state()
+
+
+_TRAINED: dict[str, dict[str, torch.Tensor]] = {}
+
+
+def trained_once(config: RunConfig) -> dict[str, torch.Tensor]:
+    """The same, remembered: for the run that many tests compare theirs with."""
+    key = config.model_dump_json()
+    if key not in _TRAINED:
+        _TRAINED[key] = trained(config)
+    return _TRAINED[key]
+
+
+class Wholes:
+    """Folders of uninterrupted runs, each trained once."""
+
+    def __init__(self, make_folder: Callable[[str], Path]) -> None:
+        self._make_folder = make_folder
+        self._folders: dict[str, Path] = {}
+
+    def __call__(self, config: RunConfig) -> Path:
+        key = config.model_dump_json()
+        if key not in self._folders:
+            out = self._make_folder("whole") / "run"
+            train(config, out)
+            self._folders[key] = out
+        return self._folders[key]
 
 
 def ready(stage: Stage) -> Stage:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from on_disk import ready, same, stop_after, trained, weights
+from on_disk import ready, same, stop_after, trained, trained_once, weights
 from ptgm_fast import kernels
 from ptgm_fast.config import RunConfig
 from ptgm_fast.errors import UserError
@@ -102,7 +102,7 @@ def test_a_resumed_run_ends_with_the_same_weights(
     with pytest.raises(Interrupted):
         train(config, tmp_path / "run", context=stop_after(stage, step))
     summary = train(config, tmp_path / "run", resume=True)
-    assert same(weights(tmp_path / "run"), trained(tiny(*POOLS)))
+    assert same(weights(tmp_path / "run"), trained_once(tiny(*POOLS)))
     assert summary["stages"]["pp"]["images_synthesized"] == 100
 
 
@@ -125,7 +125,7 @@ def test_a_shard_that_was_lost_is_made_again(tiny: Tiny, tmp_path: Path) -> None
         train(config, tmp_path / "run", context=stop_after("pp", 10))
     (tmp_path / "run" / "pool" / "pp" / "images-00000.npy").unlink()
     train(config, tmp_path / "run", resume=True)
-    assert same(weights(tmp_path / "run"), trained(tiny(*POOLS)))
+    assert same(weights(tmp_path / "run"), trained_once(tiny(*POOLS)))
 
 
 def test_profile_tells_what_was_made_and_served(tiny: Tiny, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from on_disk import same, stop_after, weights
+from on_disk import Wholes, same, stop_after, weights
 from ptgm_fast.config import RunConfig
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.train import train
@@ -16,25 +16,31 @@ from ptgm_fast.training.context import Context, Interrupted
 Tiny = Callable[..., RunConfig]
 
 
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Wholes:
+    return Wholes(tmp_path_factory.mktemp)
+
+
 @pytest.mark.parametrize(
     ("stage", "step"), [("pp", 1), ("pp", 7), ("pp", 12), ("p-ssl", 1), ("p-ssl", 13)]
 )
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_stopped_run_resumes_bit_for_bit(
-    tiny: Tiny, tmp_path: Path, stage: str, step: int, ema: float
+    tiny: Tiny, whole_run: Wholes, tmp_path: Path, stage: str, step: int, ema: float
 ) -> None:
     config = tiny(f"training.ema_decay={ema}", f"pp.ema_decay={ema}")
-    whole = train(config, tmp_path / "whole")
+    out = whole_run(config)
+    whole = json.loads((out / "summary.json").read_text())
     with pytest.raises(Interrupted):
         train(config, tmp_path / "parts", context=stop_after(stage, step))
     assert not (tmp_path / "parts" / "summary.json").exists()
     resumed = train(config, tmp_path / "parts", resume=True)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert same(weights(out), weights(tmp_path / "parts"))
     assert resumed["target"] == whole["target"]
     assert resumed["stages"]["p-ssl"]["best_step"] == whole["stages"]["p-ssl"]["best_step"]
     lines = {
-        name: (tmp_path / name / "metrics.jsonl").read_text().splitlines()
-        for name in ("whole", "parts")
+        name: (folder / "metrics.jsonl").read_text().splitlines()
+        for name, folder in (("whole", out), ("parts", tmp_path / "parts"))
     }
     drop = ("images_per_second",)
     kept = {
@@ -67,10 +73,11 @@ def test_what_the_losses_remember_is_resumed(
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
 
 
-def test_a_killed_run_resumes_from_its_last_checkpoint(tiny: Tiny, tmp_path: Path) -> None:
-    """After an unexpected exception, as after a kill, the checkpoint of step 6 is there and used."""
+def test_a_killed_run_resumes_from_its_last_checkpoint(
+    tiny: Tiny, whole_run: Wholes, tmp_path: Path
+) -> None:
+    """An exception out of nowhere, as a kill would be: the checkpoint of step 6 is there, and used."""
     config = tiny()
-    train(config, tmp_path / "whole")
 
     def die(name: str, done: int, steps: int) -> None:
         if name == "p-ssl" and done == 11:
@@ -88,7 +95,7 @@ def test_a_killed_run_resumes_from_its_last_checkpoint(tiny: Tiny, tmp_path: Pat
         context=Context(on_step=lambda n, d, s: first.append((n, d))),
     )
     assert first[0] == ("p-ssl", 7)
-    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    assert same(weights(whole_run(config)), weights(tmp_path / "parts"))
 
 
 def test_resume_of_a_finished_run_is_its_summary(tiny: Tiny, tmp_path: Path) -> None:
@@ -105,10 +112,10 @@ def test_resume_of_a_finished_run_is_its_summary(tiny: Tiny, tmp_path: Path) -> 
 
 
 def test_a_full_disk_keeps_what_was_written(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, whole_run: Wholes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny()
-    whole = train(config, tmp_path / "whole")
+    whole = json.loads((whole_run(config) / "summary.json").read_text())
     with monkeypatch.context() as patch:
         import os
 
@@ -127,9 +134,10 @@ def test_a_full_disk_keeps_what_was_written(
     assert train(config, tmp_path / "parts", resume=True)["target"] == whole["target"]
 
 
-def test_a_damaged_newest_checkpoint_costs_steps_not_the_run(tiny: Tiny, tmp_path: Path) -> None:
+def test_a_damaged_newest_checkpoint_costs_steps_not_the_run(
+    tiny: Tiny, whole_run: Wholes, tmp_path: Path
+) -> None:
     config, out, said = tiny("checkpoint_keep=3"), tmp_path / "parts", []
-    train(config, tmp_path / "whole")
     with pytest.raises(Interrupted):
         train(config, out, context=stop_after("p-ssl", 13))
     assert sorted(p.name for p in out.glob("checkpoint*")) == [
@@ -146,7 +154,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_not_the_run(tiny: Tiny, tmp_pat
     assert first[0] == 13  # the checkpoint before is that of step 12
     assert len(said) == 1
     assert "checkpoint.pt' is damaged" in said[0]
-    assert same(weights(tmp_path / "whole"), weights(out))
+    assert same(weights(whole_run(tiny())), weights(out))
 
 
 def test_a_run_whose_config_was_changed_is_not_continued(tiny: Tiny, tmp_path: Path) -> None:

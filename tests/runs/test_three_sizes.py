@@ -15,6 +15,7 @@ from pytorch_pretrained_biggan import BigGAN, BigGANConfig
 from on_disk import weights
 from ptgm_fast.config import RunConfig, load_config
 from ptgm_fast.models import save_weights
+from ptgm_fast.runs import check
 from ptgm_fast.runs.report import write_report
 from ptgm_fast.runs.task import build_task
 from ptgm_fast.runs.train import make_stages, run_stages, train
@@ -63,9 +64,10 @@ def write_photographs(folder: Path) -> None:
 
 
 def write_biggan(folder: Path) -> None:
-    """Write random weights of a narrow BigGAN-deep 128 with ten classes, as the package saves them."""
+    """Random weights of a narrow BigGAN-deep 128 with ten classes and half the layers, as the package saves them."""
     torch.manual_seed(0)
-    model = BigGAN(BigGANConfig(128, 6, 6, 8, 10, BigGANConfig().layers, 8, 1e-4, 51)).eval()
+    layers = [(True, 16, 8), (True, 8, 4), (True, 4, 2), (True, 2, 1), (True, 1, 1)]
+    model = BigGAN(BigGANConfig(128, 6, 6, 8, 10, layers, 2, 1e-4, 51)).eval()
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             for _ in range(5):
@@ -89,7 +91,8 @@ def photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
 
 @pytest.mark.slow
 def test_each_network_sees_its_own_size(photographs: RunConfig, tmp_path: Path) -> None:
-    task = build_task(photographs)
+    # The whole run rewrites the generator, which takes longest.
+    task = build_task(load_config(tmp_path / "photographs.toml", ["source.optimize=false"]))
     seen: dict[str, set[tuple[int, ...]]] = {"classifier": set(), "target": set()}
 
     def watch(name: str) -> object:
@@ -108,7 +111,12 @@ def test_each_network_sees_its_own_size(photographs: RunConfig, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_a_whole_run(photographs: RunConfig, tmp_path: Path) -> None:
+def test_a_whole_run(
+    photographs: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The ViT reads every sample in each way that might be meant: 40 samples are enough.
+    monkeypatch.setattr(check, "SAMPLES_AT_START", 20)
+    monkeypatch.setattr(check, "EXPLAINED_AT_START", 40)
     summary = train(photographs, tmp_path / "run")
     plain = timm.create_model("resnet18", num_classes=3).eval()
     plain.load_state_dict(weights(tmp_path / "run"))

@@ -48,8 +48,8 @@ class Trimmed(nn.Module):
 def test_letters(skipped: str | None) -> None:
     generator = generators.load("letters")
     before = copy.deepcopy(generator.state_dict())
-    keep = set(PASSES) - {skipped} if skipped else set()
-    for skip in (keep, {skipped} if skipped else set()):  # the pass alone, and all but it
+    # The pass alone, and all but it; or all.
+    for skip in (set(PASSES) - {skipped}, {skipped}) if skipped else (set(),):
         result = optimize(generator, skip=skip)
         assert result.left is None
         latents, labels = torch.randn(5, generator.card.latent_dim), torch.arange(5)
@@ -153,16 +153,18 @@ def test_any_stack_of_parts(names: list[str]) -> None:
 def test_biggan_deep() -> None:
     biggan = pytest.importorskip("pytorch_pretrained_biggan")
     torch.manual_seed(0)
-    model = biggan.BigGAN(biggan.BigGANConfig(channel_width=16, z_dim=16))
+    # Every kind of layer of the published ones: with and without upsampling, narrower and as wide, attention.
+    layers = [(False, 16, 8), (True, 8, 4), (False, 4, 4), (True, 4, 2), (True, 2, 1)]
+    model = biggan.BigGAN(biggan.BigGANConfig(32, 8, 8, 8, 10, layers, 4, 1e-4, 51))
     for name, value in model.state_dict().items():
         if "running_means" in name or name.endswith(("bn.weight", "bn.bias", "gamma")):
             value.normal_(0, 0.3)
     for _ in range(3):  # the power iteration of spectral norm settles in training mode
-        model(torch.randn(2, 16), torch.zeros(2, 1000), 0.37)
+        model(torch.randn(2, 8), torch.zeros(2, 10), 0.37)
     model.eval().requires_grad_(False)
-    z, y = torch.randn(3, 16), F.softmax(torch.randn(3, 1000), 1)
+    z, y = torch.randn(3, 8), F.softmax(torch.randn(3, 10), 1)
     result = optimize(model, example=(z, y, 0.37))
-    assert (matched(result)["trim"], matched(result)["phases"]) == (1, 5)
+    assert [matched(result)[name] for name in ("trim", "phases", "attention")] == [1, 3, 1]
     torch.testing.assert_close(result.module(z, y, 0.37), model(z, y, 0.37), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match=r"optimized for 0\.37"):
         result.module(z, y, 0.5)

@@ -4,7 +4,8 @@
         launch(tensor, ...)                 # any function that calls kernel[grid](...), with CPU tensors
     launches[0].kernel                      # the CompiledKernel of the first call, for inspection.inspect
 
-Must not run in an interpreting process. Compiled kernels are never taken from or left in a cache of another target.
+Must not run in an interpreting process. Triton's cache on the disk is used: its key is the source with its version, target and
+options, so a kernel is compiled once, and never taken for another target.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import CompiledKernel
 from triton.runtime.driver import driver
@@ -103,12 +103,9 @@ def compiling(target: str) -> Iterator[list[Launch]]:
 
     previous = driver._active
     driver.set_active(_FakeDriver(target))
-    always = triton.knobs.compilation.always_compile
-    triton.knobs.compilation.always_compile = True
     JITFunction.run = recording
     try:
         yield launches
     finally:
         JITFunction.run = run
-        triton.knobs.compilation.always_compile = always
         driver._active = previous

@@ -1,6 +1,8 @@
 """Inspection of compiled kernels: registers, spills, and the global accesses in the machine code.
 
-    report = inspect(launch.kernel)
+    found = resources(launch.kernel)                           # a tenth of a second
+    assert found.spilled_bytes == 0 and found.registers <= 64
+    report = inspect(launch.kernel)                            # disassembles: half a second for an NVIDIA kernel
     assert report.spills == 0 and report.registers <= 64
     assert report.load_widths == {16: 4}                       # four 128-bit loads per thread, nothing narrower
     assert report.bytes_stored(programs=1) == 2048 * 4         # bytes of one program, all threads together
@@ -29,6 +31,7 @@ from .fake_driver import TARGETS
 # LDGSTS is an asynchronous copy from global to shared memory.
 _SASS = re.compile(r"\b(LDG|LDGSTS|STG|LDL|STL|ATOMG|RED)\b((?:\.\w+)*)")
 _SASS_WIDTH = re.compile(r"\.(?:U|S)?(8|16|64|128|256)\b")
+_PTX_ATOMICS = re.compile(r"\b(?:atom|red)\.")
 _AMD = re.compile(r"\b(?:global|buffer|flat)_(load|store|atomic)_(\w+)")
 _AMD_BYTES = {"ubyte": 1, "sbyte": 1, "byte": 1, "ushort": 2, "sshort": 2, "short": 2}
 
@@ -55,6 +58,17 @@ class Report:
         return programs * self.threads * sum(width * n for width, n in self.store_widths.items())
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What a thread takes, and the atomics, without the machine code's accesses."""
+
+    target: str
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+    num_atomics: int
+
+
 def build(
     fn: Any,
     signature: dict[str, str],
@@ -75,6 +89,26 @@ def build(
     source = ASTSource(fn=fn, signature=full, constexprs=constexprs, attrs=attributes)
     return triton_compile(
         source, target=TARGETS[target], options={"num_warps": num_warps, **options}
+    )
+
+
+def resources(kernel: CompiledKernel) -> Resources:
+    """Read registers and spills from what the compiler says of its machine code, which is not disassembled."""
+    if kernel.metadata.target.backend == "hip":
+        report = _inspect_amd(kernel)
+        # 4 bytes each.
+        spilled = 4 * report.spills
+        return Resources(
+            report.target, report.registers, spilled, report.shared_bytes, report.num_atomics
+        )
+    usage = _nvidia_usage(kernel.asm["cubin"])
+    return Resources(
+        target=f"sm_{kernel.metadata.target.arch}",
+        registers=usage["REG"],
+        # The stack holds what did not fit into registers, and nothing else in these kernels.
+        spilled_bytes=usage["STACK"] + usage["LOCAL"],
+        shared_bytes=kernel.metadata.shared,
+        num_atomics=len(_PTX_ATOMICS.findall(kernel.asm["ptx"])),
     )
 
 
@@ -103,7 +137,7 @@ def _inspect_nvidia(kernel: CompiledKernel) -> Report:
         counts.setdefault(opcode, Counter())[int(width.group(1)) // 8 if width else 4] += 1
     return Report(
         target=f"sm_{kernel.metadata.target.arch}",
-        registers=_nvidia_registers(kernel.asm["cubin"]),
+        registers=_nvidia_usage(kernel.asm["cubin"])["REG"],
         # Local memory holds what did not fit into registers, and nothing else in these kernels.
         spills=sum(counts.get("LDL", {}).values()) + sum(counts.get("STL", {}).values()),
         shared_bytes=kernel.metadata.shared,
@@ -114,15 +148,16 @@ def _inspect_nvidia(kernel: CompiledKernel) -> Report:
     )
 
 
-def _nvidia_registers(cubin: bytes) -> int:
+def _nvidia_usage(cubin: bytes) -> dict[str, int]:
+    """Registers and bytes of a thread: REG, STACK, LOCAL and others."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         command = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
         output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    found = re.search(r"\bREG:(\d+)", output)
-    assert found, f"no register count in cuobjdump's output: {output}"
-    return int(found.group(1))
+    found = {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", output)}
+    assert found.keys() >= {"REG", "STACK", "LOCAL"}, f"not in cuobjdump's output: {output}"
+    return found
 
 
 def _inspect_amd(kernel: CompiledKernel) -> Report:

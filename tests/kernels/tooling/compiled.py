@@ -33,6 +33,11 @@ def add_in_two_passes(x_ptr, y_ptr, out_ptr, n, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def count_up(counter_ptr, BLOCK: tl.constexpr):
+    tl.atomic_add(counter_ptr + tl.arange(0, BLOCK), 1)
+
+
+@triton.jit
 def all_at_once(x_ptr, out_ptr, BLOCK: tl.constexpr):
     # Every value is needed until the total is known.
     i = tl.arange(0, BLOCK)
@@ -62,7 +67,7 @@ def check_minimum_of_bytes_on_every_target() -> None:
 
 
 def check_planted_second_pass_shows() -> None:
-    for target in TARGETS:
+    for target in ("sm_90", "gfx942"):
         report = _add(target, add_in_two_passes)
         assert report.bytes_loaded() == 3 * 2 * BLOCK, report
         assert report.bytes_stored() == 2 * 2 * BLOCK, report
@@ -89,6 +94,14 @@ def check_planted_spills_show() -> None:
             maxnreg=limit,
         )
         assert (inspection.inspect(kernel).spills > 0) == spills
+        assert (inspection.resources(kernel).spilled_bytes > 0) == spills
+
+
+def check_atomics_show() -> None:
+    for target in ("sm_90", "gfx942"):
+        kernel = inspection.build(count_up, {"counter_ptr": "*i32"}, {"BLOCK": BLOCK}, target)
+        assert inspection.inspect(kernel).num_atomics > 0
+        assert inspection.resources(kernel).num_atomics > 0
 
 
 def check_operations_in_the_intermediate_code() -> None:
@@ -101,7 +114,7 @@ def check_operations_in_the_intermediate_code() -> None:
 
 def check_real_calls_are_specialised() -> None:
     x = torch.randn(BLOCK * 3)
-    for target in TARGETS:
+    for target in ("sm_80", "sm_120", "gfx942"):
         with fake_driver.compiling(target) as launches:
             add[(3,)](x, x, torch.empty_like(x), x.numel(), BLOCK=BLOCK)
             grid = lambda meta: (3 * BLOCK // meta["BLOCK"],)  # noqa: E731
