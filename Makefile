@@ -86,10 +86,11 @@ bench: $(VENV)/.bench
 	done
 	$(BIN)/python benchmarks/write_results.py build/bench/*.json
 
-# Whole trainings only: a plain loop with the recipe of 0.1.0 and with the default recipe, and ours, over three seeds; prints the table.
+# Whole trainings only: a plain loop with the recipe of 0.1.0 and with the default recipe, and ours, in turn for each of three seeds; prints the table.
 recipes: $(VENV)/.bench
 	mkdir -p build
-	$(BIN)/python -m pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only --benchmark-json=build/recipes.json
+	$(BIN)/python -m pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only --rounds 3 \
+		--benchmark-json=build/recipes.json
 	$(BIN)/python benchmarks/write_results.py --recipes build/recipes.json
 
 # The cases that run on a GPU, timed by CUDA events; without a GPU it exits with 2 and a message.

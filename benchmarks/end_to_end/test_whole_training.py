@@ -1,6 +1,6 @@
 """Whole trainings of the default task: the gain of the recipe, and the gain of the engine on top of it.
 
-pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only     (make recipes: also prints the table)
+pytest benchmarks/end_to_end/test_whole_training.py --benchmark-enable --benchmark-only --rounds 3     (make recipes: also prints the table)
 
 A plain loop (`eager_loop`, in torch's default layout and channels-last) with the recipe of version 0.1.0 (`OLD`), the same loop with the
 default recipe, and ours with the default recipe. The plain loop follows the config: pools, progressive resolution, precision, stages, losses.
