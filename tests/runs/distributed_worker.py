@@ -129,9 +129,9 @@ POOLS = ("synthesis.images=150", "synthesis.images_per_target=3", "synthesis.poo
 
 
 def write_files(toml: Path, out: Path, group: ProcessGroup) -> None:
-    """600 images, and a run of few steps with its pools."""
+    """600 images, and a run of so few steps as show each image of its pools: what one process does not need, it does not make."""
     synthesize(load_config(toml), 600, out / "images", group=group)
-    few = (*UNEVEN, "pp.steps=4", "training.steps=4", "training.validate_every=0")
+    few = (*UNEVEN, "pp.steps=10", "training.steps=7", "training.validate_every=0")
     train(load_config(toml, [*few, *POOLS]), out / "run", context=Context(group=group))
 
 
