@@ -11,18 +11,18 @@ from result_file import Benchmarks, CaseResult, Contender, duration
 from ptgm_fast.models.weights import write_atomically
 
 NO_GPU = "Nothing yet: see [docs/gpu.md](../docs/gpu.md).\n"
+WHOLE_TRAINING = "a whole training, 2 threads"
 # The README's rows: label and case.
 HEADLINES = {
     "PP, 20 training steps": "PP, 20 steps, 2 threads",
     "P-SSL, 20 training steps": "P-SSL, 20 steps, 2 threads",
-    "a whole training": "a whole training, 2 threads",
+    "a whole training": WHOLE_TRAINING,
     "BigGAN-deep 128, 32 images": "biggan-deep 128, batch 32, 2 threads",
     "the bundled letters generator, 128 images": "letters, batch 128, 2 threads",
     "`views`, weak and strong, 128x3x32x32": "two random views, 128x3x32x32, 2 threads",
     "`consistency` (UDA) and gradient, 256x1000": "uda 256x1000, 100% count, 2 threads",
     "`cond_norm_act` with upsampling, 32x128x32x32": "upsample 32x128x32x32, 2 threads",
 }
-WHOLE_TRAINING = "a whole training, 2 threads"
 # The rows of whole trainings: label, contenders in both layouts, and what the gain over the row above is due to.
 RECIPES: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("a plain loop, the recipe of 0.1.0", ("eager, old recipe", "eager channels-last, old recipe"), ""),

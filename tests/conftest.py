@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -169,7 +168,3 @@ def tiny(tiny_toml: Path) -> Callable[..., RunConfig]:
         return load_config(tiny_toml, list(overrides), seed)
 
     return config
-
-
-def read_json(path: Path) -> dict:
-    return json.loads(path.read_text())

@@ -269,6 +269,18 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "ptgm_fast", *map(str, arguments)]
 
 
+def started(toml: Path, out: Path, *, checkpoint_every: int) -> subprocess.Popen[str]:
+    """A run in a process of its own, long enough to be interrupted."""
+    every = ("--set", f"pp.checkpoint_every={checkpoint_every}")
+    return subprocess.Popen(
+        command("train", toml, "--out", out, *LONGER, *every),
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 # Long enough to be interrupted. How often a checkpoint is written changes no weight.
 LONGER = ("--set", "pp.steps=300")
 WHOLE: list[bytes] = []
@@ -288,22 +300,7 @@ def whole(cli: Run, tiny_toml: Path, tmp_path: Path) -> bytes:
 def test_a_signal_saves_and_the_run_resumes_to_the_same_weights(
     cli: Run, whole: bytes, tiny_toml: Path, tmp_path: Path, number: int
 ) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(
-            "train",
-            tiny_toml,
-            "--out",
-            tmp_path / "parts",
-            *LONGER,
-            "--set",
-            "pp.checkpoint_every=0",
-        ),
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started(tiny_toml, tmp_path / "parts", checkpoint_every=0)
     metrics = tmp_path / "parts" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
@@ -322,27 +319,14 @@ def test_a_signal_saves_and_the_run_resumes_to_the_same_weights(
 def test_a_kill_leaves_a_folder_that_resumes(
     cli: Run, whole: bytes, tiny_toml: Path, tmp_path: Path
 ) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command(
-            "train",
-            tiny_toml,
-            "--out",
-            tmp_path / "parts",
-            *LONGER,
-            "--set",
-            "pp.checkpoint_every=3",
-        ),
-        env=environment,
-        stdout=subprocess.DEVNULL,
-    )
+    process = started(tiny_toml, tmp_path / "parts", checkpoint_every=3)
     checkpoint = tmp_path / "parts" / "checkpoint.pt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.3)
     process.kill()
-    process.wait()
+    process.communicate()
     assert cli("train", "--resume", "--out", tmp_path / "parts")[0] == 0
     assert (tmp_path / "parts" / "model.safetensors").read_bytes() == whole
 
