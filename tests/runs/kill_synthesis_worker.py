@@ -1,4 +1,4 @@
-"""Runs a synthesis in child processes and kills each at a random moment; prints whether the folders are the same.
+"""Runs a synthesis in child processes and kills each; prints whether the folders are the same.
 
 python kill_synthesis_worker.py CONFIG.toml FOLDER KILLS FORMAT [FORMAT ...]. Forked as in kill_worker.py, so that the kills hit the work.
 """
@@ -18,17 +18,17 @@ from typing import Any
 import torch
 
 from ptgm_fast.config import load_config
+from ptgm_fast.runs import formats
 from ptgm_fast.runs.synthesize import synthesize
 from ptgm_fast.sampling import pool
+from ptgm_fast.sampling.parts import MAKING
 
-COUNT = 6000
+PART, PARTS = 128, 24
+COUNT = PART * PARTS
 
 
-def forked(
-    toml: Path, out: Path, format: str, kill_after: float | None, count: int = COUNT
-) -> float:
-    """The seconds that a synthesis ran in a child process, which is killed after some time if given."""
-    started = time.perf_counter()
+def forked(toml: Path, out: Path, format: str, count: int = COUNT) -> int:
+    """A child process that synthesizes."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -37,14 +37,32 @@ def forked(
             code = 0
         finally:
             os._exit(code)
-    if kill_after is not None:
-        while time.perf_counter() - started < kill_after:
-            time.sleep(0.001)
-        os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def finished(pid: int) -> float:
+    """The seconds until the child has ended well."""
+    started = time.perf_counter()
     _, status = os.waitpid(pid, 0)
-    if kill_after is None and status != 0:
-        raise SystemExit(f"the synthesis in {out} ended with status {status}")
+    if status != 0:
+        raise SystemExit(f"a synthesis ended with status {status}")
     return time.perf_counter() - started
+
+
+def parts_done(out: Path) -> int:
+    return PARTS if (out / "manifest.json").exists() else len(list(out.glob(f"{MAKING}/0*.json")))
+
+
+def killed(pid: int, out: Path, *, beyond: int, seconds: float) -> None:
+    """Kill the child some time after more parts than `beyond` are done, if it has not ended by then."""
+    ended = 0
+    while not ended and parts_done(out) <= beyond:
+        time.sleep(0.001)
+        ended, _ = os.waitpid(pid, os.WNOHANG)
+    if not ended:
+        time.sleep(seconds)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 def digest(out: Path) -> dict[str, str]:
@@ -57,29 +75,38 @@ def digest(out: Path) -> dict[str, str]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    pool.SHARD_IMAGES = 128
+    pool.SHARD_IMAGES = formats.BATCH = PART
     toml, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    reports = {format: killed(toml, folder / format, kills, format) for format in sys.argv[4:]}
-    print(json.dumps(reports))
+    print(
+        json.dumps(
+            {format: report(toml, folder / format, kills, format) for format in sys.argv[4:]}
+        )
+    )
 
 
-def killed(toml: Path, folder: Path, kills: int, format: str) -> dict[str, Any]:
-    """The files of a whole synthesis, those that differ in a killed one, and what each kill left."""
+def report(toml: Path, folder: Path, kills: int, format: str) -> dict[str, Any]:
+    """The files of a whole synthesis, those that differ in a killed one, and the parts done at each kill."""
     folder.mkdir()
-    forked(toml, folder / "first", format, None)
-    seconds = forked(toml, folder / "whole", format, None)
-    idle = forked(toml, folder / "few", format, None, count=1)
+    finished(forked(toml, folder / "first", format))
+    seconds = finished(forked(toml, folder / "whole", format))
+    startup = finished(forked(toml, folder / "few", format, count=1))
+    a_part = max(seconds - startup, 0) / PARTS
     random.seed(0)
-    left: list[int] = []
-    for _ in range(kills):
-        # Some during startup, most within an eighth of the work, so that it makes progress.
-        moment = random.random() * (idle + max(seconds - idle, 0) / 8)
-        forked(toml, folder / "killed", format, moment)
-        left.append(len(list((folder / "killed").rglob("*"))))
-    forked(toml, folder / "killed", format, None)
-    whole, parts = digest(folder / "whole"), digest(folder / "killed")
+    out = folder / "killed"
+    done: list[int] = []
+    for number in range(kills):
+        pid = forked(toml, out, format)
+        # In turn: at any moment from the start, and once another part is done, so that all the work comes under the kills
+        # however fast the machine is now.
+        if number % 2 == 0:
+            killed(pid, out, beyond=-1, seconds=random.random() * (startup + a_part))
+        else:
+            killed(pid, out, beyond=done[-1], seconds=random.random() * a_part)
+        done.append(parts_done(out))
+    finished(forked(toml, out, format))
+    whole, parts = digest(folder / "whole"), digest(out)
     different = sorted(k for k in whole.keys() | parts.keys() if whole.get(k) != parts.get(k))
-    return {"files": len(whole), "different": different, "left": left}
+    return {"files": len(whole), "different": different, "done": done}
 
 
 if __name__ == "__main__":

@@ -25,7 +25,12 @@ from ptgm_fast.config import load_config
 from ptgm_fast.errors import UserError
 from ptgm_fast.runs.train import train
 
-OFTEN = ("pp.checkpoint_every=1", "training.checkpoint_every=1", "pp.log_every=1")
+OFTEN = (
+    "pp.checkpoint_every=1",
+    "training.checkpoint_every=1",
+    "pp.log_every=1",
+    "training.log_every=1",
+)
 
 
 def run(toml: Path, out: Path) -> None:
@@ -39,9 +44,8 @@ def run(toml: Path, out: Path) -> None:
         train(config, out)
 
 
-def forked(toml: Path, out: Path, kill_after: float | None) -> float:
-    """The seconds of a run in a child process, which is killed after some time if given."""
-    started = time.perf_counter()
+def forked(toml: Path, out: Path) -> int:
+    """A child process that starts or resumes the run."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -50,14 +54,22 @@ def forked(toml: Path, out: Path, kill_after: float | None) -> float:
             code = 0
         finally:
             os._exit(code)
-    if kill_after is not None:
-        while time.perf_counter() - started < kill_after:
-            time.sleep(0.001)
-        os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+def finished(pid: int) -> float:
+    """The seconds until the child has ended well."""
+    started = time.perf_counter()
     _, status = os.waitpid(pid, 0)
-    if kill_after is None and status != 0:
-        raise SystemExit(f"the run in {out} ended with status {status}")
+    if status != 0:
+        raise SystemExit(f"a run ended with status {status}")
     return time.perf_counter() - started
+
+
+def metrics(out: Path) -> int:
+    """How far the run has got: the lines of its metrics.jsonl."""
+    path = out / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def outcome(out: Path) -> dict[str, Any]:
@@ -70,21 +82,26 @@ def main() -> None:
     torch.set_num_threads(1)
     toml, folder, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     # The first run also loads things lazily; the second one's time is that of all later runs.
-    forked(toml, folder / "first", None)
-    seconds = forked(toml, folder / "whole", None)
+    finished(forked(toml, folder / "first"))
+    seconds, lines = finished(forked(toml, folder / "whole")), metrics(folder / "whole")
     random.seed(0)
     report: dict[str, Any] = {**outcome(folder / "whole"), "kills": []}
     for number in range(kills):
         out = folder / f"killed-{number}"
-        # One random moment in each part of the run, so that all of it is covered.
-        moment = seconds * (number + random.random()) / kills
-        forked(toml, out, moment)
+        # One random moment in each part of the run, so that all of it is covered. A part begins by what the run has logged:
+        # the clock would say little on a machine that others use.
+        pid, moment = forked(toml, out), random.random() * seconds / kills
+        while metrics(out) < lines * number // kills:
+            time.sleep(0.001)
+        time.sleep(moment)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
         checkpoint = None
         for name in ("checkpoint.pt", "checkpoint.1.pt"):
             if checkpoint is None and (out / name).exists():
                 checkpoint = torch.load(out / name, weights_only=True)["stage"]
-        forked(toml, out, None)
-        report["kills"].append({"moment": moment, "checkpoint": checkpoint, **outcome(out)})
+        finished(forked(toml, out))
+        report["kills"].append({"checkpoint": checkpoint, **outcome(out)})
     print(json.dumps(report))
 
 
