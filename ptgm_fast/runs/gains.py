@@ -34,10 +34,10 @@ def gain(methods: Mapping[str, Mapping[str, Any]], with_it: str, without: str) -
 
 
 def price(points: float, seconds: float, *, clear: bool = True) -> str:
-    """The seconds that a gain took, as text to append to it; with points a minute if the gain is clear."""
+    """The seconds that a gain took, as text to append to it; with points a minute if it is one, and clear."""
     if seconds <= 0:
         return f" in {-seconds:.1f} s less" if seconds else " in the same time"
-    rate = f", {60 * points / seconds:+.1f} points a minute" if clear else ""
+    rate = f", {60 * points / seconds:+.1f} points a minute" if clear and points > 0 else ""
     return f" for {seconds:.1f} s more{rate}"
 
 
