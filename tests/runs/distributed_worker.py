@@ -23,8 +23,8 @@ from ptgm_fast.training.context import Context
 from ptgm_fast.training.distributed import ProcessGroup, joined
 
 STEPS = (
-    "pp.steps=50",
-    "training.steps=50",
+    "pp.steps=15",
+    "training.steps=25",
     "pp.log_every=1",
     "training.log_every=1",
     "precision=float32",  # bfloat16 would round weights in float64, and hide differences of a hundredth

@@ -92,14 +92,14 @@ def worker_cases() -> list[str]:
 
 @pytest.mark.parametrize("case", worker_cases())
 def test_curves_of_one_and_two_processes_agree(outcomes: list[Any], case: str) -> None:
-    """Over 50 steps of each stage: losses, accuracies, mask rates, validation.
+    """Over 15 steps of PP and 25 of the target stage: losses, accuracies, mask rates, validation.
 
     To 1e-5 in float64 at the usual learning rates. In float32, at a rate of 0.01, to 1e-3: training amplifies its rounding
     errors (by 10^6 in 50 steps at the usual 0.1), as with any other order of sums; 1e-6 to 1e-4 was seen.
     """
     tolerance = 1e-3 if case == "float32" else 1e-5
     alone, both = (o[case] for o in outcomes)
-    assert len(alone) >= 50
+    assert len(alone) >= 25
     assert [r[:2] for r in alone] == [r[:2] for r in both]
     for (stage, step, one), (_, _, two) in zip(alone, both, strict=True):
         assert one.keys() == two.keys()
