@@ -99,11 +99,16 @@ def test_order_and_bounds(make: Callable[[], Any], depth: int) -> None:
 
 
 def test_work_overlaps() -> None:
-    seconds = 0.01
-    started = time.perf_counter()
-    for _ in Ring(lambda i: time.sleep(seconds) or i, stop=20, runtime=ThreadRuntime()):
-        time.sleep(seconds)
-    assert time.perf_counter() - started < 20 * 2 * seconds * 0.8
+    seconds, took = 0.01, []
+    # The best of a few, since others may use the machine.
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in Ring(lambda i: time.sleep(seconds) or i, stop=20, runtime=ThreadRuntime()):
+            time.sleep(seconds)
+        took.append(time.perf_counter() - started)
+        if took[-1] < 20 * 2 * seconds * 0.8:
+            return
+    pytest.fail(f"one after the other takes {20 * 2 * seconds:.1f} s, and overlapping {took}")
 
 
 @pytest.mark.parametrize("make", [InlineRuntime, ThreadRuntime])
