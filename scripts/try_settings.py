@@ -177,7 +177,7 @@ TABLES = {
         targets=("greek",),
         baseline="the recipe of 0.1.0",
         settings={"the recipe of 0.1.0": OF_0_1, "the default": []},
-        common=("model=timm:resnet18", "data.image_size=32"),
+        common=("target.network=timm:resnet18", "data.image_size=32"),
     ),
 }
 

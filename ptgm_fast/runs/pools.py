@@ -86,39 +86,46 @@ class Pools:
     def __init__(self, folder: Path | None = None, *, uniform: Pools | None = None) -> None:
         """folder: for pools that are not kept in memory. uniform: pools whose uniform-label pool is used for every seed."""
         self._folder, self._uniform = folder, uniform
-        self._pools: dict[str, Pool] = {}
+        self._pools: dict[str, Pool | None] = {}
 
     def of(self, stage: str, task: Task) -> Pool | None:
         """The pool of a stage of the task's config; None if the stage has none.
 
         Raises UserError for a pool that was made for something else or is too small, see `check_pool`.
         """
-        options = task.config.synthesis
-        count: int | str = "fresh"
-        if stage == "pp":
-            count = pool_size(options.images, task.config.pp)
-        elif stage == "p-ssl":
-            count = images_per_target(task.config, task.data)
-            count = count * task.data.num_asking if isinstance(count, int) else count
-        if not isinstance(count, int):
+        if stage not in ("pp", "p-ssl") or self._asked(stage, task) == "fresh":
             return None
         if stage == "pp" and self._uniform is not None:
             return self._uniform.of(stage, task)
         if stage not in self._pools:
-            self._pools[stage] = self._new(stage, task, count)
+            self._pools[stage] = self._new(stage, task)
         return self._pools[stage]
 
-    def _new(self, stage: str, task: Task, count: int) -> Pool:
+    def _asked(self, stage: str, task: Task) -> int | str:
         options = task.config.synthesis
-        recipe = (
-            uniform_recipe(task.config, task.source)
-            if stage == "pp"
-            else conditioned_recipe(task, unlabelled=True)
-        )
+        return options.images if stage == "pp" else options.images_per_target
+
+    def _new(self, stage: str, task: Task) -> Pool | None:
+        config, data = task.config, task.data
+        options = config.synthesis
+        if stage == "pp":
+            recipe, count = (
+                uniform_recipe(config, task.source),
+                pool_size(options.images, config.pp),
+            )
+        else:
+            recipe, count = (
+                conditioned_recipe(task, unlabelled=True),
+                images_per_target(config, data),
+            )
+            count = count * data.num_asking if isinstance(count, int) else count
         in_folder = options.pool not in ("memory", "run")
         if in_folder and (pool := self._found(stage, task, recipe, count)):
             return pool
-        kept = sum(p.num_bytes for p in self._pools.values() if isinstance(p.store, MemoryStore))
+        if not isinstance(count, int):
+            return None
+        made = [pool for pool in self._pools.values() if pool is not None]
+        kept = sum(pool.num_bytes for pool in made if isinstance(pool.store, MemoryStore))
         pool = memory_pool(recipe, count)
         if options.pool != "run" and kept + pool.num_bytes <= options.memory_limit * 2**30:
             return pool
@@ -126,7 +133,7 @@ class Pools:
             raise ValueError("a pool on disk needs a folder")
         return folder_pool(recipe, count, self._folder / stage)
 
-    def _found(self, stage: str, task: Task, recipe: Recipe, count: int) -> Pool | None:
+    def _found(self, stage: str, task: Task, recipe: Recipe, count: int | str) -> Pool | None:
         """The pool of a stage in the folder that the config names; raises UserError as `check_pool`.
 
         None for P-SSL's where the folder has PP's pool alone and the config no number of images for each target: it is made here.
@@ -134,11 +141,11 @@ class Pools:
         options = task.config.synthesis
         folder = Path(options.pool)
         path = folder / stage if (folder / stage).is_dir() else folder
-        part = isinstance(options.images if stage == "pp" else options.images_per_target, str)
+        part = isinstance(self._asked(stage, task), str)
         if part and stage == "p-ssl" and path == folder and (folder / "pp").is_dir():
             return None
         pool = open_pool(path, device=task.device)
-        if part:
+        if part or not isinstance(count, int):
             # A fraction of the images shown applies only to a pool made here; an existing pool is used in full.
             count = len(pool)
             if stage == "p-ssl" and pool.law["labels"]["law"] == "uniform":

@@ -202,6 +202,11 @@ def test_a_part_and_a_folder(tiny: Tiny, tmp_path: Path) -> None:
     found = Pools().of("p-ssl", build_task(tiny("synthesis.images=100", *part)))
     assert found is not None
     assert (found.recipe, len(found)) == (None, 90)
+    # Also where the part is too small for a pool made here.
+    smaller = ("synthesis.images=100", "synthesis.images_per_target=1/8", part[1])
+    found = Pools().of("p-ssl", build_task(tiny(*smaller)))
+    assert found is not None
+    assert len(found) == 90
 
 
 def test_a_pool_of_another_seed_serves(tiny: Tiny, tmp_path: Path) -> None:
