@@ -94,10 +94,20 @@ class Machine(Finite):
     processor: str
     cores: int = Field(ge=1)
     gpu: str | None = Field(default=None, description="null if the host's clock was used")
+    isa: str | None = Field(
+        default=None,
+        description="our code's widest instruction set; null on a GPU, without the C++",
+    )
+
+    @property
+    def isa_title(self) -> str | None:
+        """As its makers write it."""
+        return {"avx512": "AVX-512", "avx2": "AVX2"}.get(self.isa or "", self.isa)
 
     @property
     def title(self) -> str:
-        return self.gpu or f"{self.cores} cores of {self.processor}"
+        cores = f"{self.cores} cores of {self.processor}"
+        return self.gpu or (f"{cores} ({self.isa_title})" if self.isa else cores)
 
 
 class Benchmarks(Finite):

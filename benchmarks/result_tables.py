@@ -1,9 +1,9 @@
-"""The tables of benchmarks/README.md and README.md, from one result file."""
+"""The tables of benchmarks/README.md and README.md, from result files."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from result_file import Benchmarks, CaseResult, Contender, duration
@@ -138,15 +138,26 @@ def _accuracy(contender: Contender) -> str:
     return f"{100 * value:.2f} %" if isinstance(value, float) else value
 
 
-def short(results: Benchmarks, source: str) -> str:
-    """The README's rows: ours, the fastest peer, and how many times as long that takes."""
-    rows = ["| what | ours | fastest other way | takes |", "|---|---:|---|---:|"]
+def short(sources: Mapping[str, Benchmarks]) -> str:
+    """The README's rows, for each machine: our time, how many times as long the fastest peer takes, and which one that is."""
+    machines = [results.machine for results in sources.values()]
+    names = [machine.isa_title or machine.processor for machine in machines]
+    heads = [f"{name}: ours | fastest other way takes" for name in names]
+    rows = [f"| what | {' | '.join(heads)} |", "|---" + "|---:|---" * len(names) + "|"]
     for label, name in HEADLINES.items():
-        for case in results.cases:
-            if case.name == name and (peer := case.best_peer):
-                own = case.of_role("own")[0].median
-                rows.append(
-                    f"| {label} | {duration(own)} | {TITLES.get(peer.name, peer.name)}, {duration(peer.median)} | {times(peer.median / own)} |"
-                )
-    told = f"{results.date}, {results.machine.title}; torch {results.versions['torch']} ([{source}]({source}))."
-    return "\n".join([*rows, "", told]) + "\n"
+        columns = [_against_peer(results, name) for results in sources.values()]
+        if any(columns):
+            rows.append(f"| {label} | {' | '.join(column or '- | -' for column in columns)} |")
+    told = [
+        f"{name}: {r.date}, {r.machine.cores} cores of {r.machine.processor}, torch {r.versions['torch']} ([{path}]({path}))."
+        for name, (path, r) in zip(names, sources.items(), strict=True)
+    ]
+    return "\n".join([*rows, "", *told]) + "\n"
+
+
+def _against_peer(results: Benchmarks, name: str) -> str:
+    case = next((case for case in results.cases if case.name == name), None)
+    if case is None or (peer := case.best_peer) is None:
+        return ""
+    own = case.of_role("own")[0].median
+    return f"{duration(own)} | {times(peer.median / own)} ({TITLES.get(peer.name, peer.name)})"

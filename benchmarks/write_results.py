@@ -2,7 +2,7 @@
 
 pytest benchmarks --benchmark-enable --benchmark-only --rounds 5 --benchmark-json=raw.json
 python benchmarks/write_results.py raw.json        # -> benchmarks/results/DATE-MACHINE.json -> tables and plots
-python benchmarks/write_results.py                 # tables and plots again, from the newest results
+python benchmarks/write_results.py                 # tables and plots again, from the newest results of each instruction set
 python benchmarks/write_results.py --recipes raw.json  # whole trainings only: a separate file, in results/whole-trainings
 
 The accuracy tables of README.md and docs/results.md come from docs/results/compare-letters-digits.json: copy the compare.json
@@ -18,13 +18,14 @@ import argparse
 import re
 import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import accuracy_tables
 import result_plots
 import result_tables
+from instruction_set import ORDER
 from result_file import Benchmarks, Machine, read_benchmarks, write_benchmarks
 
 from ptgm_fast.errors import UserError
@@ -75,7 +76,11 @@ def condensed(raws: Sequence[dict[str, Any]]) -> Benchmarks:
     if not complete:
         raise UserError("no benchmark was measured: run the suites with --benchmark-enable")
     date = max(raw["datetime"][:10] for raw in raws)
-    return Benchmarks.model_validate({**about[0], "date": date, "cases": complete})
+    found = {entry["extra_info"].get("isa") for raw in raws for entry in raw["benchmarks"]} - {None}
+    machine = {**about[0]["machine"], "isa": max(found, key=ORDER.index, default=None)}
+    return Benchmarks.model_validate(
+        {**about[0], "machine": machine, "date": date, "cases": complete}
+    )
 
 
 def in_order(case: dict[str, Any]) -> tuple[str, list[Any]]:
@@ -148,7 +153,7 @@ def rounded(value: float) -> float:
 
 
 def slug(machine: Machine) -> str:
-    name = machine.gpu or f"{machine.processor} {machine.cores} cores"
+    name = machine.gpu or f"{machine.processor} {machine.cores} cores {machine.isa or ''}"
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
@@ -162,14 +167,24 @@ def keep(results: Benchmarks, folder: Path) -> Path:
     return path
 
 
-def newest(device: str, *folders: Path) -> Path | None:
-    """The latest results for a device by the date in the file name; on the same date the last folder's. None if there are none."""
-    found = [(p.name[:10], i, p) for i, f in enumerate(folders) for p in f.glob("*.json")]
-    return max((p for p in found if read_benchmarks(p[2]).device == device), default=(None,))[-1]
+def newest(device: str, *folders: Path) -> list[Path]:
+    """The latest results for a device, one of each instruction set, the widest first.
+
+    By the date in the file name; on the same date the last folder's.
+    """
+    latest: dict[str | None, Path] = {}
+    for _, _, path in sorted(
+        (p.name[:10], i, p) for i, f in enumerate(folders) for p in f.glob("*.json")
+    ):
+        results = read_benchmarks(path)
+        if results.device == device:
+            latest[results.machine.isa] = path
+    known = sorted((isa for isa in latest if isa), key=ORDER.index, reverse=True)
+    return [latest[isa] for isa in (*known, *({None} & latest.keys()))]
 
 
 def write_pages(root: Path = ROOT) -> None:
-    """Write the measured tables and plots: speeds from the newest results of each device, accuracies from a comparison."""
+    """Write the measured tables and plots: speeds from the newest results, accuracies from a comparison."""
     comparison = root / "docs" / "results" / "compare-letters-digits.json"
     if comparison.exists():
         compared = read_json(comparison, again="Run ptgm-fast compare --seeds 5 again")
@@ -177,23 +192,24 @@ def write_pages(root: Path = ROOT) -> None:
         for page, text in zip(("README.md", "docs/results.md"), tables, strict=True):
             result_tables.replace(root / page, "accuracy", text)
     kept = root / "benchmarks" / "results"
-    cpu, gpu = (newest(device, kept) for device in ("cpu", "cuda"))
     full, short = root / "benchmarks" / "README.md", root / "README.md"
-    if cpu:
-        results = read_benchmarks(cpu)
-        source = cpu.relative_to(root).as_posix()
-        result_tables.replace(full, "measured", result_tables.full(results, source))
-        result_tables.replace(short, "benchmarks", result_tables.short(results, source))
-        result_plots.ratios(results, root / "docs" / "benchmark-ratios.png")
-        result_plots.scaling(results, root / "docs" / "benchmark-scaling.png")
+
+    def tables(table: Callable[[Benchmarks, str], str], paths: Sequence[Path]) -> str:
+        found = [table(read_benchmarks(p), p.relative_to(root).as_posix()) for p in paths]
+        return "\n".join(found)
+
+    if cpus := newest("cpu", kept):
+        sources = {path.relative_to(root).as_posix(): read_benchmarks(path) for path in cpus}
+        result_tables.replace(full, "measured", tables(result_tables.full, cpus))
+        result_tables.replace(short, "benchmarks", result_tables.short(sources))
+        widest = next(iter(sources.values()))
+        result_plots.ratios(widest, root / "docs" / "benchmark-ratios.png")
+        result_plots.scaling(widest, root / "docs" / "benchmark-scaling.png")
     if trained := newest("cpu", kept, kept / WHOLE_TRAININGS):
-        source = trained.relative_to(root).as_posix()
-        results = read_benchmarks(trained)
-        result_tables.replace(full, "recipes", result_tables.recipes(results, source))
-        result_plots.whole_trainings(results, root / "docs" / "whole-trainings.png")
-    text = result_tables.NO_GPU
-    if gpu:
-        text = result_tables.full(read_benchmarks(gpu), gpu.relative_to(root).as_posix())
+        result_tables.replace(full, "recipes", tables(result_tables.recipes, trained))
+        widest = read_benchmarks(trained[0])
+        result_plots.whole_trainings(widest, root / "docs" / "whole-trainings.png")
+    text = tables(result_tables.full, newest("cuda", kept)) or result_tables.NO_GPU
     result_tables.replace(full, "gpu measured", text)
 
 

@@ -279,13 +279,50 @@ def test_whole_trainings_measured_alone_are_kept_apart(tmp_path: Path) -> None:
     alone = main / write_results.WHOLE_TRAININGS
     ours = whole_trainings(ours=20.0)
     older = write_results.keep(ours, main)
-    assert write_results.newest("cpu", main, alone) == older
+    assert write_results.newest("cpu", main, alone) == [older]
     newer = write_results.keep(ours, alone)
-    assert write_results.newest("cpu", main, alone) == newer
-    assert write_results.newest("cpu", main) == older
+    assert write_results.newest("cpu", main, alone) == [newer]
+    assert write_results.newest("cpu", main) == [older]
     newest = write_results.keep(ours.model_copy(update={"date": "2026-01-02"}), main)
-    assert write_results.newest("cpu", main, alone) == newest
-    assert write_results.newest("cuda", main, alone) is None
+    assert write_results.newest("cpu", main, alone) == [newest]
+    assert write_results.newest("cuda", main, alone) == []
+
+
+def test_each_instruction_set_has_its_newest_results(tmp_path: Path) -> None:
+    def kept(isa: str, day: int) -> Path:
+        results = whole_trainings(ours=20.0)
+        machine = results.machine.model_copy(update={"isa": isa})
+        return write_results.keep(
+            results.model_copy(update={"date": f"2026-01-0{day}", "machine": machine}), tmp_path
+        )
+
+    kept("avx2", 1)
+    wide, narrow = kept("avx512", 2), kept("avx2", 3)
+    assert narrow.name == "2026-01-03-a-processor-2-cores-avx2.json"
+    assert write_results.newest("cpu", tmp_path) == [wide, narrow]
+
+
+def test_the_short_table_has_a_column_of_each_instruction_set() -> None:
+    cases = {
+        "wide": whole_trainings(ours=20.0, eager=40.0),
+        "narrow": whole_trainings(ours=50.0, eager=60.0),
+    }
+    sources = {
+        path: results.model_copy(
+            update={
+                "machine": results.machine.model_copy(update={"isa": isa}),
+                "versions": {"torch": "2.0"},
+            }
+        )
+        for (path, results), isa in zip(cases.items(), ("avx512", "avx2"), strict=True)
+    }
+    table = result_tables.short(sources)
+    assert (
+        "| a whole training | 20.0 s | 2.0x (eager PyTorch) | 50.0 s | 1.2x (eager PyTorch) |"
+        in table
+    )
+    assert "| what | AVX-512: ours | " in table
+    assert "AVX2: 2026-01-01, 2 cores of A processor, torch 2.0 ([narrow](narrow))." in table
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", '{"benchmarks": []}'])
@@ -321,7 +358,8 @@ def test_pages_and_plots_come_from_the_newest_file_alone(
     first = write_results.keep(named.model_copy(update={"date": "2026-01-30"}), folder)
     machine = write_results.slug(named.machine)
     assert first.name == f"2026-01-30-{machine}.json"
-    assert machine.endswith(f"-{named.machine.cores}-cores")
+    ending = f"-{named.machine.cores}-cores-{named.machine.isa or ''}"
+    assert machine.endswith(ending.rstrip("-"))
     for torch_version in ("1.0", "2.0"):
         update = {"date": "2026-01-31", "versions": {"torch": torch_version}}
         last = write_results.keep(named.model_copy(update=update), folder)
