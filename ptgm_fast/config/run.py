@@ -29,7 +29,6 @@ CACHED = ("folder:", "datasets:", "webdataset:")
 NONE = "none"
 # data.unlabelled: the images left over by the split.
 REST = "rest"
-STAGES = ("pp", "supervised", "p-ssl")
 
 
 def _per_channel(value: tuple[float, ...]) -> tuple[float, ...]:
