@@ -194,22 +194,22 @@ def write_pages(root: Path = ROOT) -> None:
     kept = root / "benchmarks" / "results"
     full, short = root / "benchmarks" / "README.md", root / "README.md"
 
-    def tables(table: Callable[[Benchmarks, str], str], paths: Sequence[Path]) -> str:
+    def each(table: Callable[[Benchmarks, str], str], paths: Sequence[Path]) -> str:
         found = [table(read_benchmarks(p), p.relative_to(root).as_posix()) for p in paths]
         return "\n".join(found)
 
     if cpus := newest("cpu", kept):
         sources = {path.relative_to(root).as_posix(): read_benchmarks(path) for path in cpus}
-        result_tables.replace(full, "measured", tables(result_tables.full, cpus))
+        result_tables.replace(full, "measured", each(result_tables.full, cpus))
         result_tables.replace(short, "benchmarks", result_tables.short(sources))
         widest = next(iter(sources.values()))
         result_plots.ratios(widest, root / "docs" / "benchmark-ratios.png")
         result_plots.scaling(widest, root / "docs" / "benchmark-scaling.png")
     if trained := newest("cpu", kept, kept / WHOLE_TRAININGS):
-        result_tables.replace(full, "recipes", tables(result_tables.recipes, trained))
+        result_tables.replace(full, "recipes", each(result_tables.recipes, trained))
         widest = read_benchmarks(trained[0])
         result_plots.whole_trainings(widest, root / "docs" / "whole-trainings.png")
-    text = tables(result_tables.full, newest("cuda", kept)) or result_tables.NO_GPU
+    text = each(result_tables.full, newest("cuda", kept)) or result_tables.NO_GPU
     result_tables.replace(full, "gpu measured", text)
 
 
