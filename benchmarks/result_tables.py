@@ -152,7 +152,7 @@ def short(sources: Mapping[str, Benchmarks]) -> str:
         f"{name}: {r.date}, {r.machine.cores} cores of {r.machine.processor}, torch {r.versions['torch']} ([{path}]({path}))."
         for name, (path, r) in zip(names, sources.items(), strict=True)
     ]
-    return "\n".join([*rows, "", *told]) + "\n"
+    return "\n".join([*rows, "", " ".join(told)]) + "\n"
 
 
 def _against_peer(results: Benchmarks, name: str) -> str:
