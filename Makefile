@@ -77,7 +77,7 @@ $(SANITIZED)/_C.so: $(wildcard csrc/*) | $(VENV)/.test
 MEASURED = --benchmark-enable --benchmark-only --rounds 5
 bench: $(VENV)/.bench
 	rm -rf build/bench && mkdir -p build/bench
-	for isa in $$($(BIN)/python benchmarks/instruction_set.py); do for round in 0 1 2 3 4; do \
+	for isa in "" $$($(BIN)/python benchmarks/instruction_set.py); do for round in 0 1 2 3 4; do \
 		PTGM_FAST_ISA=$$isa $(BIN)/python -m pytest benchmarks/kernels $(MEASURED) --round $$round \
 			--benchmark-json=build/bench/kernels$$isa-$$round.json || exit; \
 	done; done

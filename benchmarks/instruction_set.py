@@ -1,6 +1,6 @@
 """The instruction set of the CPU suites: PTGM_FAST_ISA=avx2 limits a wider processor to AVX2.
 
-python benchmarks/instruction_set.py prints the instruction sets to measure here: the processor's, and AVX2 where that is narrower.
+python benchmarks/instruction_set.py prints the narrower instruction sets that can be measured here.
 
 The switch exists for the suites only. It limits all contenders: our code, PyTorch's, oneDNN's, MKL's and torch.compile's.
 Import this before torch, whose libraries read the environment when they are first used.
@@ -35,13 +35,13 @@ def in_use() -> tuple[str | None, bool]:
     from ptgm_fast.kernels.dispatch import extension_missing
 
     asked = os.environ.get(SWITCH, "")
+    if asked and asked not in LIBRARIES:
+        raise ValueError(f"{SWITCH} = {asked!r}; accepted: {', '.join(LIBRARIES)}")
     if extension_missing():
         return None, False
     from ptgm_fast import _C
 
     widest: str = _C.isa()
-    if asked and asked not in {*LIBRARIES, widest}:
-        raise ValueError(f"{SWITCH} = {asked!r}; accepted: {', '.join(LIBRARIES)}")
     if not asked or ORDER.index(asked) >= ORDER.index(widest):
         return widest, False
     import torch._inductor.config
@@ -54,10 +54,5 @@ def in_use() -> tuple[str | None, bool]:
 
 
 if __name__ == "__main__":
-    from ptgm_fast import _C
-
-    print(
-        *dict.fromkeys(
-            (_C.isa(), *(isa for isa in LIBRARIES if isa in ORDER[: ORDER.index(_C.isa())]))
-        )
-    )
+    own, _ = in_use()
+    print(*(isa for isa in LIBRARIES if own and ORDER.index(isa) < ORDER.index(own)))

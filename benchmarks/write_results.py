@@ -167,17 +167,17 @@ def keep(results: Benchmarks, folder: Path) -> Path:
     return path
 
 
-def newest(device: str, *folders: Path) -> list[Path]:
+def newest(device: str, *folders: Path, case: str | None = None) -> list[Path]:
     """The latest results for a device, one of each instruction set, the widest first.
 
-    By the date in the file name; on the same date the last folder's.
+    By the date in the file name; on the same date the last folder's. case: only of files that have this case.
     """
     latest: dict[str | None, Path] = {}
     for _, _, path in sorted(
         (p.name[:10], i, p) for i, f in enumerate(folders) for p in f.glob("*.json")
     ):
         results = read_benchmarks(path)
-        if results.device == device:
+        if results.device == device and case in (None, *(c.name for c in results.cases)):
             latest[results.machine.isa] = path
     known = sorted((isa for isa in latest if isa), key=ORDER.index, reverse=True)
     return [latest[isa] for isa in (*known, *({None} & latest.keys()))]
@@ -205,8 +205,10 @@ def write_pages(root: Path = ROOT) -> None:
         widest = next(iter(sources.values()))
         result_plots.ratios(widest, root / "docs" / "benchmark-ratios.png")
         result_plots.scaling(widest, root / "docs" / "benchmark-scaling.png")
-    if trained := newest("cpu", kept, kept / WHOLE_TRAININGS):
-        result_tables.replace(full, "recipes", each(result_tables.recipes, trained))
+    trained = newest("cpu", kept, kept / WHOLE_TRAININGS, case=result_tables.WHOLE_TRAINING)
+    text = each(result_tables.recipes, trained) or result_tables.NO_RECIPES
+    result_tables.replace(full, "recipes", text)
+    if trained:
         widest = read_benchmarks(trained[0])
         result_plots.whole_trainings(widest, root / "docs" / "whole-trainings.png")
     text = each(result_tables.full, newest("cuda", kept)) or result_tables.NO_GPU

@@ -109,17 +109,18 @@ class Pools:
         config, data = task.config, task.data
         options = config.synthesis
         if stage == "pp":
-            recipe, count = (
-                uniform_recipe(config, task.source),
-                pool_size(options.images, config.pp),
-            )
+            count = pool_size(options.images, config.pp)
         else:
-            recipe, count = (
-                conditioned_recipe(task, unlabelled=True),
-                images_per_target(config, data),
-            )
+            count = images_per_target(config, data)
             count = count * data.num_asking if isinstance(count, int) else count
         in_folder = options.pool not in ("memory", "run")
+        if not in_folder and not isinstance(count, int):
+            return None
+        recipe = (
+            uniform_recipe(config, task.source)
+            if stage == "pp"
+            else conditioned_recipe(task, unlabelled=True)
+        )
         if in_folder and (pool := self._found(stage, task, recipe, count)):
             return pool
         if not isinstance(count, int):

@@ -286,6 +286,13 @@ def test_whole_trainings_measured_alone_are_kept_apart(tmp_path: Path) -> None:
     newest = write_results.keep(ours.model_copy(update={"date": "2026-01-02"}), main)
     assert write_results.newest("cpu", main, alone) == [newest]
     assert write_results.newest("cuda", main, alone) == []
+    # A run of the suites without whole trainings does not hide them.
+    whole = "a whole training, 2 threads"
+    case = ours.cases[0].model_copy(update={"name": "another"})
+    others = ours.model_copy(update={"date": "2026-01-03", "cases": (case,)})
+    last = write_results.keep(others, main)
+    assert write_results.newest("cpu", main, alone) == [last]
+    assert write_results.newest("cpu", main, alone, case=whole) == [newest]
 
 
 def test_each_instruction_set_has_its_newest_results(tmp_path: Path) -> None:

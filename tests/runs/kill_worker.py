@@ -91,11 +91,14 @@ def main() -> None:
         # One random moment in each part of the run, so that all of it is covered. A part begins by what the run has logged:
         # the clock would say little on a machine that others use.
         pid, moment = forked(toml, out), random.random() * seconds / kills
-        while metrics(out) < lines * number // kills:
+        ended = 0
+        while not ended and metrics(out) < lines * number // kills:
             time.sleep(0.001)
-        time.sleep(moment)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+            ended, _ = os.waitpid(pid, os.WNOHANG)
+        if not ended:
+            time.sleep(moment)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
         checkpoint = None
         for name in ("checkpoint.pt", "checkpoint.1.pt"):
             if checkpoint is None and (out / name).exists():

@@ -48,4 +48,4 @@ def test_a_synthesis_killed_again_and_again_ends_in_the_same_bytes(
         assert report["files"] > 10, format
         # No kill loses a part that was done.
         assert report["done"] == sorted(report["done"]), format
-        assert report["done"][-1] > report["done"][0], format
+        assert len(set(report["done"])) > 2, format
