@@ -170,6 +170,10 @@ TABLES = {
             "a pool of 1/2": ["synthesis.images_per_target=1/2"],
             "a pool of 1/4": ["synthesis.images_per_target=1/4"],
             "16 pseudo images a step": ["p_ssl.batch_size=16"],
+            "200 steps, with a pool of 1/4": [
+                "training.steps=200",
+                "synthesis.images_per_target=1/4",
+            ],
             "200 steps": ["training.steps=200"],
         },
     ),
